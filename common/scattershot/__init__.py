@@ -1,0 +1,1 @@
+"""The face of scattershot: what a user's own code imports. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Owns the Redis side: keys, connections, the trial's state, the queue out, the stream back."""

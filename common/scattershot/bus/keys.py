@@ -1,0 +1,39 @@
+"""Owns the names of everything scattershot keeps in Redis (`ss:…`; RQ's own keys are `rq:…`)."""
+
+from __future__ import annotations
+
+import re
+
+#: The one RQ queue all workers take trials from.
+QUEUE = "scattershot"
+#: Hash: worker name → its last sign of life (JSON).
+WORKERS = "ss:workers"
+
+
+class Keys:
+    """The keys of one study.
+
+    >>> Keys("digits").trial(17)
+    'ss:digits:t:17'
+    """
+
+    def __init__(self, study: str) -> None:
+        self.study = study
+        self.info = f"ss:{study}:study"
+        self.master = f"ss:{study}:master"
+        self.running = f"ss:{study}:running"
+        self.events = f"ss:{study}:events"
+        self.prefix = f"ss:{study}:t:"
+
+    def trial(self, number: int) -> str:
+        """Return the key of a trial's hash."""
+        return f"{self.prefix}{number}"
+
+
+def job_id(study: str, trial: int, attempt: int) -> str:
+    """Return the RQ job id of one attempt; RQ allows letters, digits, `_` and `-` only.
+
+    >>> job_id("digits.v2", 17, 1)
+    'digits_v2-17-a1'
+    """
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', study)}-{trial}-a{attempt}"

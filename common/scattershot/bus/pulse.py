@@ -1,0 +1,58 @@
+"""Owns the workers' signs of life: who is there, on what, since when."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from scattershot.bus.keys import WORKERS
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+#: Seconds of silence after which a worker no longer counts as there.
+SILENCE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """A worker's sign of life. `beat` is Redis' time in seconds, set when it is written."""
+
+    name: str
+    host: str
+    pid: int
+    device: str
+    version: str
+    started: float
+    beat: float = 0.0
+
+
+def write(connection: Redis, pulse: Pulse) -> None:
+    """Say that the worker is alive."""
+    beat = redis_time(connection)
+    connection.hset(WORKERS, pulse.name, json.dumps({**asdict(pulse), "beat": beat}))
+
+
+def remove(connection: Redis, name: str) -> None:
+    """Say that the worker has gone."""
+    connection.hdel(WORKERS, name)
+
+
+def read(connection: Redis) -> list[Pulse]:
+    """Return the workers heard of within `SILENCE` seconds, by name; forget the silent ones."""
+    now = redis_time(connection)
+    alive: list[Pulse] = []
+    for name, text in connection.hgetall(WORKERS).items():
+        pulse = Pulse(**json.loads(text))
+        if now - pulse.beat <= SILENCE:
+            alive.append(pulse)
+        elif now - pulse.beat > 10 * SILENCE:
+            connection.hdel(WORKERS, name)
+    return sorted(alive, key=lambda pulse: pulse.name)
+
+
+def redis_time(connection: Redis) -> float:
+    """Return Redis' clock in seconds: the only one all machines share."""
+    seconds, micros = connection.time()
+    return int(seconds) + int(micros) / 1e6

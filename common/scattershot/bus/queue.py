@@ -1,0 +1,124 @@
+"""Owns the way out: trials as RQ jobs, one job per attempt."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scattershot.bus.keys import QUEUE, job_id
+from scattershot.trial import Trial, Value
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from rq import Queue
+
+#: The only function a worker runs. RQ gets its name, never code.
+RUN_TRIAL = "scattershot_worker.job.run_trial"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSpec:
+    """All a worker must know of a trial besides its study: what the RQ job carries."""
+
+    study: str
+    trial: int
+    stage: str
+    params: Mapping[str, Value]
+    seed: int
+    epochs: int
+
+    @classmethod
+    def of(cls, study: str, trial: Trial) -> TrialSpec:
+        """Return the spec of `trial`."""
+        return cls(study, trial.number, trial.stage, trial.params, trial.seed, trial.epochs)
+
+    def to_json(self) -> str:
+        """Return the spec as the job's argument."""
+        return json.dumps(
+            [self.study, self.trial, self.stage, dict(self.params), self.seed, self.epochs],
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialSpec:
+        """Read a job's argument; raises ValueError for anything that is not a spec."""
+        try:
+            study, trial, stage, params, seed, epochs = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not a trial: {error}") from None
+        if not (isinstance(study, str) and isinstance(trial, int) and isinstance(params, dict)):
+            raise ValueError("not a trial: wrong types")
+        return cls(study, trial, str(stage), params, int(seed), int(epochs))
+
+
+class TrialQueue:
+    """Puts attempts on the queue that all workers share."""
+
+    def __init__(self, connection: Redis) -> None:
+        """Take a connection made with `decode=False`: RQ reads bytes."""
+        self._queue = trial_queue(connection)
+        self._connection = connection
+
+    def put(self, attempts: Iterable[tuple[TrialSpec, int]]) -> None:
+        """Enqueue (spec, attempt) pairs in one round trip.
+
+        An attempt that is on the queue twice does no harm: its second claim is refused.
+        """
+        datas = [
+            self._queue.prepare_data(
+                RUN_TRIAL,
+                args=(spec.to_json(), attempt),
+                job_id=job_id(spec.study, spec.trial, attempt),
+                **_JOB,
+            )
+            for spec, attempt in attempts
+        ]
+        if datas:
+            self._queue.enqueue_many(datas)
+
+    def put_front(self, spec: TrialSpec, attempt: int) -> None:
+        """Enqueue a further attempt before everything that waits; once, if asked twice."""
+        from rq.exceptions import DuplicateJobError
+
+        with contextlib.suppress(DuplicateJobError):
+            self._queue.enqueue(
+                RUN_TRIAL,
+                args=(spec.to_json(), attempt),
+                job_id=job_id(spec.study, spec.trial, attempt),
+                at_front=True,
+                unique=True,
+                job_timeout=_JOB["timeout"],
+                result_ttl=_JOB["result_ttl"],
+                failure_ttl=_JOB["failure_ttl"],
+                description=_JOB["description"],
+            )
+
+    def waiting(self) -> list[str]:
+        """Return the job ids on the queue, first first."""
+        return list(self._queue.get_job_ids())
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Take jobs off the queue and forget them."""
+        from rq.job import Job
+
+        pipe = self._connection.pipeline(transaction=False)
+        for one in ids:
+            pipe.lrem(self._queue.key, 0, one)
+            pipe.delete(Job.key_for(one))
+        pipe.execute()
+
+
+#: RQ's own timeout is off (a trial may take days; leases watch it), and a finished job leaves
+#: nothing in Redis: its result stands in the stream and the checkpoint.
+_JOB: dict[str, Any] = {"timeout": -1, "result_ttl": 0, "failure_ttl": 3600, "description": "trial"}
+
+
+def trial_queue(connection: Redis, **classes: Any) -> Queue:
+    """Return the RQ queue; JSON, so that nothing is ever unpickled."""
+    from rq import Queue
+    from rq.serializers import JSONSerializer
+
+    return Queue(QUEUE, connection=connection, serializer=JSONSerializer, **classes)

@@ -1,0 +1,288 @@
+"""Owns the truth about every trial: a Redis hash that only the Lua scripts here may change.
+
+Each script is one atomic step, fenced by the attempt number, so that a worker that was stopped
+past its lease and wakes up can change nothing. Leases use Redis' own clock, never a machine's.
+Every change that the master must learn of is written to the study's stream by the same script.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any, Literal
+
+from scattershot.bus.keys import Keys
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+#: Seconds a running trial belongs to its worker without a sign of life.
+LEASE = 12.0
+
+
+class Answer(IntEnum):
+    """What a worker is told when it reports or beats."""
+
+    FENCED = -1
+    GO_ON = 0
+    KILL = 1
+    HOLD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim gave: where to go on from (`epoch` 0: from the start) and how far."""
+
+    granted: bool
+    epoch: int = 0
+    checkpoint: str = ""
+    until: int = 0
+    state: str = ""
+
+
+_NOW = """
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local function event(...)
+  redis.call('XADD', KEYS[3], '*', ...)
+end
+local function answer(signal)
+  if signal == 'kill' then return 1 elseif signal == 'hold' then return 2 end
+  return 0
+end
+"""
+
+# KEYS of all: trial hash, running set, event stream. ARGV[1] of all: the trial's number.
+_SCRIPTS = {
+    # ARGV: until, attempt, epoch, checkpoint, failures. Creates the trial, or gives an ended or
+    # paused one a larger budget; what is already so is left alone, so it may be sent twice.
+    "submit": """
+local s = redis.call('HMGET', KEYS[1], 'state', 'until', 'attempt')
+if not s[1] then
+  redis.call('HSET', KEYS[1], 'state', 'waiting', 'until', ARGV[2], 'attempt', ARGV[3],
+             'epoch', ARGV[4], 'checkpoint', ARGV[5], 'failures', ARGV[6])
+  return {'waiting', ARGV[3]}
+end
+if tonumber(s[2]) < tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], 'until', ARGV[2])
+  if s[1] == 'paused' or s[1] == 'complete' then
+    redis.call('HSET', KEYS[1], 'state', 'waiting')
+    s[1] = 'waiting'
+  end
+end
+return {s[1], s[3]}
+""",
+    # ARGV: attempt, worker, lease (ms)
+    "claim": """
+local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'epoch', 'checkpoint', 'until')
+if s[1] ~= 'waiting' or tonumber(s[2]) + 1 ~= tonumber(ARGV[2]) then
+  return {0, 0, '', 0, s[1] or 'gone'}
+end
+redis.call('HSET', KEYS[1], 'state', 'running', 'attempt', ARGV[2], 'worker', ARGV[3])
+redis.call('HDEL', KEYS[1], 'signal', 'reason')
+redis.call('ZADD', KEYS[2], now() + ARGV[4], ARGV[1])
+event('e', 'started', 't', ARGV[1], 'a', ARGV[2], 'w', ARGV[3])
+return {1, tonumber(s[3]), s[4], tonumber(s[5]), 'running'}
+""",
+    # ARGV: attempt, epoch, metrics (JSON), checkpoint, lease (ms)
+    "report": """
+local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'epoch', 'signal')
+if s[1] ~= 'running' or s[2] ~= ARGV[2] then return -1 end
+redis.call('ZADD', KEYS[2], 'XX', now() + ARGV[6], ARGV[1])
+if tonumber(ARGV[3]) > tonumber(s[3]) then
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'checkpoint', ARGV[5])
+  event('e', 'report', 't', ARGV[1], 'a', ARGV[2], 'n', ARGV[3], 'm', ARGV[4], 'f', ARGV[5])
+end
+return answer(s[4])
+""",
+    # ARGV: attempt, lease (ms)
+    "beat": """
+local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'signal')
+if s[1] ~= 'running' or s[2] ~= ARGV[2] then return -1 end
+redis.call('ZADD', KEYS[2], 'XX', now() + ARGV[3], ARGV[1])
+return answer(s[3])
+""",
+    # ARGV: attempt, state, reason
+    "finish": """
+local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'until', 'epoch', 'reason')
+if s[1] ~= 'running' or s[2] ~= ARGV[2] then return 'fenced' end
+local state, reason = ARGV[3], ARGV[4]
+if state == 'killed' and reason == '' then reason = s[5] or '' end
+if (state == 'complete' or state == 'paused') and tonumber(s[3]) > tonumber(s[4]) then
+  state = 'waiting'   -- its budget grew while the last epoch was on its way
+end
+redis.call('HSET', KEYS[1], 'state', state)
+redis.call('HDEL', KEYS[1], 'signal')
+redis.call('ZREM', KEYS[2], ARGV[1])
+event('e', state, 't', ARGV[1], 'a', ARGV[2], 'r', reason)
+return state
+""",
+    # ARGV: signal (kill or hold), reason
+    "signal": """
+local s = redis.call('HMGET', KEYS[1], 'state', 'worker', 'attempt')
+if not s[1] then return {'gone', '', '0'} end
+if s[1] == 'running' then
+  redis.call('HSET', KEYS[1], 'signal', ARGV[2], 'reason', ARGV[3])
+elseif ARGV[2] == 'kill' and (s[1] == 'waiting' or s[1] == 'paused') then
+  redis.call('HSET', KEYS[1], 'state', 'killed')
+  event('e', 'killed', 't', ARGV[1], 'a', s[3], 'r', ARGV[3])
+end
+return {s[1], s[2] or '', s[3]}
+""",
+    # ARGV: attempt, why (crash, lost, drain, hold), failures allowed, reason
+    "requeue": """
+local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'signal', 'failures', 'reason')
+if s[1] ~= 'running' or s[2] ~= ARGV[2] then return 'fenced' end
+local state, reason, failures = 'waiting', ARGV[5], tonumber(s[4])
+if ARGV[3] == 'crash' or ARGV[3] == 'lost' then
+  failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)
+end
+if s[3] == 'kill' then
+  state, reason = 'killed', s[5] or ''
+elseif failures > s[4] + 0 and failures >= tonumber(ARGV[4]) then
+  state = 'failed'
+end
+redis.call('HSET', KEYS[1], 'state', state)
+redis.call('HDEL', KEYS[1], 'signal')
+redis.call('ZREM', KEYS[2], ARGV[1])
+event('e', state, 't', ARGV[1], 'a', ARGV[2], 'r', reason, 'y', ARGV[3])
+return state
+""",
+    # Return up to 200 trials whose lease ran out. The caller requeues each, fenced as ever.
+    "expired": """
+local out = {}
+for _, t in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now(), 'LIMIT', 0, 200)) do
+  table.insert(out, t)
+  table.insert(out, redis.call('HGET', KEYS[1] .. t, 'attempt') or '0')
+end
+return out
+""",
+    # ARGV: -, lease (ms). After an outage every lease has run out though its worker may live.
+    "extend": """
+local until_ = now() + ARGV[2]
+for _, t in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  redis.call('ZADD', KEYS[2], 'XX', until_, t)
+end
+return 0
+""",
+}
+_SOURCES = {name: _NOW + body for name, body in _SCRIPTS.items()}
+_SHAS = {name: sha1(source.encode()).hexdigest() for name, source in _SOURCES.items()}
+
+Step = tuple[str, int, Sequence[str | int | float]]
+
+
+class TrialStates:
+    """One study's trials in Redis. Every method is one round trip and safe to repeat."""
+
+    def __init__(self, connection: Redis, study: str) -> None:
+        self.connection = connection
+        self.keys = Keys(study)
+
+    def submit(
+        self,
+        trial: int,
+        until: int,
+        *,
+        attempt: int = 0,
+        epoch: int = 0,
+        checkpoint: str = "",
+        failures: int = 0,
+    ) -> tuple[str, int]:
+        """Make the trial known, or raise its budget; return its state and its last attempt."""
+        step = submission(trial, until, attempt, epoch, checkpoint, failures)
+        (answer,) = self.run([step])
+        return str(answer[0]), int(answer[1])
+
+    def claim(self, trial: int, attempt: int, worker: str) -> Claim:
+        """Take the trial for `worker`, if it waits and this attempt is its next one."""
+        (answer,) = self.run([("claim", trial, (attempt, worker, int(LEASE * 1000)))])
+        granted, epoch, checkpoint, until, state = answer
+        return Claim(bool(granted), int(epoch), str(checkpoint), int(until), str(state))
+
+    def beat(self, trial: int, attempt: int) -> Answer:
+        """Renew the lease."""
+        (answer,) = self.run([("beat", trial, (attempt, int(LEASE * 1000)))])
+        return Answer(int(answer))
+
+    def signal(
+        self, trial: int, kind: Literal["kill", "hold"], reason: str
+    ) -> tuple[str, str, int]:
+        """Ask a running trial to stop (a waiting one is killed here and now).
+
+        Returns its state before, its worker and its attempt.
+        """
+        (answer,) = self.run([("signal", trial, (kind, reason))])
+        return str(answer[0]), str(answer[1]), int(answer[2])
+
+    def requeue(
+        self, trial: int, attempt: int, why: str, *, max_failures: int, reason: str = ""
+    ) -> str:
+        """End an attempt without a result; return the trial's new state, or "fenced"."""
+        (answer,) = self.run([("requeue", trial, (attempt, why, max_failures, reason))])
+        return str(answer)
+
+    def expired(self) -> list[tuple[int, int]]:
+        """Return (trial, attempt) of every running trial whose lease ran out."""
+        script_keys = [self.keys.prefix, self.keys.running, self.keys.events]
+        flat = self._evaluate("expired", script_keys, ["-"])
+        return [(int(t), int(a)) for t, a in zip(flat[::2], flat[1::2], strict=True)]
+
+    def extend_leases(self) -> None:
+        """Give every running trial a fresh lease (after an outage, before anything is reaped)."""
+        script_keys = [self.keys.prefix, self.keys.running, self.keys.events]
+        self._evaluate("extend", script_keys, ["-", int(LEASE * 1000)])
+
+    def run(self, steps: Sequence[Step]) -> list[Any]:
+        """Run scripts in one round trip; each is (script, trial, further arguments)."""
+        from redis.exceptions import NoScriptError
+
+        for _ in range(2):
+            pipe = self.connection.pipeline(transaction=False)
+            for name, trial, arguments in steps:
+                pipe.evalsha(
+                    _SHAS[name],
+                    3,
+                    self.keys.trial(trial),
+                    self.keys.running,
+                    self.keys.events,
+                    *(str(argument) for argument in (trial, *arguments)),
+                )
+            try:
+                return list(pipe.execute())
+            except NoScriptError:  # a fresh or flushed server; every script may be repeated
+                self._load()
+        raise RuntimeError("Redis does not keep scripts")  # pragma: no cover
+
+    def _evaluate(self, name: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        texts = [str(argument) for argument in arguments]
+        return self.connection.eval(_SOURCES[name], len(keys), *keys, *texts)
+
+    def _load(self) -> None:
+        for source in _SOURCES.values():
+            self.connection.script_load(source)
+
+
+def submission(
+    trial: int, until: int, attempt: int, epoch: int, checkpoint: str, failures: int
+) -> Step:
+    """Return the step that makes a trial known, for use in `TrialStates.run`."""
+    return ("submit", trial, (until, attempt, epoch, checkpoint, failures))
+
+
+def report(
+    trial: int, attempt: int, epoch: int, metrics: Mapping[str, float], checkpoint: str
+) -> Step:
+    """Return the step that reports an epoch; its answer is an `Answer`."""
+    text = json.dumps(metrics, separators=(",", ":"))
+    return ("report", trial, (attempt, epoch, text, checkpoint, int(LEASE * 1000)))
+
+
+def finish(trial: int, attempt: int, state: str, reason: str = "") -> Step:
+    """Return the step that ends an attempt; its answer is the trial's state, or "fenced"."""
+    return ("finish", trial, (attempt, state, reason))

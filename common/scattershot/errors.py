@@ -1,0 +1,23 @@
+"""Owns the errors a user is meant to read: one line that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class ScattershotError(Exception):
+    """An error with a message for the user. The commands print it without a traceback, exit 1."""
+
+    exit_code = 1
+
+
+class StudyFileError(ScattershotError):
+    """The study file, a flag or the environment is wrong: nothing was started, exit 2."""
+
+    exit_code = 2
+
+
+class CheckpointError(ScattershotError):
+    """A checkpoint cannot be read or written: torn, altered, missing, or the disk refused it."""
+
+
+class TaskError(ScattershotError):
+    """The task cannot be loaded or lacks its data: every trial of the study would fail alike."""
