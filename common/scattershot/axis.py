@@ -16,6 +16,24 @@ def same(a: object, b: object) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
+def grid(low: float, step: float, index: int) -> float:
+    """Return low + index * step by the decimals the user wrote, of the type of `low`.
+
+    >>> grid(0.0, 0.1, 3), 0.0 + 3 * 0.1
+    (0.3, 0.30000000000000004)
+    """
+    return type(low)(Fraction(repr(low)) + index * Fraction(repr(step)))
+
+
+def steps(low: float, high: float, step: float) -> int:
+    """Return how many whole steps lie between `low` and `high`, by their decimals.
+
+    >>> steps(0.0, 0.3, 0.1), int(0.3 / 0.1)
+    (3, 2)
+    """
+    return int((Fraction(repr(high)) - Fraction(repr(low))) / Fraction(repr(step)))
+
+
 @dataclass(frozen=True)
 class Axis:
     """One searched dimension.
@@ -26,8 +44,8 @@ class Axis:
     `low` and `high`; equal to them where it may not.
 
     >>> lr = Axis("lr", "continuous", 0.01, 1.0, log=True, limits=(0.001, 10.0))
-    >>> lr.at(0.0), round(lr.at(0.5), 9), lr.at(1.0), lr.reach
-    (0.01, 0.1, 1.0, (-0.5, 1.5))
+    >>> lr.at(0.0), round(lr.at(0.5), 9), lr.at(1.0), lr.at(2.0)
+    (0.01, 0.1, 1.0, 10.0)
     """
 
     name: str
@@ -62,8 +80,8 @@ class Axis:
         if self.cells:
             return self._value(self.index(u))
         low, high = self._bounds(u)
-        if u == 1:
-            return high
+        if u in (0, 1):  # exactly, without rounding
+            return self.high if u else self.low
         start, width = self._line
         x = start + min(max(u, self.reach[0]), self.reach[1]) * width
         return min(max(exp(x) if self.log else x, low), high)
@@ -152,7 +170,4 @@ class Axis:
     def _value(self, index: int) -> Value:
         if self.kind == "choice":
             return self.choices[index]
-        if self.kind == "integer":
-            return int(self.low + index * self._step)
-        # as fractions of the decimals the user wrote: 0 + 3 * 0.1 is 0.3
-        return float(Fraction(repr(self.low)) + index * Fraction(repr(self._step)))
+        return grid(self.low, self._step, index)

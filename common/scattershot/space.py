@@ -60,10 +60,14 @@ def _run(u: float, side: Sequence[tuple[float, float]]) -> float:
         return side[int(u * len(side))][0]  # nothing but single points
     for low, high in side:
         if rest < high - low:
-            break
+            return min(low + rest, _below(low, high))
         rest -= high - low
-    # strictly below the end: it belongs to the next cell, which may be a choice that is out
-    return min(low + max(rest, 0.0), nextafter(high, low))
+    return _below(low, high)
+
+
+def _below(low: float, high: float) -> float:
+    """The last coordinate of [low, high): `high` itself may belong to a choice that is out."""
+    return nextafter(high, low)
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,8 @@ class Space:
     ...     "optimizer": {"choice": ["sgd", "adamw"]},
     ...     "momentum": {"uniform": [0.5, 0.9], "when": {"optimizer": "sgd"}},
     ... })
-    >>> space.at([0.5, 0.0, 0.0])
-    {'lr': 0.01, 'optimizer': 'sgd', 'momentum': 0.5}
+    >>> space.at([1.0, 0.0, 0.0])
+    {'lr': 1.0, 'optimizer': 'sgd', 'momentum': 0.5}
     >>> space.at([0.0, 0.9, 0.0])
     {'lr': 0.0001, 'optimizer': 'adamw'}
     >>> space.locate({'lr': 0.01, 'optimizer': 'adamw'})
@@ -100,10 +104,10 @@ class Space:
         Raises StudyFileError with one line for each problem, naming its key
         ("space.lr.loguniform").
         """
-        parts, problems = read_space(table)
-        if problems:
-            raise StudyFileError("\n".join(map(str, problems)))
-        return cls(*parts)
+        reading = read_space(table)
+        if reading.problems:
+            raise StudyFileError("\n".join(map(str, reading.problems)))
+        return cls(tuple(reading.axes), reading.fixed, reading.when, tuple(table))
 
     def at(self, point: Sequence[float]) -> dict[str, Value]:
         """Return the hyperparameters at a unit point, those only whose conditions hold.
@@ -133,7 +137,7 @@ class Space:
 
         return [
             axis.locate(params[axis.name])
-            if axis.name in params and self._exists(axis.name, params.__getitem__)
+            if axis.name in params and self._exists(axis.name, params.get)
             else nan
             for axis in self.axes
         ]
@@ -149,7 +153,7 @@ class Space:
             )
         )
 
-    def _exists(self, name: str, value_of: Callable[[str], Value]) -> bool:
+    def _exists(self, name: str, value_of: Callable[[str], object]) -> bool:
         return all(
             self._exists(parent, value_of) and any(same(value_of(parent), one) for one in allowed)
             for parent, allowed in self.when.get(name, {}).items()
