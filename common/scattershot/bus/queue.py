@@ -13,7 +13,6 @@ from scattershot.trial import Trial, Value
 
 if TYPE_CHECKING:
     from redis import Redis
-    from rq import Queue
 
 #: The only function a worker runs. RQ gets its name, never code.
 RUN_TRIAL = "scattershot_worker.job.run_trial"
@@ -24,6 +23,7 @@ class TrialSpec:
     """All a worker must know of a trial besides its study: what the RQ job carries."""
 
     study: str
+    uid: str
     trial: int
     stage: str
     params: Mapping[str, Value]
@@ -31,14 +31,22 @@ class TrialSpec:
     epochs: int
 
     @classmethod
-    def of(cls, study: str, trial: Trial) -> TrialSpec:
-        """Return the spec of `trial`."""
-        return cls(study, trial.number, trial.stage, trial.params, trial.seed, trial.epochs)
+    def of(cls, study: str, uid: str, trial: Trial) -> TrialSpec:
+        """Return the spec of `trial` in the study called `study`, known by `uid`."""
+        return cls(study, uid, trial.number, trial.stage, trial.params, trial.seed, trial.epochs)
 
     def to_json(self) -> str:
         """Return the spec as the job's argument."""
         return json.dumps(
-            [self.study, self.trial, self.stage, dict(self.params), self.seed, self.epochs],
+            [
+                self.study,
+                self.uid,
+                self.trial,
+                self.stage,
+                dict(self.params),
+                self.seed,
+                self.epochs,
+            ],
             separators=(",", ":"),
         )
 
@@ -46,12 +54,12 @@ class TrialSpec:
     def from_json(cls, text: str) -> TrialSpec:
         """Read a job's argument; raises ValueError for anything that is not a spec."""
         try:
-            study, trial, stage, params, seed, epochs = json.loads(text)
+            study, uid, trial, stage, params, seed, epochs = json.loads(text)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a trial: {error}") from None
         if not (isinstance(study, str) and isinstance(trial, int) and isinstance(params, dict)):
             raise ValueError("not a trial: wrong types")
-        return cls(study, trial, str(stage), params, int(seed), int(epochs))
+        return cls(study, str(uid), trial, str(stage), params, int(seed), int(epochs))
 
 
 class TrialQueue:
@@ -59,7 +67,11 @@ class TrialQueue:
 
     def __init__(self, connection: Redis) -> None:
         """Take a connection made with `decode=False`: RQ reads bytes."""
-        self._queue = trial_queue(connection)
+        from rq import Queue
+        from rq.serializers import JSONSerializer
+
+        #: RQ's own queue; JSON, so that nothing is ever unpickled.
+        self.rq = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
         self._connection = connection
 
     def put(self, attempts: Iterable[tuple[TrialSpec, int]]) -> None:
@@ -68,7 +80,7 @@ class TrialQueue:
         An attempt that is on the queue twice does no harm: its second claim is refused.
         """
         datas = [
-            self._queue.prepare_data(
+            self.rq.prepare_data(
                 RUN_TRIAL,
                 args=(spec.to_json(), attempt),
                 job_id=job_id(spec.study, spec.trial, attempt),
@@ -77,14 +89,14 @@ class TrialQueue:
             for spec, attempt in attempts
         ]
         if datas:
-            self._queue.enqueue_many(datas)
+            self.rq.enqueue_many(datas)
 
     def put_front(self, spec: TrialSpec, attempt: int) -> None:
         """Enqueue a further attempt before everything that waits; once, if asked twice."""
         from rq.exceptions import DuplicateJobError
 
         with contextlib.suppress(DuplicateJobError):
-            self._queue.enqueue(
+            self.rq.enqueue(
                 RUN_TRIAL,
                 args=(spec.to_json(), attempt),
                 job_id=job_id(spec.study, spec.trial, attempt),
@@ -98,7 +110,7 @@ class TrialQueue:
 
     def waiting(self) -> list[str]:
         """Return the job ids on the queue, first first."""
-        return list(self._queue.get_job_ids())
+        return list(self.rq.get_job_ids())
 
     def remove(self, ids: Iterable[str]) -> None:
         """Take jobs off the queue and forget them."""
@@ -106,7 +118,7 @@ class TrialQueue:
 
         pipe = self._connection.pipeline(transaction=False)
         for one in ids:
-            pipe.lrem(self._queue.key, 0, one)
+            pipe.lrem(self.rq.key, 0, one)
             pipe.delete(Job.key_for(one))
         pipe.execute()
 
@@ -114,11 +126,3 @@ class TrialQueue:
 #: RQ's own timeout is off (a trial may take days; leases watch it), and a finished job leaves
 #: nothing in Redis: its result stands in the stream and the checkpoint.
 _JOB: dict[str, Any] = {"timeout": -1, "result_ttl": 0, "failure_ttl": 3600, "description": "trial"}
-
-
-def trial_queue(connection: Redis, **classes: Any) -> Queue:
-    """Return the RQ queue; JSON, so that nothing is ever unpickled."""
-    from rq import Queue
-    from rq.serializers import JSONSerializer
-
-    return Queue(QUEUE, connection=connection, serializer=JSONSerializer, **classes)

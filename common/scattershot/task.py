@@ -1,0 +1,86 @@
+"""Owns what a user writes to bring a model: the `Task` class and its `Data`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    Part = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+else:
+    Part = Any
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three parts of a data set, each `(x, y)` tensors of N examples or a DataLoader.
+
+    Tensors are moved to the device once and kept there. `val` chooses the best trials; `test` is
+    touched only when the finished ensemble is evaluated.
+    """
+
+    train: Part
+    val: Part
+    test: Part | None = None
+
+
+class Task(ABC):
+    """A model and its data. `data` and `model` must be written, the rest may be overridden.
+
+    A worker makes one instance and keeps it, with its data, from trial to trial.
+    """
+
+    #: "classification": integer targets, cross-entropy, accuracy, probabilities as predictions.
+    #: "regression": float targets, mean squared error, the outputs as predictions.
+    kind: ClassVar[Literal["classification", "regression"]] = "classification"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Take the folder of `[study] data`, or None where the study file names none."""
+        self.folder = folder
+
+    @abstractmethod
+    def data(self) -> Data:
+        """Return the data; called once per worker, with a fixed seed."""
+
+    @abstractmethod
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        """Return a freshly initialized network for one trial's hyperparameters."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+        from torch.nn import functional
+
+        if self.kind == "regression":
+            return functional.mse_loss(outputs, targets.view_as(outputs))
+        return functional.cross_entropy(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the metrics of a whole part, by bare name: "accuracy" becomes `val_accuracy`.
+
+        `outputs` is [N, …] as the model gave them; the loss is added by the trainer.
+        """
+        if self.kind == "regression":
+            error = outputs - targets.view_as(outputs)
+            return {"rmse": error.square().mean().sqrt().item(), "mae": error.abs().mean().item()}
+        correct = int((outputs.argmax(-1) == targets).sum())
+        return {"accuracy": correct / max(targets.numel(), 1)}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return what is saved for ensembles: probabilities [N, C], or the outputs themselves."""
+        return outputs if self.kind == "regression" else outputs.softmax(-1)
+
+    def optimizer(
+        self, model: nn.Module, params: Mapping[str, Any]
+    ) -> torch.optim.Optimizer | None:
+        """Return the trial's optimizer, or None for the one that `params` names.
+
+        The default is made of the hyperparameters `optimizer` ("sgd", "adamw", …), `lr`,
+        `weight_decay`, `momentum`, `nesterov`, `beta1`, `beta2`, `alpha`, `eps`.
+        """
+        return None

@@ -1,0 +1,1 @@
+"""The worker wing: takes trials, trains them, writes checkpoints, reports."""

@@ -1,0 +1,5 @@
+"""Owns `python -m scattershot_worker`."""
+
+from scattershot_worker.cli import main
+
+main()

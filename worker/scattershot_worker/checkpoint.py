@@ -1,0 +1,104 @@
+"""Owns the state of a training as tensors and JSON: taken apart for a file, put back from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from scattershot.errors import CheckpointError
+from scattershot.store import files
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Whatever a checkpoint can carry: models, optimizers, schedulers, scalers, a user's own."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state: tensors, numbers, text, None, in dicts, lists and tuples."""
+
+    def load_state_dict(self, state: Any) -> object:
+        """Take the state back."""
+
+
+class Snapshot:
+    """A copy of some state at one moment: `tensors` by name, and the rest as a JSON `skeleton`."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        """Copy `state` to the CPU, so that training may go on while it is written.
+
+        Raises:
+            CheckpointError: something in it is neither a tensor nor plain data.
+        """
+        self.tensors: dict[str, Tensor] = {}
+        self.skeleton = {name: self._take(value, name) for name, value in state.items()}
+
+    def _take(self, value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            # contiguous copies of their own: tied weights may not share memory in the format
+            copy = value.detach().to("cpu", copy=True).contiguous()
+            self.tensors[path] = copy
+            return {"$tensor": path}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, Mapping):
+            if all(isinstance(key, str) and not key.startswith("$") for key in value):
+                return {key: self._take(item, f"{path}/{key}") for key, item in value.items()}
+            return {"$pairs": [[k, self._take(v, f"{path}/{k}")] for k, v in value.items()]}
+        if isinstance(value, tuple):
+            return {"$tuple": [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]}
+        if isinstance(value, list):
+            return [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]
+        raise CheckpointError(
+            f"a checkpoint cannot hold a {type(value).__name__} (at {path}): its state_dict() "
+            "must consist of tensors, numbers, text and None"
+        )
+
+    def serialize(self, header: Mapping[str, object]) -> bytearray:
+        """Return the bytes of a sealed safetensors file with `header` and this state."""
+        whole = {**header, "state": self.skeleton}
+        return files.seal(safetensors.torch.save(self.tensors, files.metadata(whole)))
+
+
+def rebuild(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return the state that a `Snapshot` took, from its skeleton and its tensors."""
+    if isinstance(skeleton, list):
+        return [rebuild(item, tensors) for item in skeleton]
+    if not isinstance(skeleton, dict):
+        return skeleton
+    if "$tensor" in skeleton:
+        return tensors[skeleton["$tensor"]]
+    if "$tuple" in skeleton:
+        return tuple(rebuild(item, tensors) for item in skeleton["$tuple"])
+    if "$pairs" in skeleton:
+        return {key: rebuild(item, tensors) for key, item in skeleton["$pairs"]}
+    return {key: rebuild(item, tensors) for key, item in skeleton.items()}
+
+
+def read_tensors(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint's bytes."""
+    return safetensors.torch.load(data)
+
+
+def restore(parts: Mapping[str, Stateful], skeleton: Mapping[str, Any], data: bytes) -> None:
+    """Give each part its state back.
+
+    Raises:
+        CheckpointError: a part has no state in the file, or one that does not fit it.
+    """
+    tensors = read_tensors(data)
+    for name, part in parts.items():
+        if name not in skeleton:
+            raise CheckpointError(
+                f"the checkpoint holds no {name!r}; trial.epochs() must be given the same "
+                "objects every time"
+            )
+        try:
+            with torch.no_grad():
+                part.load_state_dict(rebuild(skeleton[name], tensors))
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).replace("\n", " ")
+            raise CheckpointError(f"the checkpoint's {name!r} does not fit: {reason}") from error

@@ -1,0 +1,175 @@
+"""Owns the `scattershot-worker` command: one supervisor per slot, kept alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scattershot.bus.connection import URL_VARIABLE, connect, reach, url_from
+from scattershot.errors import ScattershotError, StudyFileError
+from scattershot.processes import die_with_parent
+
+log = logging.getLogger("scattershot.worker")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def worker(
+    redis: Annotated[
+        str | None,
+        typer.Option(help=f"Redis URL; better in {URL_VARIABLE}, which `ps` does not show."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Output root; every machine must see the same folder.")
+    ] = Path("checkpoints"),
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU per slot if there is one), cpu, cuda, or cuda:N.")
+    ] = "auto",
+    slots: Annotated[int, typer.Option(help="Trials at a time on this machine.", min=1)] = 1,
+    threads: Annotated[
+        int, typer.Option(help="CPU threads per trial; 1 keeps workers from fighting.", min=1)
+    ] = 1,
+    path: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of your own code, as often as needed (default: this folder)."),
+    ] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for Redis to come up.")] = 60.0,
+    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    slot: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Take trials from Redis and train them, until stopped (Ctrl-C or SIGTERM: nothing is lost)."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    for name in ("rq.worker", "rq.job"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    url = url_from(redis)
+    if url is None:
+        raise StudyFileError(
+            f"name the Redis to work for: --redis URL, or {URL_VARIABLE} set to it"
+        )
+    check_device(device)
+    os.environ[URL_VARIABLE] = url
+    if slots > 1 and slot is None:
+        _keep_slots(slots)
+        return
+    _supervise(
+        url,
+        out=out,
+        device=device,
+        index=slot or 0,
+        threads=threads,
+        paths=path or [Path.cwd()],
+        wait=wait,
+        with_parent=with_parent,
+    )
+
+
+def check_device(device: str) -> None:
+    """Raise StudyFileError unless `device` is auto, cpu, cuda or cuda:N."""
+    kind, colon, index = device.partition(":")
+    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdigit()):
+        raise StudyFileError(f"--device {device}: write auto, cpu, cuda or cuda:N")
+
+
+def _supervise(
+    url: str,
+    *,
+    out: Path,
+    device: str,
+    index: int,
+    threads: int,
+    paths: list[Path],
+    wait: float,
+    with_parent: bool,
+) -> None:
+    from scattershot_worker.child import ChildSettings
+    from scattershot_worker.supervisor import Supervisor, SupervisorSettings
+
+    rq_connection, states = connect(url, decode=False), connect(url)
+    _wait_for(states, url, wait)
+    name = f"{socket.gethostname()}-{index}-{os.getpid()}"
+    settings = SupervisorSettings(
+        name=name,
+        child=ChildSettings(
+            redis=url,
+            worker=name,
+            root=str(out.resolve()),
+            device=f"auto:{index}" if device == "auto" else device,
+            threads=threads,
+            paths=tuple(str(one.resolve()) for one in paths),
+        ),
+        with_parent=with_parent,
+        # torch reads these before our code runs; more threads than cores is slower than one
+        environment={"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+    )
+    log.info("worker %s takes trials", name)
+    Supervisor(rq_connection, states, settings).work(logging_level=None)
+    log.info("worker %s has stopped", name)
+
+
+def _wait_for(connection: object, url: str, wait: float) -> None:
+    end = time.monotonic() + wait
+    while True:
+        try:
+            reach(connection, url)  # type: ignore[arg-type]
+            return
+        except ScattershotError as error:
+            if ("refused" in str(error) and "password" in str(error)) or time.monotonic() > end:
+                raise
+            log.info("%s; trying again", error)
+            time.sleep(1)
+
+
+def _keep_slots(slots: int) -> None:
+    """Run one process per slot, start those that die again, and stop all on a signal."""
+    stopping = False
+    running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal stopping
+        second = stopping
+        stopping = True
+        for process in running.values():
+            process.send_signal(signal.SIGKILL if second else signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    started: dict[int, float] = {}
+    while True:
+        for index in range(slots):
+            process = running.get(index)
+            if process is not None and process.poll() is None:
+                continue
+            if stopping:
+                running.pop(index, None)
+                continue
+            if process is not None:
+                log.warning("worker %d ended (status %s); starting it again", index, process.poll())
+                if time.monotonic() - started[index] < 5:
+                    time.sleep(5)  # it cannot even start: do not spin
+            started[index] = time.monotonic()
+            running[index] = subprocess.Popen(
+                [sys.executable, "-m", "scattershot_worker", *sys.argv[1:], "--slot", str(index)],
+                process_group=0,
+                preexec_fn=die_with_parent(),
+            )
+        if stopping and not running:
+            return
+        time.sleep(0.1)
+
+
+def main() -> None:
+    """Run the command; errors meant for the user are one line, without a traceback."""
+    try:
+        app()
+    except ScattershotError as error:
+        print(f"scattershot: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,203 @@
+"""Owns the `trial` object: what a train function gets, and what the trainer itself runs on."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scattershot.bus.info import StudyInfo
+from scattershot.bus.queue import TrialSpec
+from scattershot.errors import CheckpointError, ScattershotError
+from scattershot.seeds import derive
+from scattershot.store.files import newest_valid
+from scattershot.store.names import list_checkpoints
+from scattershot_worker.checkpoint import Snapshot, Stateful, restore
+from scattershot_worker.reporter import Attempt, Reporter
+
+T = TypeVar("T")
+
+
+class TrialHandle:
+    """One attempt at a trial, from the training's side.
+
+    A train function reads `params`, loops over `epochs(...)` and calls `report(...)` once in
+    each; checkpoints, resuming, seeds and stopping are taken care of in between.
+    """
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        info: StudyInfo,
+        attempt: Attempt,
+        reporter: Reporter,
+        *,
+        until: int,
+        reported: int,
+        device: torch.device,
+        log: Any,
+    ) -> None:
+        self.number = spec.trial
+        self.stage = spec.stage
+        #: The hyperparameters, by name.
+        self.params: Mapping[str, Any] = spec.params
+        #: The trial's own seed; it is already set when the train function starts.
+        self.seed = spec.seed
+        #: Epochs the trial is to have in this stage.
+        self.budget = spec.epochs
+        #: Where to train.
+        self.device = device
+        #: The study's output folder.
+        self.folder: Path = attempt.folder
+        #: One line per epoch so far: "epoch" and the metrics reported.
+        self.history: list[dict[str, float]] = []
+        self._spec, self._info, self._attempt, self._reporter = spec, info, attempt, reporter
+        self._until, self._reported = until, reported
+        self._log = log
+        self._parts: dict[str, Stateful] = {}
+        self._epoch = 0
+        seed_everything(derive(self.seed, "init"))
+
+    def epochs(self, **parts: Any) -> Iterator[int]:
+        """Yield the epochs that are still to train, counted from 1.
+
+        Name everything whose state must survive a restart: `model=`, `optimizer=`, a scheduler,
+        a scaler, or any object with `state_dict` and `load_state_dict`. Each is restored from the
+        trial's last checkpoint before the first epoch. Python's, numpy's and torch's random
+        numbers are seeded anew for every epoch, so a resumed run goes on exactly as it would
+        have. The loop ends after the trial's last epoch, and is left when it must stop.
+        """
+        for name, part in parts.items():
+            if not isinstance(part, Stateful):
+                raise ScattershotError(
+                    f"trial.epochs({name}=…): a {type(part).__name__} has no state_dict() and "
+                    "load_state_dict()"
+                )
+        self._parts = dict(parts)
+        self._resume()
+        while self._epoch < self._until:
+            self.check()
+            epoch = self._epoch + 1
+            seed_everything(derive(self.seed, "epoch", epoch))
+            yield epoch
+            if self._epoch != epoch:
+                raise ScattershotError(
+                    f"epoch {epoch} ended without trial.report(): call it once in every epoch"
+                )
+
+    def batches(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield from `batches`, leaving at once when the trial must stop."""
+        for batch in batches:
+            self.check()
+            yield batch
+
+    def check(self) -> None:
+        """Leave the training if the trial was killed, or the worker is to stop."""
+        self._attempt.signals.check()
+
+    def report(
+        self, metrics: Mapping[str, float] | None = None, /, *, predictions: Any = None, **more: Any
+    ) -> None:
+        """Report this epoch's metrics, and write its checkpoint in the background.
+
+        The study's metric must be among them. `predictions` are those of the validation part,
+        [N, C] probabilities or [N, …] values: with them the trial can join an ensemble.
+
+        Raises:
+            ScattershotError: the metric is missing, or something reported is not a number.
+        """
+        values = {name: _number(name, value) for name, value in {**(metrics or {}), **more}.items()}
+        metric = self._info.metric
+        if metric not in values:
+            raise ScattershotError(
+                f"trial.report() must give {metric!r}, the study's metric; it gave "
+                f"{', '.join(values) or 'nothing'}"
+            )
+        self._epoch += 1
+        self.history.append({"epoch": self._epoch, **values})
+        snapshot = None
+        # A checkpoint whose metric is not finite would never be used: not for ranking, and
+        # resuming from it would only bring the same NaN again.
+        if self._parts and math.isfinite(values[metric]):
+            state: dict[str, Any] = {name: p.state_dict() for name, p in self._parts.items()}
+            if predictions is not None:
+                state["predictions"] = torch.as_tensor(predictions)
+            snapshot = Snapshot(state)
+        self._reporter.line(self._attempt, self._epoch, values, snapshot, self._header(values))
+        if self._epoch < self._until:
+            self.check()
+
+    @property
+    def done(self) -> int:
+        """Epochs trained so far, by this attempt or earlier ones."""
+        return self._epoch
+
+    def _header(self, values: Mapping[str, float]) -> dict[str, object]:
+        metric = self._info.metric
+        return {
+            "study": self._spec.study,
+            "trial": self.number,
+            "stage": self.stage,
+            "attempt": self._attempt.number,
+            "epoch": self._epoch,
+            "params": dict(self.params),
+            "seed": self.seed,
+            "metric": metric,
+            "goal": self._info.goal,
+            "value": values[metric],
+            "history": [*self.history],
+        }
+
+    def _resume(self) -> None:
+        """Go on from the newest sound checkpoint at or before what was last reported."""
+        self._attempt.files = {path.name for path in list_checkpoints(self.folder, self.number)}
+        if not self._parts or not self._reported:
+            return
+        found = newest_valid(
+            self.folder,
+            self.number,
+            self._reported,
+            lambda error: self._log.warning("trial %d: %s", self.number, error),
+        )
+        if found is None:
+            self._log.warning(
+                "trial %d: no sound checkpoint of its %d epochs is in %s; it starts again",
+                self.number,
+                self._reported,
+                self.folder,
+            )
+            return
+        if found.header["seed"] != self.seed or found.header["params"] != dict(self.params):
+            raise CheckpointError(
+                f"{found.path} belongs to another trial (its hyperparameters differ); "
+                "use another output folder, or --fresh"
+            )
+        restore(self._parts, cast(Mapping[str, Any], found.header["state"]), found.data)
+        self._epoch = found.header["epoch"]
+        self.history[:] = found.header["history"]
+        metric = self._info.metric
+        self._attempt.accepted = {int(line["epoch"]): line[metric] for line in self.history}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value.item())
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ScattershotError(
+            f"trial.report({name}=…) wants a number; it got a {type(value).__name__}"
+        ) from None
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,160 @@
+"""Owns one attempt from claim to end: the only function a worker runs."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from redis import Redis
+
+from scattershot.bus.info import StudyInfo, fetch
+from scattershot.bus.queue import TrialSpec
+from scattershot.bus.state import TrialStates
+from scattershot.errors import ScattershotError
+from scattershot.store.files import write
+from scattershot.store.names import trial_folder
+from scattershot.task import Task
+from scattershot_worker.handle import TrialHandle
+from scattershot_worker.loading import load_task
+from scattershot_worker.reporter import Attempt, Reporter
+from scattershot_worker.signals import Signals, TrialStopped
+from scattershot_worker.trainer import train
+
+log = logging.getLogger("scattershot.worker")
+
+#: "ended": its end is reported. "drain", "hold", "crash": the supervisor gives the trial back.
+Outcome = Literal["ended", "refused", "fenced", "drain", "hold", "crash"]
+
+
+@dataclass
+class Bench:
+    """What a child keeps from trial to trial: connection, background thread, place and device."""
+
+    connection: Redis
+    worker: str
+    root: Path
+    device: torch.device
+    reporter: Reporter
+    studies: dict[str, StudyInfo]
+
+    def info(self, spec: TrialSpec) -> StudyInfo:
+        """Return what the master published of the spec's study, asking Redis once per study."""
+        known = self.studies.get(spec.study)
+        if known is None or known.uid != spec.uid:
+            known = self.studies[spec.study] = fetch(self.connection, spec.study)
+        return known
+
+
+def run_trial(
+    bench: Bench,
+    spec: TrialSpec,
+    number: int,
+    signals: Signals,
+    begun: Callable[[StudyInfo], None] = lambda info: None,
+) -> tuple[Outcome, str]:
+    """Train attempt `number` of a trial; return how it went, and why where that matters.
+
+    Nothing a task does raises out of here: an error of the user's code ends the trial as failed,
+    with the error as its reason and the traceback in the trial's folder.
+    """
+    info = bench.info(spec)
+    if info.uid != spec.uid:
+        return "refused", "its study has been replaced"
+    begun(info)
+    states = TrialStates(bench.connection, spec.study)
+    claim = states.claim(spec.trial, number, bench.worker)
+    if not claim.granted:
+        return "refused", f"it is {claim.state}"
+    attempt = Attempt(
+        states, spec.trial, number, bench.root / spec.study, info.metric, info.goal, signals
+    )
+    try:
+        _train(bench, spec, info, attempt, claim.until, claim.epoch)
+    except TrialStopped as stopped:
+        return _stopped(bench.reporter, attempt, stopped)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        # It may be a neighbour's memory: worth another attempt, counted as a failure.
+        _release_memory()
+        bench.reporter.flush(attempt)
+        return "crash", f"out of memory: {_last_line(error)}"
+    except Exception as error:
+        reason = str(error) if isinstance(error, ScattershotError) else _where(error)
+        log.error("trial %d failed: %s", spec.trial, reason)
+        _keep_traceback(attempt)
+        return _ended(bench.reporter.end(attempt, "failed", reason))
+    state = "complete" if claim.until >= spec.epochs else "paused"
+    return _ended(bench.reporter.end(attempt, state))
+
+
+def _train(
+    bench: Bench, spec: TrialSpec, info: StudyInfo, attempt: Attempt, until: int, reported: int
+) -> None:
+    task = load_task(info.task, info.data)
+    trial = TrialHandle(
+        spec,
+        info,
+        attempt,
+        bench.reporter,
+        until=until,
+        reported=reported,
+        device=bench.device,
+        log=log,
+    )
+    if isinstance(task, Task):
+        train(task, trial)
+    else:
+        task(trial)
+    if trial.done < until:
+        raise ScattershotError(
+            f"the train function returned after {trial.done} of {until} epochs; "
+            "loop over trial.epochs(...) to its end"
+        )
+
+
+def _stopped(reporter: Reporter, attempt: Attempt, stopped: TrialStopped) -> tuple[Outcome, str]:
+    if stopped.why == "fenced":
+        return "fenced", "another attempt has taken over"
+    if stopped.why == "kill":
+        return _ended(reporter.end(attempt, "killed"))
+    reporter.flush(attempt)
+    return stopped.why, ""
+
+
+def _ended(state: str) -> tuple[Outcome, str]:
+    return ("fenced", "another attempt has taken over") if state == "fenced" else ("ended", state)
+
+
+def _where(error: Exception) -> str:
+    """Return an error in one line, with the place in the user's code it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = Path(__file__).parent
+    outside = [
+        frame
+        for frame in frames
+        if own not in Path(frame.filename).parents and "site-packages" not in frame.filename
+    ]
+    place = f" ({Path(outside[-1].filename).name}:{outside[-1].lineno})" if outside else ""
+    return f"{type(error).__name__}: {_last_line(error)}{place}"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else ""
+
+
+def _keep_traceback(attempt: Attempt) -> None:
+    path = trial_folder(attempt.folder, attempt.trial) / "error.txt"
+    try:
+        write(path, traceback.format_exc().encode(), sync=False)
+    except ScattershotError as error:
+        log.error("%s", error)
+
+
+def _release_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

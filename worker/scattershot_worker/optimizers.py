@@ -1,0 +1,50 @@
+"""Owns how hyperparameters become a torch optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from scattershot.errors import TaskError
+
+# name → (class, whether it has a fused kernel, the hyperparameters it reads)
+_OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], bool, tuple[str, ...]]] = {
+    "sgd": (torch.optim.SGD, True, ("momentum", "nesterov")),
+    "adagrad": (torch.optim.Adagrad, True, ("eps",)),
+    "rmsprop": (torch.optim.RMSprop, False, ("momentum", "alpha", "eps")),
+    "adam": (torch.optim.Adam, True, ("beta1", "beta2", "eps")),
+    "adamw": (torch.optim.AdamW, True, ("beta1", "beta2", "eps")),
+}
+OPTIMIZERS = tuple(_OPTIMIZERS)
+
+
+def make_optimizer(model: nn.Module, params: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Return the optimizer that `params["optimizer"]` names (default "sgd").
+
+    Read are `lr` (default 0.01), `weight_decay`, and what the optimizer has of `momentum`,
+    `nesterov`, `beta1`, `beta2`, `alpha`, `eps`; torch's own defaults stand for what is absent.
+    Nesterov momentum needs a momentum above 0, else it is plain SGD, so that both may be
+    searched together.
+
+    Raises:
+        TaskError: there is no optimizer of that name.
+    """
+    name = str(params.get("optimizer", "sgd")).lower()
+    if name not in _OPTIMIZERS:
+        raise TaskError(f"no optimizer is called {name!r}; there are {', '.join(OPTIMIZERS)}")
+    make, has_fused, reads = _OPTIMIZERS[name]
+    given: dict[str, Any] = {"lr": float(params.get("lr", 0.01))}
+    if "weight_decay" in params:
+        given["weight_decay"] = float(params["weight_decay"])
+    given |= {key: params[key] for key in reads if key in params}
+    if "beta1" in given or "beta2" in given:
+        given["betas"] = (given.pop("beta1", 0.9), given.pop("beta2", 0.999))
+    if given.get("nesterov") and not given.get("momentum"):
+        given["nesterov"] = False
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if has_fused and all(p.is_floating_point() and p.dtype != torch.float16 for p in trained):
+        given["fused"] = True  # one kernel for all parameters: the same sums, less overhead
+    return make(trained, **given)

@@ -1,0 +1,193 @@
+"""Owns the background thread that writes checkpoints and then, and only then, reports them."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from scattershot.bus.state import Answer, Step, TrialStates, finish, report
+from scattershot.errors import CheckpointError, ScattershotError
+from scattershot.store.files import Syncer, remove, write
+from scattershot.store.names import checkpoint_name, trial_folder
+from scattershot.store.retention import own_leftovers
+from scattershot_worker.checkpoint import Snapshot
+from scattershot_worker.signals import Signals
+
+#: Epochs that may wait to be written before training waits for the disk.
+_BACKLOG = 4
+_SYNC_EVERY = 2.0
+
+
+@dataclass
+class Attempt:
+    """One worker's try at a trial, as the reporter needs to know it."""
+
+    states: TrialStates
+    trial: int
+    number: int
+    folder: Path
+    metric: str
+    goal: Literal["maximize", "minimize"]
+    signals: Signals
+    #: File names of this trial's checkpoints.
+    files: set[str] = field(default_factory=set)
+    #: The metric of every epoch that Redis has accepted.
+    accepted: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One epoch: its metrics, and its checkpoint where there is one to write."""
+
+    attempt: Attempt
+    epoch: int
+    metrics: Mapping[str, float]
+    snapshot: Snapshot | None
+    header: Mapping[str, object]
+
+
+@dataclass
+class _End:
+    attempt: Attempt
+    state: str
+    reason: str
+    done: threading.Event = field(default_factory=threading.Event)
+    answer: str = ""
+
+
+class Reporter:
+    """Takes epochs from the training thread, which goes on at once.
+
+    Everything that has gathered is sent in one round trip, so a burst of short epochs costs
+    little more than one. Answers come back through the attempt's `Signals`.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[_Line | _End] = queue.Queue(_BACKLOG)
+        self._syncer = Syncer()
+        self._thread = threading.Thread(target=self._work, name="reporter", daemon=True)
+        self._thread.start()
+
+    def line(
+        self,
+        attempt: Attempt,
+        epoch: int,
+        metrics: Mapping[str, float],
+        snapshot: Snapshot | None,
+        header: Mapping[str, object],
+    ) -> None:
+        """Hand over an epoch; waits only when the disk is `_BACKLOG` epochs behind."""
+        self._queue.put(_Line(attempt, epoch, metrics, snapshot, header))
+
+    def end(self, attempt: Attempt, state: str, reason: str = "") -> str:
+        """Write and report what is left, end the attempt; return its state, or "fenced"."""
+        item = _End(attempt, state, reason)
+        self._queue.put(item)
+        item.done.wait()
+        return item.answer
+
+    def flush(self, attempt: Attempt) -> None:
+        """Write and report what is left of the attempt, which does not end here."""
+        self.end(attempt, "")
+
+    def _work(self) -> None:
+        last_sync = time.monotonic()
+        while True:
+            items: list[_Line | _End] = []
+            with contextlib.suppress(queue.Empty):
+                items.append(self._queue.get(timeout=_SYNC_EVERY))
+                while True:
+                    items.append(self._queue.get_nowait())
+            self._handle(items)
+            ended = any(isinstance(item, _End) and item.state for item in items)
+            if ended or time.monotonic() - last_sync > _SYNC_EVERY:
+                with contextlib.suppress(CheckpointError):  # the checksum tells, should it matter
+                    self._syncer.flush()
+                last_sync = time.monotonic()
+
+    def _handle(self, items: list[_Line | _End]) -> None:
+        """Write, report and end, in the order in which they came."""
+        steps: list[Step] = []
+        after: list[Callable[[object], None]] = []
+        for item in items:
+            attempt = item.attempt
+            if isinstance(item, _Line):
+                if attempt.signals.error is not None:
+                    continue  # an epoch whose predecessor is missing must not be reported
+                try:
+                    name = self._write(item)
+                except ScattershotError as error:
+                    attempt.signals.error = error
+                    continue
+                steps.append(report(attempt.trial, attempt.number, item.epoch, item.metrics, name))
+                after.append(_listener(item, name))
+            elif item.state:
+                error_ = attempt.signals.error
+                state, reason = ("failed", str(error_)) if error_ else (item.state, item.reason)
+                steps.append(finish(attempt.trial, attempt.number, state, reason))
+                after.append(_ending(item))
+            else:
+                steps.append(("beat", attempt.trial, (attempt.number, 12000)))
+                after.append(_ending(item))
+        if not steps:
+            return
+        try:
+            answers = items[0].attempt.states.run(steps)
+        except Exception as error:  # Redis is gone for good: the training must not go on unheard
+            for item in items:
+                item.attempt.signals.error = ScattershotError(f"Redis cannot be reached: {error}")
+                if isinstance(item, _End):
+                    item.done.set()
+            return
+        for take, answer in zip(after, answers, strict=True):
+            take(answer)
+
+    def _write(self, line: _Line) -> str:
+        if line.snapshot is None:
+            return ""
+        attempt = line.attempt
+        name = checkpoint_name(
+            attempt.metric, line.metrics[attempt.metric], attempt.trial, line.epoch
+        )
+        path = trial_folder(attempt.folder, attempt.trial) / name
+        write(path, line.snapshot.serialize(line.header), sync=False)
+        self._syncer.note(path)
+        return name
+
+
+def _listener(line: _Line, name: str) -> Callable[[object], None]:
+    attempt = line.attempt
+
+    def take(answer: object) -> None:
+        word = Answer(int(str(answer)))
+        if word is Answer.FENCED:
+            attempt.signals.set("fenced")
+            return
+        if word is Answer.KILL:
+            attempt.signals.set("kill")
+        elif word is Answer.HOLD:
+            attempt.signals.set("hold")
+        attempt.accepted[line.epoch] = line.metrics[attempt.metric]
+        if name:
+            attempt.files.add(name)
+            leftovers = own_leftovers(attempt.files, attempt.accepted, attempt.goal)
+            folder = trial_folder(attempt.folder, attempt.trial)
+            with contextlib.suppress(CheckpointError):  # a file too many harms nobody
+                remove(folder / one for one in leftovers)
+            attempt.files.difference_update(leftovers)
+
+    return take
+
+
+def _ending(item: _End) -> Callable[[object], None]:
+    def take(answer: object) -> None:
+        item.answer = str(answer)
+        item.done.set()
+
+    return take

@@ -1,0 +1,40 @@
+"""Owns the word from outside that a training must stop: set by threads, looked at every batch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Stop = Literal["kill", "hold", "drain", "fenced"]
+
+
+class TrialStopped(BaseException):
+    """Unwinds a training loop. Not an `Exception`, so that a user's `except` lets it pass."""
+
+    def __init__(self, why: Stop) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Signals:
+    """Whether the current trial must stop, and why; the first reason stays.
+
+    Set by the thread that listens to the supervisor and by the one that reports; a plain
+    attribute, since reading it has to cost nothing.
+    """
+
+    def __init__(self) -> None:
+        self.stop: Stop | None = None
+        #: What went wrong in the background (a full disk); raised in the training loop.
+        self.error: Exception | None = None
+
+    def set(self, why: Stop) -> None:
+        """Ask for a stop."""
+        if self.stop is None:
+            self.stop = why
+
+    def check(self) -> None:
+        """Raise `TrialStopped`, or the background's error, if there is one."""
+        if self.error is not None:
+            raise self.error
+        if self.stop is not None:
+            raise TrialStopped(self.stop)

@@ -1,0 +1,1 @@
+"""Owns the built-in tasks; `scattershot.task_names` lists them by name."""

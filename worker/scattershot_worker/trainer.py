@@ -1,0 +1,144 @@
+"""Owns the training loop of task classes: batches, evaluation, one report per epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from scattershot.errors import TaskError
+from scattershot.seeds import derive
+from scattershot.task import Data, Part, Task
+from scattershot_worker.handle import TrialHandle
+from scattershot_worker.optimizers import make_optimizer
+
+_EVALUATION_BATCH = 1024
+_DATA_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """A task's data as it lies on a device, kept from trial to trial."""
+
+    task: Task
+    device: torch.device
+    data: Data
+
+
+_kept: list[_Moved] = []
+
+
+def train(task: Task, trial: TrialHandle) -> None:
+    """Train one trial of `task` to its budget, reporting every epoch.
+
+    Read from the hyperparameters besides what the task reads itself: `batch_size` (default 32)
+    and those of `optimizers.make_optimizer`. Data order, weights and dropout derive from the
+    trial's seed and the epoch alone.
+    """
+    data = data_on(task, trial.device)
+    model = task.model(trial.params).to(trial.device)
+    optimizer = task.optimizer(model, trial.params) or make_optimizer(model, trial.params)
+    batch_size = int(trial.params.get("batch_size", 32))
+    for epoch in trial.epochs(model=model, optimizer=optimizer):
+        started = time.perf_counter()
+        model.train()
+        generator = torch.Generator().manual_seed(derive(trial.seed, "order", epoch))
+        total, seen = torch.zeros((), device=trial.device), 0
+        for x, y in batches(data.train, batch_size, trial.device, generator):
+            trial.check()
+            loss = task.loss(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(y)
+            seen += len(y)
+        metrics, outputs = evaluate(task, model, data.val, trial.device, trial.check)
+        trial.report(
+            {f"val_{name}": value for name, value in metrics.items()},
+            train_loss=total / max(seen, 1),
+            seconds=round(time.perf_counter() - started, 4),
+            predictions=task.predictions(outputs),
+        )
+
+
+@torch.inference_mode()
+def evaluate(
+    task: Task,
+    model: nn.Module,
+    part: Part,
+    device: torch.device,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, float], Tensor]:
+    """Return the loss and metrics of a part of the data, and the outputs [N, …] on the CPU."""
+    model.eval()
+    outputs, targets = [], []
+    for x, y in batches(part, _EVALUATION_BATCH, device, None):
+        check()
+        outputs.append(model(x))
+        targets.append(y)
+    all_outputs, all_targets = torch.cat(outputs), torch.cat(targets)
+    metrics = {
+        "loss": task.loss(all_outputs, all_targets).item(),
+        **task.metrics(all_outputs, all_targets),
+    }
+    return metrics, all_outputs.cpu()
+
+
+def is_tensors(part: Part) -> TypeGuard[tuple[Tensor, Tensor]]:
+    """Return whether a part is an (x, y) pair of tensors rather than a loader."""
+    return isinstance(part, tuple) and len(part) == 2 and isinstance(part[0], Tensor)
+
+
+def batches(
+    part: Part, size: int, device: torch.device, generator: torch.Generator | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (x, y) on `device`: shuffled by `generator`, in order without one.
+
+    A loader brings its own batches; its shuffling follows torch's global seed, which is set for
+    every epoch.
+    """
+    if not is_tensors(part):
+        for x, y in part:
+            yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        return
+    x, y = part
+    if generator is None:
+        yield from zip(x.split(size), y.split(size), strict=True)
+        return
+    order = torch.randperm(len(x), generator=generator).to(device)
+    for index in order.split(size):
+        yield x.index_select(0, index), y.index_select(0, index)
+
+
+def data_on(task: Task, device: torch.device) -> Data:
+    """Return the task's data with its tensors on `device`; read once, then kept."""
+    for kept in _kept:
+        if kept.task is task and kept.device == device:
+            return kept.data
+    with torch.random.fork_rng():
+        torch.manual_seed(_DATA_SEED)  # a split drawn at random is the same in every worker
+        data = task.data()
+    if not isinstance(data, Data):
+        raise TaskError(
+            f"{type(task).__name__}.data() must return scattershot.Data(train=…, val=…), "
+            f"not a {type(data).__name__}"
+        )
+
+    def move(part: Part) -> Part:
+        if not is_tensors(part):
+            return part
+        x, y = part
+        if len(x) != len(y) or len(x) == 0:
+            raise TaskError(
+                f"{type(task).__name__}.data(): x has {len(x)} examples and y {len(y)}; "
+                "both must have the same number, above 0"
+            )
+        return x.to(device), y.to(device)
+
+    moved = Data(move(data.train), move(data.val), None if data.test is None else move(data.test))
+    _kept[:] = [_Moved(task, device, moved)]  # one task at a time: a GPU's memory is not endless
+    return moved
