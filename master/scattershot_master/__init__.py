@@ -1,0 +1,1 @@
+"""The master wing: samples, ranks, kills, stages, ensembles, shows. Never imports torch."""

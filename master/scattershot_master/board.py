@@ -1,0 +1,233 @@
+"""Owns the master's whole state: what the events of a ledger add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scattershot.trial import ENDED, State, Value, trial_seed
+
+#: One line of a ledger. "e" names the event; the other keys are those `Board.apply` reads.
+Event = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class TrialRecord:
+    """All that is known of one trial."""
+
+    number: int
+    stage: str
+    params: dict[str, Value]
+    seed: int
+    #: The stage's budget, and the epoch the trial is to reach before it waits or ends.
+    epochs: int
+    until: int
+    state: State = "waiting"
+    reason: str = ""
+    attempts: int = 0
+    failures: int = 0
+    worker: str = ""
+    #: One line per epoch: "epoch" and its metrics.
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_value: float = math.nan
+    best_epoch: int = 0
+    best_checkpoint: str = ""
+    #: The last checkpoint's file name.
+    checkpoint: str = ""
+    #: Why the master asked for its end, while the worker has not answered yet.
+    kill_asked: str = ""
+    #: Seconds since 1970 of its first start and of its last end, by the master's clock.
+    started: float = math.nan
+    ended: float = math.nan
+
+    @property
+    def done(self) -> int:
+        """Epochs trained and reported."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
+
+    @property
+    def living(self) -> bool:
+        """Whether it is still to be trained."""
+        return self.state not in ENDED
+
+
+@dataclass(slots=True)
+class StageRecord:
+    """One stage as it was opened."""
+
+    name: str
+    index: int
+    #: How many trials it has when all are sampled, and which it has so far.
+    target: int
+    trials: list[int]
+    #: The box new points are drawn in (`Box.to_json`), and what was narrowed, for the user.
+    box: Any = None
+    notes: list[str] = field(default_factory=list)
+    closed: bool = False
+
+
+@dataclass
+class Board:
+    """The fold. `apply` is the only thing that changes it."""
+
+    study: dict[str, Any] = field(default_factory=dict)
+    uid: str = ""
+    stages: list[StageRecord] = field(default_factory=list)
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+    #: Stream id up to which events have been taken in.
+    cursor: str = ""
+    ensemble: dict[str, Any] | None = None
+    #: Whether the study has come to its end, and when it was first begun (seconds since 1970).
+    finished: bool = False
+    begun: float = math.nan
+
+    @property
+    def name(self) -> str:
+        """The study's name, which is also its folder's."""
+        return str(self.study["study"]["name"])
+
+    @property
+    def metric(self) -> str:
+        """The metric that trials are ranked by."""
+        return str(self.study["study"]["metric"])
+
+    @property
+    def goal(self) -> Literal["maximize", "minimize"]:
+        """Which way the metric is better."""
+        return "minimize" if self.study["study"].get("goal") == "minimize" else "maximize"
+
+    @property
+    def sign(self) -> int:
+        """What to multiply the metric with so that larger is better."""
+        return -1 if self.goal == "minimize" else 1
+
+    def apply(self, event: Event) -> None:
+        """Take one event in. The same event twice changes nothing the second time."""
+        if cursor := event.get("c"):
+            self.cursor = cursor
+        kind = event["e"]
+        if kind == "report":
+            self._report(event)
+        elif kind in _CHANGES:
+            self._change(event, _CHANGES[kind])
+        elif handler := _HANDLERS.get(kind):
+            handler(self, event)
+
+    def _study(self, event: Event) -> None:
+        self.study, self.uid, self.begun = event["study"], event["uid"], event["at"]
+
+    def _settings(self, event: Event) -> None:
+        self.study = event["study"]
+        self.finished = False
+
+    def _stage(self, event: Event) -> None:
+        carried = event.get("trials", [])
+        stage = StageRecord(
+            event["stage"],
+            event["index"],
+            event["target"],
+            list(carried),
+            event.get("box"),
+            event.get("notes", []),
+        )
+        self.stages.append(stage)
+        for number in carried:
+            trial = self.trials[number]
+            trial.stage, trial.epochs, trial.until = stage.name, event["epochs"], event["until"]
+            trial.state, trial.reason = "waiting", ""
+
+    def _closed(self, event: Event) -> None:
+        self.stages[event["index"]].closed = True
+
+    def _sampled(self, event: Event) -> None:
+        number = event["t"]
+        self.stages[-1].trials.append(number)
+        self.trials[number] = TrialRecord(
+            number,
+            self.stages[-1].name,
+            event["p"],
+            trial_seed(self.study["study"].get("seed", 0), number),
+            event["epochs"],
+            event["until"],
+        )
+
+    def _started(self, event: Event) -> None:
+        trial = self.trials[event["t"]]
+        if event["a"] <= trial.attempts:
+            return
+        trial.state, trial.attempts, trial.worker = "running", event["a"], event["w"]
+        if math.isnan(trial.started):
+            trial.started = event["at"]
+
+    def _report(self, event: Event) -> None:
+        trial = self.trials[event["t"]]
+        epoch = event["n"]
+        if epoch <= trial.done:
+            return
+        metrics = event["m"]
+        trial.history.append({"epoch": epoch, **metrics})
+        if file := event.get("f"):
+            trial.checkpoint = file
+        value = metrics.get(self.study["study"]["metric"], math.nan)
+        best = trial.best_value
+        if math.isfinite(value) and (math.isnan(best) or value * self.sign > best * self.sign):
+            trial.best_value, trial.best_epoch = value, epoch
+            trial.best_checkpoint = event.get("f", "")
+
+    def _change(self, event: Event, state: State) -> None:
+        trial = self.trials[event["t"]]
+        if event["a"] < trial.attempts or not trial.living:
+            return
+        trial.attempts = event["a"]
+        if event.get("y") in ("crash", "lost"):
+            trial.failures += 1
+        if state == "paused" and trial.until > trial.done:
+            state = "waiting"  # its peers were settled while its word was on the way
+        trial.state, trial.reason = state, event.get("r") or trial.kill_asked * (state == "killed")
+        if state != "waiting":
+            trial.kill_asked = ""
+        if not trial.living:
+            trial.ended = event["at"]
+
+    def _kill(self, event: Event) -> None:
+        trial = self.trials[event["t"]]
+        if trial.living and not trial.kill_asked:
+            trial.kill_asked = event["r"]
+
+    def _settled(self, event: Event) -> None:
+        for number in event["go"]:
+            trial = self.trials[number]
+            trial.until = event["until"]
+            trial.state = "waiting"
+        for number, reason in event["kill"]:
+            trial = self.trials[number]
+            trial.state, trial.reason, trial.ended = "killed", reason, event["at"]
+
+    def _ensemble(self, event: Event) -> None:
+        self.ensemble = event["ensemble"]
+
+    def _finished(self, event: Event) -> None:
+        self.finished = True
+
+
+_CHANGES: dict[str, State] = {
+    "waiting": "waiting",
+    "paused": "paused",
+    "complete": "complete",
+    "killed": "killed",
+    "failed": "failed",
+}
+_HANDLERS = {
+    "study": Board._study,
+    "settings": Board._settings,
+    "stage": Board._stage,
+    "closed": Board._closed,
+    "sampled": Board._sampled,
+    "started": Board._started,
+    "kill": Board._kill,
+    "settled": Board._settled,
+    "ensemble": Board._ensemble,
+    "finished": Board._finished,
+}
