@@ -128,8 +128,8 @@ def _range(name: str, kind: str, entry: dict[str, object], path: Path) -> Axis:
     if low >= high:
         raise Wrong(
             here,
-            f"the range is empty: the lower end must be below the upper (found {show([low, high])})"
-            "; for a fixed value write { value = ... }",
+            "the range is empty: the lower end must be below the upper "
+            f"(found {show(entry[kind])}); for a fixed value write {{ value = ... }}",
         )
     logarithmic = kind == "loguniform" or _flag(entry.get("log", False), (*path, "log"))
     step: float | None = 1 if whole else None
@@ -138,15 +138,16 @@ def _range(name: str, kind: str, entry: dict[str, object], path: Path) -> Axis:
         if not (step > 0 and 1 <= steps(low, high, step) < MOST):
             raise Wrong(
                 (*path, "step"),
-                f"must be above 0, not larger than the range, and not a trillionth of it "
-                f"(found {show(step)} for {show([low, high])})",
+                "must be above 0, at most the width of the range, and leave less than 2^40 values "
+                f"(found {show(entry['step'])} for {show(entry[kind])})",
             )
         high = grid(low, step, steps(low, high, step))
     if logarithmic:
         least = (step or 0) / 2
-        _check_positive(low, least, here, "integer without log" if whole else "uniform")
+        instead = "integer without log" if whole else "uniform"
+        _check_positive(low, least, here, f"; use {instead} for a range that contains 0")
     if not isfinite(high - low) or (logarithmic and log(low) == log(high)):
-        raise Wrong(here, f"the ends lie too close or too far apart (found {show([low, high])})")
+        raise Wrong(here, f"the ends lie too close or too far apart (found {show(entry[kind])})")
 
     widen = entry.get("widen", kind == "loguniform")
     if isinstance(widen, bool):
@@ -157,10 +158,10 @@ def _range(name: str, kind: str, entry: dict[str, object], path: Path) -> Axis:
             raise Wrong(
                 (*path, "widen"),
                 "must be true, false, or the ends up to which the range may be widened, "
-                f"around {show([low, high])} (found {show(widen)})",
+                f"around {show(entry[kind])} (found {show(widen)})",
             )
         if logarithmic:
-            _check_positive(limits[0], least, (*path, "widen"), None)
+            _check_positive(limits[0], least, (*path, "widen"))
     if step:
         below = max(limits[0], (step + 1) / 2) if logarithmic else limits[0]
         limits = (
@@ -186,12 +187,10 @@ def _natural_limits(low: float, high: float, logarithmic: bool) -> tuple[float, 
     )
 
 
-def _check_positive(low: float, least: float, path: Path, instead: str | None) -> None:
-    if low > least:
-        return
-    above = f"half the step, {least:g}" if least > 0.5 else "0"
-    advice = f"; use {instead} for a range that contains 0" if instead else ""
-    raise Wrong(path, f"the lower end must be above {above} (found {show(low)}){advice}")
+def _check_positive(low: float, least: float, path: Path, advice: str = "") -> None:
+    if low <= least:
+        above = f"half the step, {least:g}" if least > 0.5 else "0"
+        raise Wrong(path, f"the lower end must be above {above} (found {low:g}){advice}")
 
 
 def _pair(value: object, path: Path, whole: bool) -> tuple[float, float]:

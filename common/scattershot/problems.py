@@ -41,6 +41,8 @@ def show(value: object) -> str:
     >>> show("1e-4"), show(True), show([1, 2.5])
     ('"1e-4"', 'true', '[1, 2.5]')
     """
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
