@@ -41,7 +41,7 @@ class Axis:
     `low` and `high` are the least and the greatest value drawn (of a choice: the first and the
     last index). A dimension with `cells` divides [0, 1) into half-open cells, one for each value;
     without, the map is continuous. `limits` are the values up to which a box may be widened over
-    `low` and `high`; equal to them where it may not.
+    `low` and `high`; None where it may not.
 
     >>> lr = Axis("lr", "continuous", 0.01, 1.0, log=True, limits=(0.001, 10.0))
     >>> lr.at(0.0), round(lr.at(0.5), 9), lr.at(1.0), lr.at(2.0)
@@ -79,11 +79,11 @@ class Axis:
         """
         if self.cells:
             return self._value(self.index(u))
-        low, high = self._bounds(u)
-        if u in (0, 1):  # exactly, without rounding
-            return self.high if u else self.low
+        first, last, low, high = self._ends(u)
+        if not first < u < last:  # the ends are exact, without rounding
+            return low if u <= first else high
         start, width = self._line
-        x = start + min(max(u, self.reach[0]), self.reach[1]) * width
+        x = start + u * width
         return min(max(exp(x) if self.log else x, low), high)
 
     def locate(self, value: Value) -> float:
@@ -107,8 +107,9 @@ class Axis:
 
         Raises ValueError for NaN.
         """
-        low, high = map(self._index_of, self._bounds(u))
-        u = min(max(u, self.reach[0]), self.reach[1])
+        first, last, *ends = self._ends(u)
+        u = min(max(u, first), last)
+        low, high = map(self._index_of, ends)
         if self.log:
             start, width = self._line
             guess = (exp(start + u * width) - exp(start)) / self._step
@@ -149,11 +150,13 @@ class Axis:
             low, high = log(low), log(high)
         return low, high - low
 
-    def _bounds(self, u: float) -> tuple[float, float]:
+    def _ends(self, u: float) -> tuple[float, float, float, float]:
+        """Where the map ends, two coordinates and two values: the limits hold outside [0, 1]."""
         if isnan(u):
             raise ValueError(f"{self.name}: NaN is no coordinate")
-        inside = 0 <= u <= 1
-        return (self.low, self.high) if inside else self.limits or (self.low, self.high)
+        if self.limits is None or 0 <= u <= 1:
+            return 0.0, 1.0, self.low, self.high
+        return *self.reach, *self.limits
 
     def _coordinate(self, value: float) -> float:
         start, width = self._line

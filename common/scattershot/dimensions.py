@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, log, log10
-from typing import Any
 
 from scattershot.axis import Axis, grid, same, steps
 from scattershot.problems import Problem, Wrong, nearest, number_problem, show
@@ -131,7 +130,9 @@ def _range(name: str, kind: str, entry: dict[str, object], path: Path) -> Axis:
             "the range is empty: the lower end must be below the upper "
             f"(found {show(entry[kind])}); for a fixed value write {{ value = ... }}",
         )
-    logarithmic = kind == "loguniform" or _flag(entry.get("log", False), (*path, "log"))
+    logarithmic = kind == "loguniform" or (whole and entry.get("log", False))
+    if not isinstance(logarithmic, bool):
+        raise Wrong((*path, "log"), f"must be true or false (found {show(logarithmic)})")
     step: float | None = 1 if whole else None
     if "step" in entry:
         step = _number(entry["step"], (*path, "step"), whole)
@@ -143,41 +144,46 @@ def _range(name: str, kind: str, entry: dict[str, object], path: Path) -> Axis:
             )
         high = grid(low, step, steps(low, high, step))
     if logarithmic:
-        least = (step or 0) / 2
         instead = "integer without log" if whole else "uniform"
-        _check_positive(low, least, here, f"; use {instead} for a range that contains 0")
+        _check_positive(low, step, here, f"; use {instead} for a range that contains 0")
     if not isfinite(high - low) or (logarithmic and log(low) == log(high)):
         raise Wrong(here, f"the ends lie too close or too far apart (found {show(entry[kind])})")
-
+    axis = Axis(name, "integer" if whole else "continuous", low, high, logarithmic, step)
     widen = entry.get("widen", kind == "loguniform")
-    if isinstance(widen, bool):
-        limits = _natural_limits(low, high, logarithmic) if widen else (low, high)
-    else:
-        limits = _pair(widen, (*path, "widen"), whole)
-        if not limits[0] <= low < high <= limits[1]:
-            raise Wrong(
-                (*path, "widen"),
-                "must be true, false, or the ends up to which the range may be widened, "
-                f"around {show(entry[kind])} (found {show(widen)})",
-            )
-        if logarithmic:
-            _check_positive(limits[0], least, (*path, "widen"))
-    if step:
-        below = max(limits[0], (step + 1) / 2) if logarithmic else limits[0]
-        limits = (
-            grid(low, step, -steps(below, low, step)),
-            grid(low, step, steps(low, limits[1], step)),
-        )
-    integer_or_continuous: Any = "integer" if whole else "continuous"
-    axis = Axis(name, integer_or_continuous, low, high, logarithmic, step, limits=limits)
+    if widen is False:
+        return axis
+    axis = replace(axis, limits=_limits(axis, widen, (*path, "widen")))
     if not all(map(isfinite, axis.reach)):
         raise Wrong((*path, "widen"), f"lies too far out (found {show(widen)})")
     return axis
 
 
-def _natural_limits(low: float, high: float, logarithmic: bool) -> tuple[float, float]:
+def _limits(axis: Axis, widen: object, path: Path) -> tuple[float, float]:
+    """Return the values up to which a range may be widened, on its grid where it has one."""
+    if widen is True:
+        low, high = _natural_limits(axis)
+    else:
+        low, high = _pair(widen, path, axis.kind == "integer")
+        if not low <= axis.low < axis.high <= high:
+            raise Wrong(
+                path,
+                "must be true, false, or the ends up to which the range may be widened, "
+                f"around [{axis.low:g}, {axis.high:g}] (found {show(widen)})",
+            )
+        if axis.log:
+            _check_positive(low, axis.step, path)
+    if axis.step:
+        if axis.log:  # half a step below the lowest value is above 0 still
+            low = max(low, (axis.step + 1) / 2)
+        low = grid(axis.low, axis.step, -steps(low, axis.low, axis.step))
+        high = grid(axis.high, axis.step, steps(axis.high, high, axis.step))
+    return low, high
+
+
+def _natural_limits(axis: Axis) -> tuple[float, float]:
     """Half the range's width on each side, on a log scale a decade at most; never another sign."""
-    if logarithmic:
+    low, high = axis.low, axis.high
+    if axis.log:
         factor = 10 ** min(1.0, (log10(high) - log10(low)) / 2)
         return low / factor or low, high * factor
     half = (high - low) / 2
@@ -187,9 +193,10 @@ def _natural_limits(low: float, high: float, logarithmic: bool) -> tuple[float, 
     )
 
 
-def _check_positive(low: float, least: float, path: Path, advice: str = "") -> None:
-    if low <= least:
-        above = f"half the step, {least:g}" if least > 0.5 else "0"
+def _check_positive(low: float, step: float | None, path: Path, advice: str = "") -> None:
+    """Raise Wrong unless a log scale, of integers the half step around them too, begins above 0."""
+    if low <= (step or 0) / 2:
+        above = f"half the step, {step / 2:g}" if step and step > 1 else "0"
         raise Wrong(path, f"the lower end must be above {above} (found {low:g}){advice}")
 
 
@@ -205,17 +212,10 @@ def _number(value: object, path: Path, whole: bool) -> float:
     if reason:
         raise Wrong(path, reason)
     assert isinstance(value, int | float)
-    if abs(value) > (MOST if whole else LARGEST):
-        raise Wrong(
-            path, f"is too large, {'2^40' if whole else '1e300'} is the most (found {value})"
-        )
+    most = MOST if whole else LARGEST
+    if abs(value) > most:
+        raise Wrong(path, f"must lie between {-most:g} and {most:g} (found {value})")
     return int(value) if whole else float(value)
-
-
-def _flag(value: object, path: Path) -> bool:
-    if not isinstance(value, bool):
-        raise Wrong(path, f"must be true or false (found {show(value)})")
-    return value
 
 
 def _conditions(entry: object, path: Path) -> Conditions:
@@ -245,10 +245,9 @@ def _check_conditions(table: Mapping[str, object], reading: Reading) -> None:
                     _check_values(axes[parent], allowed, path)
                 elif parent in reading.fixed:
                     only = reading.fixed[parent]
-                    if not all(same(one, only) for one in allowed):
-                        raise Wrong(
-                            path, f"{parent} is always {show(only)} (found {show(allowed)})"
-                        )
+                    for one in allowed:
+                        if not same(one, only):
+                            raise Wrong(path, f"{parent} is always {show(only)}, never {show(one)}")
     in_cycle: set[str] = set()
     for name in reading.when:
         cycle = _cycle(name, reading.when)

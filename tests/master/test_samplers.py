@@ -2,7 +2,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
@@ -17,6 +17,7 @@ def points(name: str, count: int, dims: int = 2, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**63 - 1), index=st.integers(0, 5000), dims=st.integers(0, 12))
 def test_a_point_lies_in_the_half_open_unit_cube(
     name: str, seed: int, index: int, dims: int
