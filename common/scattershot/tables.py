@@ -68,8 +68,10 @@ def _message(error: ErrorDetails, key: str) -> str:
     if kind in ("int_type", "float_type", "finite_number"):
         return number_problem(found, whole=kind == "int_type")
     if kind in BOUNDS:
-        words, bound = BOUNDS[kind]
-        return f"must be {words} {bounds[bound]} (found {show(found)})"
+        words, name = BOUNDS[kind]
+        bound = bounds[name]
+        number = f"{bound:g}" if isinstance(bound, float) else bound
+        return f"must be {words} {number} (found {show(found)})"
     if kind == "string_pattern_mismatch":
         return (
             "must be letters, digits and - _ . only, 64 at most, and not start with . or - "
