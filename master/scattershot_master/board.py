@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from scattershot.trial import ENDED, State, Value, trial_seed
+from scattershot.trial import ENDED, STATES, State, Value, trial_seed
 
 #: One line of a ledger. "e" names the event; the other keys are those `Board.apply` reads.
 Event = Mapping[str, Any]
@@ -76,12 +76,21 @@ class Board:
     uid: str = ""
     stages: list[StageRecord] = field(default_factory=list)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
+    #: The trials' numbers by state; `_move` keeps it, so that nobody needs to go through all.
+    by_state: dict[State, set[int]] = field(
+        default_factory=lambda: {state: set() for state in STATES}
+    )
     #: Stream id up to which events have been taken in.
     cursor: str = ""
     ensemble: dict[str, Any] | None = None
     #: Whether the study has come to its end, and when it was first begun (seconds since 1970).
     finished: bool = False
     begun: float = math.nan
+
+    @property
+    def living(self) -> int:
+        """How many trials are still to be trained."""
+        return sum(len(numbers) for state, numbers in self.by_state.items() if state not in ENDED)
 
     @property
     def name(self) -> str:
@@ -133,10 +142,11 @@ class Board:
             event.get("notes", []),
         )
         self.stages.append(stage)
-        for number in carried:
+        for number, until in zip(carried, event.get("until", []), strict=True):
             trial = self.trials[number]
-            trial.stage, trial.epochs, trial.until = stage.name, event["epochs"], event["until"]
-            trial.state, trial.reason = "waiting", ""
+            trial.stage, trial.epochs, trial.until = stage.name, event["epochs"], until
+            trial.reason = ""
+            self._move(trial, "waiting")
 
     def _closed(self, event: Event) -> None:
         self.stages[event["index"]].closed = True
@@ -152,12 +162,14 @@ class Board:
             event["epochs"],
             event["until"],
         )
+        self.by_state["waiting"].add(number)
 
     def _started(self, event: Event) -> None:
         trial = self.trials[event["t"]]
         if event["a"] <= trial.attempts:
             return
-        trial.state, trial.attempts, trial.worker = "running", event["a"], event["w"]
+        trial.attempts, trial.worker = event["a"], event["w"]
+        self._move(trial, "running")
         if math.isnan(trial.started):
             trial.started = event["at"]
 
@@ -185,7 +197,8 @@ class Board:
             trial.failures += 1
         if state == "paused" and trial.until > trial.done:
             state = "waiting"  # its peers were settled while its word was on the way
-        trial.state, trial.reason = state, event.get("r") or trial.kill_asked * (state == "killed")
+        trial.reason = event.get("r") or trial.kill_asked * (state == "killed")
+        self._move(trial, state)
         if state != "waiting":
             trial.kill_asked = ""
         if not trial.living:
@@ -200,10 +213,16 @@ class Board:
         for number in event["go"]:
             trial = self.trials[number]
             trial.until = event["until"]
-            trial.state = "waiting"
+            self._move(trial, "waiting")
         for number, reason in event["kill"]:
             trial = self.trials[number]
-            trial.state, trial.reason, trial.ended = "killed", reason, event["at"]
+            trial.reason, trial.ended = reason, event["at"]
+            self._move(trial, "killed")
+
+    def _move(self, trial: TrialRecord, state: State) -> None:
+        self.by_state[trial.state].discard(trial.number)
+        self.by_state[state].add(trial.number)
+        trial.state = state
 
     def _ensemble(self, event: Event) -> None:
         self.ensemble = event["ensemble"]

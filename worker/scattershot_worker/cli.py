@@ -57,7 +57,7 @@ def worker(
         )
     check_device(device)
     os.environ[URL_VARIABLE] = url
-    if slots > 1 and slot is None:
+    if slot is None and (slots > 1 or with_parent):
         _keep_slots(slots)
         return
     _supervise(

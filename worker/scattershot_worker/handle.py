@@ -102,12 +102,19 @@ class TrialHandle:
         self._attempt.signals.check()
 
     def report(
-        self, metrics: Mapping[str, float] | None = None, /, *, predictions: Any = None, **more: Any
+        self,
+        metrics: Mapping[str, float] | None = None,
+        /,
+        *,
+        predictions: Any = None,
+        targets: Any = None,
+        **more: Any,
     ) -> None:
         """Report this epoch's metrics, and write its checkpoint in the background.
 
         The study's metric must be among them. `predictions` are those of the validation part,
-        [N, C] probabilities or [N, …] values: with them the trial can join an ensemble.
+        [N, C] probabilities or [N, …] values, `targets` what they should be, [N] classes or
+        [N, …] values: with both the trial can join an ensemble.
 
         Raises:
             ScattershotError: the metric is missing, or something reported is not a number.
@@ -126,8 +133,9 @@ class TrialHandle:
         # resuming from it would only bring the same NaN again.
         if self._parts and math.isfinite(values[metric]):
             state: dict[str, Any] = {name: p.state_dict() for name, p in self._parts.items()}
-            if predictions is not None:
-                state["predictions"] = torch.as_tensor(predictions)
+            if predictions is not None and targets is not None:
+                state["predictions"] = torch.as_tensor(predictions).to(torch.float32)
+                state["targets"] = torch.as_tensor(targets)
             snapshot = Snapshot(state)
         self._reporter.line(self._attempt, self._epoch, values, snapshot, self._header(values))
         if self._epoch < self._until:

@@ -56,12 +56,13 @@ def train(task: Task, trial: TrialHandle) -> None:
             optimizer.step()
             total += loss.detach() * len(y)
             seen += len(y)
-        metrics, outputs = evaluate(task, model, data.val, trial.device, trial.check)
+        metrics, outputs, targets = evaluate(task, model, data.val, trial.device, trial.check)
         trial.report(
             {f"val_{name}": value for name, value in metrics.items()},
             train_loss=total / max(seen, 1),
             seconds=round(time.perf_counter() - started, 4),
             predictions=task.predictions(outputs),
+            targets=targets,
         )
 
 
@@ -72,8 +73,8 @@ def evaluate(
     part: Part,
     device: torch.device,
     check: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, float], Tensor]:
-    """Return the loss and metrics of a part of the data, and the outputs [N, …] on the CPU."""
+) -> tuple[dict[str, float], Tensor, Tensor]:
+    """Return the loss and metrics of a part, and its outputs [N, …] and targets on the CPU."""
     model.eval()
     outputs, targets = [], []
     for x, y in batches(part, _EVALUATION_BATCH, device, None):
@@ -85,7 +86,7 @@ def evaluate(
         "loss": task.loss(all_outputs, all_targets).item(),
         **task.metrics(all_outputs, all_targets),
     }
-    return metrics, all_outputs.cpu()
+    return metrics, all_outputs.cpu(), all_targets.cpu()
 
 
 def is_tensors(part: Part) -> TypeGuard[tuple[Tensor, Tensor]]:

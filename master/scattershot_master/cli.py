@@ -1,0 +1,59 @@
+"""Owns the `scattershot` command: its subcommands, its errors, its exit codes.
+
+Exit codes: 0 all went well, 1 it failed, 2 the study file, a flag or the environment is wrong,
+130 a search was interrupted (and goes on when it is run again).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from scattershot.errors import ScattershotError
+from scattershot_master.commands import ensembles, running, steering
+from scattershot_master.show import commands as looking
+
+app = typer.Typer(
+    help="Random hyperparameter search for PyTorch, on one machine or a cluster.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(running.run)
+app.command()(running.master)
+app.command()(looking.status)
+app.command()(looking.top)
+app.command()(looking.show)
+app.command()(steering.kill)
+app.command()(steering.stop)
+app.add_typer(ensembles.app, name="ensemble")
+app.command()(looking.export)
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    }
+)
+def worker(context: typer.Context) -> None:
+    """Take trials from a Redis and train them (see `scattershot worker --help`)."""
+    # another process image: the worker is a wing of its own, and stays light
+    command = [sys.executable, "-m", "scattershot_worker", *context.args]
+    os.execv(sys.executable, command)
+
+
+def main() -> None:
+    """Run the command; errors meant for the user are one line, without a traceback."""
+    try:
+        app()
+    except ScattershotError as error:
+        print(f"scattershot: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `scattershot top | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,248 @@
+"""Owns `run` (everything on this machine) and `master` (workers elsewhere)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scattershot.bus.connection import URL_VARIABLE, url_from
+from scattershot.errors import ScattershotError, StudyFileError
+
+if TYPE_CHECKING:
+    from scattershot.settings import StudyFile
+    from scattershot_master.dispatch import Dispatch
+    from scattershot_master.ledger import Ledger
+    from scattershot_master.search import Search
+    from scattershot_master.show.live import LiveView
+
+#: What a shell calls "ended by Ctrl-C".
+INTERRUPTED = 130
+
+_OUT = typer.Option(help="Output root: the study's folder is made in it.")
+_FRESH = typer.Option("--fresh", help="Begin anew in a new folder; nothing is deleted.")
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="Study file (TOML).", show_default=False)],
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Trials at a time (default: one per GPU, else per core).", min=1),
+    ] = None,
+    out: Annotated[Path, _OUT] = Path("checkpoints"),
+    fresh: Annotated[bool, _FRESH] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    redis: Annotated[
+        str | None, typer.Option(help="Use this Redis, not an embedded one.")
+    ] = None,
+) -> None:
+    """Run a study on this machine: master, workers and an embedded Redis, to its end.
+
+    Running it again goes on where it was; Ctrl-C stops cleanly.
+    """
+    from scattershot.bus.server import EmbeddedServer
+    from scattershot_master.launch.local import LocalWorkers
+
+    study, ledger = _open(file, out, fresh)
+    folder, paths = ledger.folder, [file.resolve().parent]
+    data = _data_folder(study, file)
+    view = _view()
+    try:
+        if not ledger.board.finished:
+            server = None if url_from(redis) else EmbeddedServer(folder / "redis")
+            url = url_from(redis) or server.start()  # type: ignore[union-attr]
+            try:
+                pool = LocalWorkers(
+                    url,
+                    slots=workers or _default_slots(),
+                    root=out,
+                    device=device,
+                    threads=study.worker.threads,
+                    paths=paths,
+                    log=folder / "logs" / "workers.log",
+                )
+                try:
+                    done = _search(
+                        study, ledger, url, data, view, workers_gone=bool(server and server.fresh)
+                    )
+                finally:
+                    pool.stop()
+            finally:
+                if server is not None:
+                    server.stop()
+            if not done:
+                _say_how_to_go_on(view, folder)
+        _conclude(study, ledger, data, paths, view)
+    finally:
+        view.close()
+        ledger.close()
+    view.final(ledger.board, folder)
+
+
+def master(
+    file: Annotated[Path, typer.Argument(help="Study file (TOML).", show_default=False)],
+    redis: Annotated[
+        str | None,
+        typer.Option(help=f"Redis URL; better in {URL_VARIABLE}, which `ps` does not show."),
+    ] = None,
+    out: Annotated[Path, _OUT] = Path("checkpoints"),
+    fresh: Annotated[bool, _FRESH] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the study from a master that still holds it.")
+    ] = False,
+) -> None:
+    """Run a study's master alone; workers join with `scattershot worker --redis URL`."""
+    url = url_from(redis)
+    if url is None:
+        raise StudyFileError(
+            f"name the Redis that the workers use: --redis URL, or {URL_VARIABLE} set to it "
+            "(on one machine `scattershot run` needs none)"
+        )
+    study, ledger = _open(file, out, fresh)
+    view = _view()
+    data = study.study.data
+    try:
+        if not ledger.board.finished and not _search(
+            study, ledger, url, data, view, take_over=take_over
+        ):
+            _say_how_to_go_on(view, ledger.folder)
+        _conclude(study, ledger, data, [file.resolve().parent], view)
+    finally:
+        view.close()
+        ledger.close()
+    view.final(ledger.board, ledger.folder)
+
+
+def _open(file: Path, out: Path, fresh: bool) -> tuple[StudyFile, Ledger]:
+    from scattershot.study_file import load
+    from scattershot_master.opening import open_study
+
+    return open_study(load(file), file.read_text(encoding="utf-8-sig"), out, fresh=fresh)
+
+
+def _view() -> LiveView:
+    from scattershot_master.show.live import LiveView
+
+    return LiveView()
+
+
+def _search(
+    study: StudyFile,
+    ledger: Ledger,
+    url: str,
+    data: str | None,
+    view: LiveView,
+    *,
+    workers_gone: bool = False,
+    take_over: bool = False,
+) -> bool:
+    """Run the search; return False if it was asked to stop before its end."""
+    from scattershot.bus.connection import reach
+    from scattershot.bus.info import StudyInfo
+    from scattershot_master.dispatch import Dispatch
+    from scattershot_master.search import Search
+
+    info = StudyInfo(
+        name=study.study.name,
+        uid=ledger.board.uid,
+        task=study.study.task,
+        metric=study.study.metric,
+        goal=study.study.goal,
+        data=data,
+        max_failures=study.worker.max_failures,
+        kill_grace=study.worker.kill_grace,
+        recycle=study.worker.recycle,
+    )
+    dispatch = Dispatch(url, info)
+    reach(dispatch.connection, url)
+    dispatch.take(by_force=take_over or workers_gone)
+    try:
+        search = Search(study, ledger, dispatch, view)
+        with _stops_cleanly(search, view):
+            return search.run(workers_gone=workers_gone)
+    finally:
+        _release(dispatch)
+
+
+def _release(dispatch: Dispatch) -> None:
+    from redis.exceptions import RedisError
+
+    with suppress(RedisError):  # its claim runs out by itself
+        dispatch.release()
+
+
+@contextmanager
+def _stops_cleanly(search: Search, view: LiveView) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the loop, and a second one everything."""
+
+    def stop(signum: int, frame: object) -> None:
+        if search.stopping:
+            os._exit(INTERRUPTED)  # children die with us; the next run takes everything up
+        search.stopping = True
+        view.note("stopping: running trials are given back (once more to end at once)")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_how_to_go_on(view: LiveView, folder: Path) -> None:
+    view.close()
+    arguments = [one for one in sys.argv[1:] if one not in ("--fresh", "--take-over")]
+    print(
+        f"stopped; nothing is lost. What there is: scattershot status {folder}\n"
+        f"To go on:  scattershot {' '.join(arguments)}"
+    )
+    raise typer.Exit(INTERRUPTED)
+
+
+def _conclude(
+    study: StudyFile, ledger: Ledger, data: str | None, paths: list[Path], view: LiveView
+) -> None:
+    """Build and test the ensemble, and close the study."""
+    from scattershot.store.files import write_json
+    from scattershot_master.ensemble.building import build, test_members
+    from scattershot_master.ranking import finite
+
+    board, folder = ledger.board, ledger.folder
+    if not board.finished and finite(board):
+        view.note("building the ensemble, and testing it once on the test part")
+        try:
+            ensemble = build(board, folder, size=study.ensemble.size, method=study.ensemble.method)
+            ensemble = test_members(
+                board, folder, ensemble, data=data, paths=paths, threads=study.worker.threads
+            )
+            ledger.append("ensemble", ensemble=ensemble)
+            write_json(folder / "ensemble" / "ensemble.json", ensemble)
+        except ScattershotError as error:
+            view.note(str(error))
+    if not board.finished:
+        ledger.append("finished")
+        ledger.commit(sync=True)
+
+
+def _data_folder(study: StudyFile, file: Path) -> str | None:
+    """Return [study] data; a relative one is meant from the study file's folder."""
+    data = study.study.data
+    return None if data is None else str((file.resolve().parent / data).absolute())
+
+
+def _default_slots() -> int:
+    """Return one slot per GPU if there is any, else one per core."""
+    import shutil
+    import subprocess
+
+    if tool := shutil.which("nvidia-smi"):
+        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False).stdout
+        if count := listed.count("GPU "):
+            return count
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,77 @@
+"""Owns `kill` and `stop`: words from outside to a study that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scattershot.bus.connection import URL_VARIABLE, connect, reach, url_from
+from scattershot.errors import ScattershotError, StudyFileError
+from scattershot_master.show.folders import study_folder
+
+if TYPE_CHECKING:
+    from scattershot.bus.state import TrialStates
+
+_FOLDER = typer.Option(help="The study's folder (default: the newest under checkpoints/).")
+_REDIS = typer.Option(help=f"Redis URL, if it is not the study's embedded one; or {URL_VARIABLE}.")
+
+
+def kill(
+    trials: Annotated[list[str], typer.Argument(help="Trial numbers.", show_default=False)],
+    folder: Annotated[Path | None, _FOLDER] = None,
+    redis: Annotated[str | None, _REDIS] = None,
+    reason: Annotated[str, typer.Option(help="Shown with the trial.")] = "by hand",
+) -> None:
+    """End trials on purpose; their checkpoints stay."""
+    from scattershot_master.dispatch import stop_trial
+
+    numbers = [_number(text) for text in trials]
+    states = _states(folder, redis)
+    unknown = []
+    for number in numbers:
+        state = stop_trial(states, number, "kill", reason)
+        if state == "gone":
+            unknown.append(number)
+        elif state in ("complete", "killed", "failed"):
+            print(f"trial {number}: it is {state} already")
+        else:
+            print(f"trial {number}: killed" if state != "running" else f"trial {number}: stopping")
+    if unknown:
+        names = ", ".join(map(str, unknown))
+        raise ScattershotError(f"no such trial in the study now: {names}")
+
+
+def stop(
+    folder: Annotated[Path | None, _FOLDER] = None,
+    redis: Annotated[str | None, _REDIS] = None,
+) -> None:
+    """Stop a running study cleanly; running it again goes on where it was."""
+    states = _states(folder, redis)
+    if not states.connection.exists(states.keys.master):
+        raise ScattershotError(f"no master runs the study {states.keys.study!r}")
+    states.connection.xadd(states.keys.events, {"e": "stop", "t": "0"})
+    print(f"{states.keys.study}: stopping; its running trials are given back")
+
+
+def _states(given: Path | None, redis: str | None) -> TrialStates:
+    from scattershot.bus.server import running_url
+    from scattershot.bus.state import TrialStates
+
+    folder = study_folder(given)
+    url = url_from(redis) or running_url(folder / "redis")
+    if url is None:
+        raise ScattershotError(
+            f"no master runs the study in {folder} with an embedded Redis; "
+            f"name the Redis it uses: --redis URL, or {URL_VARIABLE}"
+        )
+    connection = connect(url)
+    reach(connection, url)
+    return TrialStates(connection, folder.name)
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise StudyFileError(f"{text!r} is not a trial's number")
+    return int(text)

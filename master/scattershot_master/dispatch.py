@@ -1,0 +1,184 @@
+"""Owns the master's hands in Redis: trials out, kills, and putting back what was lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from rq.command import send_command
+
+from scattershot.bus import info, pulse
+from scattershot.bus.connection import connect
+from scattershot.bus.info import StudyInfo
+from scattershot.bus.keys import Keys, job_id
+from scattershot.bus.queue import TrialQueue, TrialSpec
+from scattershot.bus.state import TrialStates, submission
+from scattershot.bus.stream import Event, EventStream
+from scattershot.errors import ScattershotError
+from scattershot.trial import Trial
+from scattershot_master.board import TrialRecord
+
+#: Seconds the master's claim on a study lasts without being renewed.
+_MASTER_LEASE_MS = 15_000
+#: Seconds after which a trial that should be on the queue is looked for there.
+_LOST_AFTER = 10.0
+
+
+class Dispatch:
+    """One study's side of the bus. Everything here may be done twice without harm."""
+
+    def __init__(self, url: str, study: StudyInfo) -> None:
+        self.info = study
+        self.connection = connect(url)
+        self.states = TrialStates(self.connection, study.name)
+        self.stream = EventStream(self.connection, study.name)
+        self.queue = TrialQueue(connect(url, decode=False))
+        self._keys = Keys(study.name)
+        self._token = f"{study.uid}:{time.time_ns()}"
+        self._sent: dict[int, float] = {}
+
+    # ---- the study
+
+    def take(self, *, by_force: bool = False) -> None:
+        """Become the study's master and publish it.
+
+        Raises:
+            ScattershotError: another master runs it, or another study of this name is here.
+        """
+        held = self.connection.set(
+            self._keys.master, self._token, px=_MASTER_LEASE_MS, nx=not by_force
+        )
+        if not held:
+            raise ScattershotError(
+                f"another master runs the study {self.info.name!r} in this Redis; stop it first, "
+                "or take over with --take-over"
+            )
+        info.publish(self.connection, self.info)
+
+    def renew(self) -> None:
+        """Stay the master.
+
+        Raises:
+            ScattershotError: another one has taken over.
+        """
+        holder = self.connection.get(self._keys.master)
+        if holder not in (None, self._token):
+            raise ScattershotError("another master has taken over this study; this one stops")
+        self.connection.set(self._keys.master, self._token, px=_MASTER_LEASE_MS)
+
+    def release(self) -> None:
+        """Stop being the master."""
+        if self.connection.get(self._keys.master) == self._token:
+            self.connection.delete(self._keys.master)
+
+    def published(self) -> bool:
+        """Return whether Redis still knows the study (it may have lost its data)."""
+        return bool(self.connection.hexists(self._keys.info, "uid"))
+
+    def workers(self) -> list[pulse.Pulse]:
+        """Return the workers that are there."""
+        return pulse.read(self.connection)
+
+    # ---- trials
+
+    def send(self, trials: Sequence[TrialRecord], *, queued: Iterable[str] = ()) -> None:
+        """Make trials known at their present budget, and put those that wait on the queue.
+
+        `queued` are job ids known to be on it already.
+        """
+        if not trials:
+            return
+        steps = [
+            submission(
+                trial.number,
+                trial.until,
+                trial.attempts,
+                trial.done,
+                trial.checkpoint,
+                trial.failures,
+            )
+            for trial in trials
+        ]
+        known = set(queued)
+        attempts = []
+        for trial, (state, last) in zip(trials, self.states.run(steps), strict=True):
+            attempt = int(last) + 1
+            if state == "waiting" and self._job(trial.number, attempt) not in known:
+                attempts.append((self._spec(trial), attempt))
+                self._sent[trial.number] = time.monotonic()
+        self.queue.put(attempts)
+
+    def stop(
+        self, trials: Sequence[TrialRecord], kind: Literal["kill", "hold"], reason: str | None
+    ) -> None:
+        """Ask for trials' end: the flag in Redis is what counts, the message makes it quick.
+
+        `reason` None takes each trial's own `kill_asked`.
+        """
+        for trial in trials:
+            stop_trial(
+                self.states, trial.number, kind, trial.kill_asked if reason is None else reason
+            )
+
+    def reap(self, trials: dict[int, TrialRecord], max_failures: int) -> list[int]:
+        """Put trials back whose worker gave no sign of life; return their numbers."""
+        lost = []
+        for number, attempt in self.states.expired():
+            record = trials[number]
+            reason = f"its worker {record.worker or '?'} was lost"
+            state = self.states.requeue(
+                number, attempt, "lost", max_failures=max_failures, reason=reason
+            )
+            if state != "fenced":
+                lost.append(number)
+            if state == "waiting":
+                self.queue.put_front(self._spec(record), attempt + 1)
+                self.queue.remove([self._job(number, attempt)])
+                self._sent[number] = time.monotonic()
+        return lost
+
+    def find_lost(self, waiting: Iterable[TrialRecord]) -> None:
+        """Put waiting trials back on the queue that have dropped off it.
+
+        A worker that dies between taking a job and claiming its trial leaves no lease behind.
+        """
+        now = time.monotonic()
+        overdue = [one for one in waiting if now - self._sent.get(one.number, 0.0) > _LOST_AFTER]
+        if not overdue:
+            return
+        queued = set(self.queue.waiting())
+        self.send(overdue, queued=queued)
+        for trial in overdue:
+            self._sent[trial.number] = now
+
+    def clear_queue(self, waiting: Iterable[TrialRecord]) -> None:
+        """Take this study's trials off the queue: nobody is there to listen to them."""
+        ids = {self._job(trial.number, trial.attempts + 1) for trial in waiting}
+        self.queue.remove(ids)
+
+    def requeue(self, event: Event, trial: TrialRecord) -> None:
+        """Enqueue the next attempt of a trial that went back to waiting by itself."""
+        self.queue.put_front(self._spec(trial), event.attempt + 1)
+        self._sent[trial.number] = time.monotonic()
+
+    def _job(self, trial: int, attempt: int) -> str:
+        return job_id(self.info.name, trial, attempt)
+
+    def _spec(self, record: TrialRecord) -> TrialSpec:
+        trial = Trial(record.number, record.stage, record.params, record.seed, record.epochs)
+        return TrialSpec.of(self.info.name, self.info.uid, trial)
+
+
+def stop_trial(states: TrialStates, trial: int, kind: Literal["kill", "hold"], reason: str) -> str:
+    """Ask for one trial's end; return the state it was in ("gone" if Redis knows no such trial)."""
+    state, worker, attempt = states.signal(trial, kind, reason)
+    if state == "running":
+        send_command(
+            states.connection,
+            worker,
+            "scattershot-stop",
+            stop=kind,
+            attempt=[states.keys.study, trial, attempt],
+        )
+    return state

@@ -1,0 +1,190 @@
+"""Owns how a study's ensemble comes about: candidates read, members chosen, tested once."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scattershot.errors import CheckpointError, ScattershotError
+from scattershot.store.files import tensors
+from scattershot.store.names import resolve
+from scattershot_master.board import Board, TrialRecord
+from scattershot_master.ensemble import METHODS
+from scattershot_master.ensemble.metrics import METRICS, metric, score
+from scattershot_master.ranking import finite
+
+Array = np.ndarray[Any, Any]
+
+#: How many of the best trials are looked at: more rarely add a member, and each costs a read.
+CANDIDATES = 50
+_TEST_FILE = "test.safetensors"
+
+
+def build(board: Board, folder: Path, *, size: int, method: str) -> dict[str, Any]:
+    """Choose an ensemble by the validation predictions in the checkpoints; no torch needed.
+
+    Returns the result as it stands in the ledger: members, how they were chosen, and the
+    validation score of the best single model beside the ensemble's. `test` is None until
+    `test_members` has run.
+
+    Raises:
+        ScattershotError: no checkpoint holds predictions.
+    """
+    trials, predictions, targets, notes = _candidates(board, folder)
+    if targets is None:
+        raise ScattershotError(
+            "no ensemble: no checkpoint holds validation predictions (a train function gives "
+            "them by trial.report(..., predictions=, targets=))"
+        )
+    name = score_name(board.metric, next(iter(predictions.values())), targets)
+    selection = METHODS[method](predictions, targets, name, size)
+    single = {number: score(name, one, targets) for number, one in predictions.items()}
+    pick = max if metric(name).larger_is_better else min
+    best = pick(single, key=lambda number: single[number])
+    return {
+        "method": method,
+        "score_name": name,
+        "members": [
+            {
+                "trial": number,
+                "weight": weight,
+                "epoch": trials[number].best_epoch,
+                "checkpoint": trials[number].best_checkpoint,
+                "value": trials[number].best_value,
+                "gain": selection.gains[number],
+            }
+            for number, weight in selection.members.items()
+        ],
+        "validation": {
+            "best_single": single[best],
+            "best_single_trial": best,
+            "ensemble": selection.score,
+        },
+        "test": None,
+        "note": "; ".join([*notes, *selection.notes]),
+    }
+
+
+def _candidates(
+    board: Board, folder: Path
+) -> tuple[dict[int, TrialRecord], dict[int, Array], Array | None, list[str]]:
+    trials: dict[int, TrialRecord] = {}
+    predictions: dict[int, Array] = {}
+    targets: Array | None = None
+    notes: list[str] = []
+    for trial in finite(board):
+        if len(predictions) >= CANDIDATES:
+            break
+        if not trial.best_checkpoint:
+            continue
+        path = resolve(folder, trial.number, trial.best_checkpoint)
+        if not path.exists():
+            continue
+        try:
+            found = tensors(path, "")
+        except CheckpointError as error:
+            notes.append(str(error))
+            continue
+        if "predictions" not in found or "targets" not in found:
+            continue
+        if targets is None:
+            targets = found["targets"]
+        elif not np.array_equal(targets, found["targets"]):
+            notes.append(f"trial {trial.number} was validated on other data: left out")
+            continue
+        trials[trial.number], predictions[trial.number] = trial, found["predictions"]
+    return trials, predictions, targets, notes
+
+
+def score_name(study_metric: str, predictions: Array, targets: Array) -> str:
+    """Return the score an ensemble is chosen by: the study's metric where it is known here.
+
+    Otherwise accuracy for classes (predictions have an axis more than the targets), else mse.
+    """
+    classes = predictions.ndim == targets.ndim + 1
+    name = study_metric.removeprefix("val_")
+    if name in METRICS and METRICS[name].classes == classes:
+        return name
+    return "accuracy" if classes else "mse"
+
+
+def test_members(
+    board: Board,
+    folder: Path,
+    ensemble: Mapping[str, Any],
+    *,
+    data: str | None,
+    paths: Sequence[Path],
+    threads: int,
+) -> dict[str, Any]:
+    """Run the ensemble and the best single model over the test part, once; return the result.
+
+    A worker process does it, since it takes torch and the task's code. Where it cannot, the
+    result says why in "note" and "test" stays None.
+    """
+    single = ensemble["validation"]["best_single_trial"]
+    numbers = list(dict.fromkeys([*(m["trial"] for m in ensemble["members"]), single]))
+    out = folder / "ensemble" / _TEST_FILE
+    request = {
+        "task": board.study["study"]["task"],
+        "data": data,
+        "paths": [str(path.resolve()) for path in paths],
+        "threads": threads,
+        "out": str(out.resolve()),
+        "models": [
+            {
+                "trial": number,
+                "params": board.trials[number].params,
+                "checkpoint": str(
+                    resolve(folder, number, board.trials[number].best_checkpoint).resolve()
+                ),
+            }
+            for number in numbers
+        ],
+    }
+    if error := _ask_worker(request):
+        note = f"not tested: {error}"
+        return {**ensemble, "note": "; ".join(filter(None, [ensemble.get("note"), note]))}
+    found = tensors(out, "")
+    name, targets = ensemble["score_name"], found["targets"]
+    weights = np.array([member["weight"] for member in ensemble["members"]], dtype=np.float64)
+    stacked = np.stack([found[f"predictions/{m['trial']}"] for m in ensemble["members"]])
+    mean = np.tensordot(weights / weights.sum(), stacked, axes=1)
+    return {
+        **ensemble,
+        "test": {
+            "best_single": score(name, found[f"predictions/{single}"], targets),
+            "best_single_trial": single,
+            "ensemble": score(name, mean, targets),
+            "examples": len(targets),
+        },
+    }
+
+
+def _ask_worker(request: Mapping[str, Any]) -> str:
+    """Return what went wrong, or "" if the answer is in the request's `out` file."""
+    if importlib.util.find_spec("torch") is None:
+        return (
+            "torch is not installed where the master runs; run `scattershot ensemble eval` "
+            "on a worker's machine"
+        )
+    process = subprocess.run(
+        [sys.executable, "-m", "scattershot_worker.evaluate"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+    )
+    lines = process.stdout.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        tail = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+        return tail[0]
+    return str(answer.get("error", ""))

@@ -1,0 +1,1 @@
+"""Owns how workers come to run: on this machine, for now."""

@@ -1,0 +1,65 @@
+"""Owns the workers that `scattershot run` starts on its own machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from scattershot.bus.connection import URL_VARIABLE
+from scattershot.processes import die_with_parent
+
+
+class LocalWorkers:
+    """A worker command with `slots` slots, its output in `log`; it starts dead slots again."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        slots: int,
+        root: Path,
+        device: str,
+        threads: int,
+        paths: Sequence[Path],
+        log: Path,
+    ) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log: IO[bytes] = log.open("ab")
+        command = [sys.executable, "-m", "scattershot_worker"]
+        command += ["--out", str(root), "--device", device, "--slots", str(slots)]
+        command += ["--threads", str(threads), "--with-parent"]
+        for path in paths:
+            command += ["--path", str(path)]
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, URL_VARIABLE: url},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            process_group=0,  # Ctrl-C is the master's; it stops the workers itself
+            preexec_fn=die_with_parent(),
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process id of the worker command."""
+        return self._process.pid
+
+    def stop(self, wait_s: float = 20.0) -> None:
+        """Let the workers give their trials back and end; those that do not are killed."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(wait_s)
+            except subprocess.TimeoutExpired:
+                self._process.terminate()  # a second signal ends them at once
+                try:
+                    self._process.wait(5)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()
+        self._log.close()

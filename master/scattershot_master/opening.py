@@ -1,0 +1,88 @@
+"""Owns where a study lives: a new folder, or the one it goes on in."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from importlib.metadata import version
+from pathlib import Path
+
+from scattershot.errors import StudyFileError
+from scattershot.settings import StudyFile
+from scattershot.store.files import write
+from scattershot_master.ledger import LEDGER, Ledger
+
+
+def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple[StudyFile, Ledger]:
+    """Open the study's ledger under `root`; return it and the study under its folder's name.
+
+    Without `fresh` the newest folder of this name goes on; with it a new one is made, and
+    nothing is ever deleted. `text` is the study file's, kept as `study.toml` beside the ledger.
+
+    Raises:
+        StudyFileError: the folder holds a study that was begun with other settings.
+        ScattershotError: another master has it open, or it cannot be written.
+    """
+    name = study.study.name
+    folder = None if fresh else newest_folder(root, name)
+    if folder is None:
+        folder = _unused(root, name)
+    study = renamed(study, folder.name)
+    ledger = Ledger(folder)
+    board = ledger.board
+    dumped = study.model_dump(mode="json", by_alias=True)
+    if not board.study:
+        ledger.append(
+            "study", uid=secrets.token_hex(8), version=version("scattershot"), study=dumped
+        )
+        write(folder / "study.toml", text.encode(), sync=False)
+        ledger.commit()
+    elif board.study != dumped:
+        begun = StudyFile.model_validate(board.study)
+        if begun.identity() != study.identity():
+            ledger.close()
+            raise StudyFileError(
+                f"{folder} was begun with other settings ({_difference(begun, study)}); "
+                "restore them to go on, or use --fresh to begin a new study beside it"
+            )
+        ledger.append("settings", study=dumped)
+        write(folder / "study.toml", text.encode(), sync=False)
+        ledger.commit()
+    return study, ledger
+
+
+def newest_folder(root: Path, name: str) -> Path | None:
+    """Return the folder of `name`, or of its latest fresh start (`name-2`, …), if there is one."""
+    pattern = re.compile(rf"{re.escape(name)}(-\d+)?")
+    found = [
+        path.parent for path in root.glob(f"*/{LEDGER}") if pattern.fullmatch(path.parent.name)
+    ]
+    return max(found, key=lambda folder: (folder / LEDGER).stat().st_mtime, default=None)
+
+
+def _unused(root: Path, name: str) -> Path:
+    folder, number = root / name, 1
+    while folder.exists():
+        number += 1
+        folder = root / f"{name}-{number}"
+    return folder
+
+
+def renamed(study: StudyFile, name: str) -> StudyFile:
+    """Return the study under another name."""
+    return study.model_copy(update={"study": study.study.model_copy(update={"name": name})})
+
+
+def _difference(begun: StudyFile, now: StudyFile) -> str:
+    """Name the first keys that decide the trials and differ, for the user."""
+    old, new = (s.model_dump(mode="json", by_alias=True) for s in (begun, now))
+    parts = []
+    for table in ("study", "space", "stage", "kill"):
+        if old[table] == new[table]:
+            continue
+        if isinstance(old[table], dict):
+            keys = [k for k in old[table] | new[table] if old[table].get(k) != new[table].get(k)]
+            parts += [f"{table}.{key}" for key in keys] or [f"the order of [{table}]"]
+        else:
+            parts.append(f"[[{table}]]")
+    return ", ".join(parts[:3]) + (", …" if len(parts) > 3 else "")

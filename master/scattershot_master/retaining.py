@@ -1,0 +1,79 @@
+"""Owns which ended trials' checkpoints stay on disk while the search goes on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from scattershot.errors import CheckpointError
+from scattershot.settings import StudyFile
+from scattershot.store.files import remove
+from scattershot.store.names import list_checkpoints
+from scattershot.store.retention import Keeper
+from scattershot_master.board import Board, TrialRecord
+
+
+class Retaining:
+    """Removes the checkpoints of trials that are over and rank below the study's best.
+
+    Told of every trial that ends. A complete trial that a later stage may continue counts as
+    living until that stage has chosen.
+    """
+
+    def __init__(self, board: Board, study: StudyFile, folder: Path) -> None:
+        self._board, self._folder = board, folder
+        self._best = Keeper(study.checkpoints.keep, board.goal)
+        self._continues = {
+            index: stage.continue_ for index, stage in enumerate(study.stages) if stage.continue_
+        }
+        self._candidates = Keeper(max(self._continues.values(), default=0), board.goal)
+        self._held: set[int] = set()
+        if board.ensemble:
+            self._best.pin(member["trial"] for member in board.ensemble["members"])
+        for trial in board.trials.values():
+            if trial.living:
+                self.lives(trial)
+            else:
+                self.ended(trial)
+
+    def lives(self, trial: TrialRecord) -> None:
+        """The trial is still, or again, to be trained."""
+        self._held.discard(trial.number)
+        self._candidates.lives(trial.number)
+        self._remove(self._best.lives(trial.number, trial.best_value))
+
+    def ended(self, trial: TrialRecord) -> None:
+        """The trial was killed, has failed, or is complete."""
+        if trial.state == "complete" and self._may_continue():
+            self._held.add(trial.number)
+            out = self._candidates.ended(trial.number, trial.best_value)
+        else:
+            out = [trial.number]
+        self._release(out)
+
+    def stage_opened(self) -> None:
+        """Let the candidates go that no later stage can choose any more."""
+        if not self._may_continue():
+            self._release(sorted(self._held))
+
+    def pin(self, trials: Iterable[int]) -> None:
+        """Keep these trials' files, whatever becomes of them: they are an ensemble's members."""
+        self._best.pin(trials)
+
+    def _may_continue(self) -> bool:
+        return any(index >= len(self._board.stages) for index in self._continues)
+
+    def _release(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._held.discard(number)
+            self._remove(self._best.ended(number, self._board.trials[number].best_value))
+
+    def _remove(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            # A file that cannot be removed costs space, not results: the search goes on.
+            with contextlib.suppress(CheckpointError, OSError):
+                paths = list_checkpoints(self._folder, number)
+                remove(paths)
+                if paths:
+                    paths[0].parent.rmdir()  # stays where a traceback lies in it

@@ -1,0 +1,365 @@
+"""Owns the master's loop: read what workers did, judge, plan, write it down, act."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
+
+from scattershot.bus.pulse import Pulse
+from scattershot.bus.stream import Event
+from scattershot.errors import ScattershotError
+from scattershot.settings import StudyFile
+from scattershot.space import Box
+from scattershot.store.names import trial_folder
+from scattershot_master import planning
+from scattershot_master.board import Board, StageRecord, TrialRecord
+from scattershot_master.borders import warnings
+from scattershot_master.dispatch import Dispatch
+from scattershot_master.judging import Judge, stage_killers
+from scattershot_master.killers.base import Killer
+from scattershot_master.ledger import Ledger
+from scattershot_master.ranking import finite
+from scattershot_master.retaining import Retaining
+
+_TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError)
+#: Seconds between looks at leases, workers and the queue.
+_HOUSEKEEPING = 1.0
+#: A turn of the loop waits this long for more events, so that a flood is taken in gulps.
+_GULP = 0.004
+
+
+class View(Protocol):
+    """What shows the search while it runs."""
+
+    def update(self, board: Board, workers: Sequence[Pulse], *, rate: float | None) -> None:
+        """Show the state of things."""
+
+    def note(self, text: str) -> None:
+        """Tell of one thing that happened."""
+
+
+class Search:
+    """Runs one study to its end, or until it is asked to stop.
+
+    Whatever is decided is written to the ledger before it is done, and everything that is done
+    may be done again: a master that was killed anywhere goes on from the ledger.
+    """
+
+    def __init__(self, study: StudyFile, ledger: Ledger, dispatch: Dispatch, view: View) -> None:
+        self._study, self._ledger, self._dispatch, self._view = study, ledger, dispatch, view
+        self._board = ledger.board
+        self._retaining = Retaining(self._board, study, ledger.folder)
+        self._killers: list[Killer] = []
+        self._judge: Judge | None = None
+        self._outbox: list[TrialRecord] = []
+        self._kills: list[TrialRecord] = []
+        self._workers: list[Pulse] = []
+        self._due = 0.0
+        self._unattended_since: float | None = time.monotonic()
+        self._ends: deque[float] = deque(maxlen=200)
+        self._away_since: float | None = None
+        #: Set (by a signal handler, or by the `stop` command) to end the loop cleanly.
+        self.stopping = False
+        if stage := planning.current_stage(self._board):
+            self._enter(stage)
+
+    def run(self, *, workers_gone: bool = False) -> bool:
+        """Run until the last stage is closed (True) or `stopping` was set (False).
+
+        `workers_gone` says that no worker can be alive in this Redis, so that running trials may
+        be taken up again at once.
+
+        Raises:
+            ScattershotError: the study cannot go on; nothing is lost.
+        """
+        self._begin(workers_gone)
+        while not self.stopping:
+            try:
+                if self._turn():
+                    return True
+                self._away_since = None
+            except _TROUBLE as error:
+                self._wait_for_redis(error)
+        self._hold()
+        return False
+
+    # ---- a turn of the loop
+
+    def _turn(self) -> bool:
+        """Take in events, decide, write down, act; return whether the last stage is closed."""
+        events = self._dispatch.stream.read(self._board.cursor, block_ms=100)
+        if events:
+            time.sleep(_GULP)
+            events += self._dispatch.stream.read(events[-1].id, block_ms=None)
+        for event in events:
+            self._take(event)
+        over = self._plan()
+        self._ledger.commit()
+        self._act()
+        if time.monotonic() >= self._due:
+            self._housekeep()
+            self._due = time.monotonic() + _HOUSEKEEPING
+        self._view.update(self._board, self._workers, rate=self._rate())
+        return over
+
+    def _take(self, event: Event) -> None:
+        if event.kind == "stop":
+            self.stopping = True
+            return
+        trial = self._board.trials.get(event.trial)
+        if trial is None:
+            return
+        about = {"t": event.trial, "a": event.attempt, "c": event.id}
+        if event.kind == "report":
+            if event.epoch > trial.done:
+                self._ledger.append(
+                    "report", **about, n=event.epoch, m=event.metrics, f=event.checkpoint
+                )
+                self._judge_report(trial)
+            return
+        if event.kind == "started":
+            self._ledger.append("started", **about, w=event.worker)
+            return
+        before = trial.living
+        self._ledger.append(event.kind, **about, r=event.reason, y=event.why)
+        if event.kind == "waiting" and not event.why:
+            self._outbox.append(trial)
+        if event.why in ("crash", "lost"):
+            self._view.note(f"trial {trial.number} attempt {event.attempt}: {event.reason}")
+        if before and not trial.living:
+            self._ended(trial)
+
+    def _judge_report(self, trial: TrialRecord) -> None:
+        if self._judge is None or trial.kill_asked:
+            return
+        if reason := self._judge.verdict(trial):
+            self._ledger.append("kill", t=trial.number, r=reason)
+            self._kills.append(trial)
+
+    def _ended(self, trial: TrialRecord) -> None:
+        self._ends.append(time.monotonic())
+        self._retaining.ended(trial)
+        if trial.state == "killed":
+            self._view.note(f"trial {trial.number} killed at epoch {trial.done}: {trial.reason}")
+        if trial.state == "failed":
+            self._view.note(f"trial {trial.number} failed: {trial.reason}")
+            self._give_up_if_all_fail()
+
+    def _give_up_if_all_fail(self) -> None:
+        """Stop a study whose every trial fails the same way: more of them would teach nothing."""
+        failed = self._board.by_state["failed"]
+        enough = max(3, len(self._workers) + 1)
+        if any(trial.history for trial in self._board.trials.values() if not trial.living):
+            return
+        if len(failed) < min(enough, sum(stage.trials or 1 for stage in self._study.stages)):
+            return
+        trials = [self._board.trials[number] for number in sorted(failed)]
+        if len({re.sub(r"[-+.\d]+", "#", trial.reason) for trial in trials}) > 1:
+            return
+        self._ledger.commit()
+        where = trial_folder(self._ledger.folder, trials[0].number) / "error.txt"
+        hint = f" (traceback: {where})" if where.exists() else ""
+        raise ScattershotError(
+            f"the first {len(trials)} trials all failed: {trials[0].reason}{hint}; "
+            "mend it and run with --fresh"
+        )
+
+    # ---- deciding
+
+    def _plan(self) -> bool:
+        """Open, fill, settle and close stages; return whether the last one is closed."""
+        board = self._board
+        while True:
+            stage = planning.current_stage(board)
+            if stage is None:
+                if not self._open_next():
+                    return True
+                continue
+            if planning.stage_done(board, stage):
+                self._close(stage)
+                continue
+            if rung := planning.due_rung(board, self._killers):
+                self._ledger.append("settled", **rung)
+                self._outbox += [board.trials[number] for number in rung["go"]]
+                for number, _ in rung["kill"]:
+                    self._kills.append(board.trials[number])
+                    self._ended(board.trials[number])
+                continue
+            wanted = self._lookahead() - len(board.by_state["waiting"])
+            for point in planning.next_points(board, self._study, self._killers, wanted):
+                self._ledger.append("sampled", **point)
+                self._outbox.append(board.trials[point["t"]])
+            return False
+
+    def _open_next(self) -> bool:
+        index = len(self._board.stages)
+        if index >= len(self._study.stages):
+            return False
+        killers = stage_killers(self._study, index)
+        fields = planning.next_stage(self._board, self._study, killers)
+        assert fields is not None
+        self._ledger.append("stage", **fields)
+        stage = self._board.stages[-1]
+        self._enter(stage)
+        for number in stage.trials:
+            self._retaining.lives(self._board.trials[number])
+            self._outbox.append(self._board.trials[number])
+        self._retaining.stage_opened()
+        epochs = self._study.stages[index].epochs
+        self._view.note(f"stage {stage.name}: {stage.target} trials to {epochs} epochs")
+        for note in stage.notes:
+            self._view.note(f"  {note}")
+        return True
+
+    def _enter(self, stage: StageRecord) -> None:
+        self._killers = stage_killers(self._study, stage.index)
+        self._judge = Judge(self._board, stage, self._killers) if self._killers else None
+
+    def _close(self, stage: StageRecord) -> None:
+        self._ledger.append("closed", index=stage.index)
+        self._judge = None
+        for warning in border_warnings(self._board, self._study, stage):
+            self._view.note(f"warning: {warning}")
+
+    def _lookahead(self) -> int:
+        """Return how many trials should wait on the queue so that no worker ever does."""
+        return max(2, len(self._workers)) + math.ceil(0.5 * (self._rate() or 0.0))
+
+    def _rate(self) -> float | None:
+        """Return trials ended per second, of late; None before there is evidence."""
+        if len(self._ends) < 3:
+            return None
+        return (len(self._ends) - 1) / max(time.monotonic() - self._ends[0], 1e-6)
+
+    # ---- acting
+
+    def _act(self) -> None:
+        """Carry out what is written down. After a failure `_resync` does all of it again."""
+        self._dispatch.stop(self._kills, "kill", None)
+        self._kills.clear()
+        self._dispatch.send(self._outbox)
+        self._outbox.clear()
+
+    def _begin(self, workers_gone: bool) -> None:
+        while True:
+            try:
+                if workers_gone:
+                    self._free_running()
+                else:
+                    self._dispatch.states.extend_leases()
+                self._resync()
+                return
+            except _TROUBLE as error:
+                self._wait_for_redis(error)
+
+    def _free_running(self) -> None:
+        """Take up trials whose workers went down with the last master; nobody failed."""
+        for number in self._board.by_state["running"] | self._board.by_state["waiting"]:
+            record = self._board.trials[number]
+            state = self._dispatch.states.submit(
+                number,
+                record.until,
+                attempt=record.attempts,
+                epoch=record.done,
+                checkpoint=record.checkpoint,
+                failures=record.failures,
+            )
+            if state[0] == "running":
+                self._dispatch.states.requeue(number, state[1], "drain", max_failures=0)
+
+    def _resync(self) -> None:
+        """Make Redis know all that the ledger does: living trials, their budgets, their kills."""
+        for event in self._dispatch.stream.read(self._board.cursor, block_ms=None, count=100_000):
+            self._take(event)
+        self._ledger.commit()
+        board = self._board
+        living = sorted(
+            number for state in ("waiting", "running", "paused") for number in board.by_state[state]
+        )
+        records = [board.trials[number] for number in living]
+        self._dispatch.send(records, queued=self._dispatch.queue.waiting())
+        self._outbox.clear()
+        self._kills[:] = [record for record in records if record.kill_asked]
+
+    def _wait_for_redis(self, error: Exception) -> None:
+        """Wait out an outage, then give every worker's lease a fresh start before reaping."""
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._view.note(f"Redis does not answer ({error}); waiting for it")
+        while not self.stopping:
+            time.sleep(0.5)
+            try:
+                self._dispatch.connection.ping()
+                if not self._dispatch.published():
+                    self._dispatch.take(by_force=True)
+                self._dispatch.states.extend_leases()
+                self._resync()
+            except _TROUBLE:
+                continue
+            self._view.note(f"Redis is back after {time.monotonic() - self._away_since:.0f} s")
+            self._away_since = None
+            return
+
+    def _housekeep(self) -> None:
+        board, dispatch = self._board, self._dispatch
+        dispatch.renew()
+        self._meet(dispatch.workers())
+        dispatch.reap(board.trials, self._study.worker.max_failures)
+        dispatch.find_lost(board.trials[number] for number in board.by_state["waiting"])
+        if board.cursor:
+            dispatch.stream.trim(board.cursor)
+
+    def _meet(self, workers: list[Pulse]) -> None:
+        before, now = {one.name for one in self._workers}, {one.name for one in workers}
+        self._workers = workers
+        for worker in workers:
+            if worker.name not in before:
+                self._view.note(f"worker {worker.name} is here ({worker.device.split(':')[0]})")
+        for name in sorted(before - now):
+            self._view.note(f"worker {name} has gone")
+        if workers:
+            self._unattended_since = None
+        elif self._unattended_since is None:
+            self._unattended_since = time.monotonic()
+        elif time.monotonic() - self._unattended_since > 15:
+            self._unattended_since = math.inf
+            self._view.note(
+                "no worker is here: start one with `scattershot worker --redis URL --out FOLDER`"
+            )
+
+    # ---- stopping
+
+    def _hold(self) -> None:
+        """Let running trials go back to waiting, so that they go on when the study does."""
+        board, dispatch = self._board, self._dispatch
+        deadline = time.monotonic() + self._study.worker.kill_grace + 10
+        try:
+            dispatch.clear_queue(board.trials[number] for number in board.by_state["waiting"])
+            held: set[int] = set()
+            while time.monotonic() < deadline:
+                for event in dispatch.stream.read(board.cursor, block_ms=100):
+                    self._take(event)
+                self._ledger.commit()
+                running = board.by_state["running"]
+                if not running:
+                    break
+                dispatch.stop([board.trials[n] for n in running - held], "hold", "")
+                held |= running
+        except _TROUBLE as error:
+            self._view.note(f"Redis does not answer ({error}): running trials are left as they are")
+        self._ledger.commit(sync=True)
+
+
+def border_warnings(board: Board, study: StudyFile, stage: StageRecord) -> list[str]:
+    """Return the warnings of one stage's best values that sit on a border of its box."""
+    if stage.box is None:
+        return []
+    drawn = finite(board, [board.trials[number] for number in stage.trials])
+    found = warnings(study.space, Box.from_json(stage.box), [trial.params for trial in drawn])
+    return [warning.text for warning in found]

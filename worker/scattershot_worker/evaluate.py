@@ -1,0 +1,79 @@
+"""Owns the one look at the test part: an ensemble's members, each run over it once.
+
+Run as `python -m scattershot_worker.evaluate` by the master, which has no torch: it reads a JSON
+request from standard input and answers with one JSON line on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from scattershot.errors import ScattershotError, TaskError
+from scattershot.store import files
+from scattershot.task import Task
+from scattershot_worker.checkpoint import read_tensors, rebuild
+from scattershot_worker.loading import load_task
+from scattershot_worker.trainer import data_on, evaluate
+
+
+def run_members(
+    task: Task, models: list[Mapping[str, Any]], device: torch.device
+) -> dict[str, Tensor]:
+    """Return `predictions/<trial>` of every member on the test part, and its `targets`.
+
+    A member is {"trial", "params", "checkpoint": path}.
+
+    Raises:
+        ScattershotError: the task has no test part, or a checkpoint cannot be used.
+    """
+    data = data_on(task, device)
+    if data.test is None:
+        raise TaskError(f"{type(task).__name__}.data() gives no test part")
+    results: dict[str, Tensor] = {}
+    for member in models:
+        path = Path(member["checkpoint"])
+        header = files.read_header(path)
+        state = cast(Mapping[str, Any], header["state"])
+        model = task.model(member["params"])
+        model.load_state_dict(rebuild(state["model"], read_tensors(files.load(path))))
+        _, outputs, targets = evaluate(task, model.to(device), data.test, device)
+        results[f"predictions/{member['trial']}"] = task.predictions(outputs).contiguous()
+        results["targets"] = targets.contiguous()
+    return results
+
+
+def _answer(request: Mapping[str, Any]) -> dict[str, object]:
+    sys.path[:0] = request["paths"]
+    torch.set_num_threads(int(request["threads"]))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task = load_task(request["task"], request["data"])
+    if not isinstance(task, Task):
+        raise TaskError("a train function has no test part; bring a task class for that")
+    results = run_members(task, request["models"], device)
+    header = {"trials": [member["trial"] for member in request["models"]]}
+    data = files.seal(safetensors.torch.save(results, files.metadata(header)))
+    files.write(Path(request["out"]), data, sync=True)
+    return {"ok": True}
+
+
+def main() -> None:
+    """Answer one request."""
+    try:
+        answer = _answer(json.load(sys.stdin))
+    except ScattershotError as error:
+        answer = {"error": str(error)}
+    except Exception as error:  # the user's model or data: say what, without a traceback
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
