@@ -1,0 +1,18 @@
+"""Owns the table of the [kill] rules: name → class."""
+
+from scattershot_master.killers.base import Killer
+from scattershot_master.killers.diverged import Diverged
+from scattershot_master.killers.halving import Halving
+from scattershot_master.killers.median import Median
+from scattershot_master.killers.patience import Patience
+from scattershot_master.killers.percentile import Percentile
+from scattershot_master.killers.sync_halving import SyncHalving
+
+KILLERS: dict[str, type[Killer]] = {
+    "halving": Halving,
+    "sync_halving": SyncHalving,
+    "median": Median,
+    "percentile": Percentile,
+    "diverged": Diverged,
+    "patience": Patience,
+}
