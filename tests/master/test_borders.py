@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scattershot.space import Axis, Box, Space
+from scattershot.trial import Value
+from scattershot_master.borders import BorderWarning, crowd, warnings
+
+
+def warned(dimension: dict[str, Any], values: list[Any], box: Box | None = None) -> list[str]:
+    space = Space.parse({"x": dimension})
+    ranked = [{"x": value} for value in values]
+    return [warning.text for warning in warnings(space, box or space.whole(), ranked)]
+
+
+def test_a_warning_carries_its_evidence() -> None:
+    space = Space.parse({"lr": {"loguniform": [1e-6, 10]}, "wd": {"loguniform": [1e-6, 1e-1]}})
+    ranked = [
+        {"lr": 6.0, "wd": 1e-3},
+        {"lr": 1e-3, "wd": 1e-5},
+        {"lr": 9.0, "wd": 5e-2},
+        {"lr": 5.5, "wd": 3e-4},
+        {"lr": 1e-2, "wd": 2e-6},
+    ]
+    [warning] = warnings(space, space.whole(), ranked)
+    assert warning.share == pytest.approx(np.log(10 / 5.5) / np.log(1e7))
+    assert warning == BorderWarning(
+        axis="lr",
+        side="high",
+        share=warning.share,
+        count=3,
+        of=5,
+        text="lr: 3 of the 5 best lie in the top 4% of the range [1e-06, 10]: "
+        "widen it upwards (to 100, say)",
+    )
+
+
+def test_only_the_best_are_looked_at() -> None:
+    inside, border = [1e-3, 2e-3, 1e-2, 5e-3, 3e-3], [10.0] * 20
+    assert warned({"loguniform": [1e-6, 10]}, inside + border) == []
+    assert len(warned({"loguniform": [1e-6, 10]}, border + inside)) == 1
+
+
+@pytest.mark.parametrize(
+    ("dimension", "values", "remedy"),
+    [
+        ({"loguniform": [1e-4, 1.0]}, [1.1e-4] * 4, "downwards (to 1e-05, say)"),
+        ({"uniform": [0.0, 0.6]}, [0.59] * 5, "upwards (to 0.8, say)"),
+        ({"uniform": [0.5, 0.99]}, [0.98] * 5, "upwards (to 0.995, say)"),
+        ({"uniform": [0.5, 0.99]}, [0.51] * 5, "downwards (to 0.255, say)"),
+        ({"uniform": [-4.0, 4.0]}, [-3.9] * 5, "downwards (to -8, say)"),
+        ({"uniform": [0.0, 20.0]}, [19.5] * 5, "upwards (to 30, say)"),
+        ({"integer": [16, 1024], "log": True}, [1000, 990, 1024], "upwards (to 10240, say)"),
+        ({"integer": [16, 1024]}, [16, 17, 20], "downwards (to 8, say)"),
+        ({"integer": [1, 10]}, [10, 10, 10, 10, 3], "upwards (to 14, say)"),
+    ],
+)
+def test_the_remedy_depends_on_the_axis(
+    dimension: dict[str, Any], values: list[Any], remedy: str
+) -> None:
+    [text] = warned(dimension, values)
+    assert text.endswith(f": widen it {remedy}")
+
+
+def test_a_crowd_in_the_middle_of_the_range_is_no_crowd_at_its_border() -> None:
+    assert warned({"uniform": [1.0, 2.0]}, [1.7, 1.71, 1.72, 1.73, 1.74]) == []
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value"),
+    [
+        ({"uniform": [0.0, 0.6]}, 0.001),  # no dropout below 0
+        ({"uniform": [0.4, 1.0]}, 0.999),  # no share above 1
+        ({"integer": [0, 8]}, 0),
+        ({"integer": [1, 800], "log": True}, 1),
+    ],
+)
+def test_a_natural_end_is_no_border(dimension: dict[str, Any], value: float) -> None:
+    assert warned(dimension, [value] * 5) == []
+
+
+def test_choices_few_values_and_few_trials_say_nothing() -> None:
+    assert warned({"choice": [64, 128, 256, 512, 1024, 2048]}, [2048] * 5) == []
+    assert warned({"integer": [2, 5]}, [5] * 5) == []
+    assert warned({"integer": [2, 5], "log": True}, [5] * 5) == []
+    assert len(warned({"integer": [2, 6]}, [6] * 5)) == 1
+    assert warned({"loguniform": [1e-6, 10]}, [10.0] * 2) == []
+    assert warned({"loguniform": [1e-6, 10]}, []) == []
+
+
+def test_a_parameter_that_does_not_exist_in_a_trial_does_not_count() -> None:
+    space = Space.parse(
+        {
+            "optimizer": {"choice": ["sgd", "adamw"]},
+            "momentum": {"uniform": [0.5, 0.99], "when": {"optimizer": "sgd"}},
+        }
+    )
+    adamw: dict[str, Value] = {"optimizer": "adamw"}
+    sgd: list[dict[str, Value]] = [
+        {"optimizer": "sgd", "momentum": m} for m in (0.985, 0.98, 0.989)
+    ]
+    [warning] = warnings(space, space.whole(), [adamw, *sgd])
+    assert (warning.count, warning.of) == (3, 3)
+    assert warnings(space, space.whole(), [adamw] * 5) == []
+
+
+def test_the_border_is_that_of_the_box_that_was_searched() -> None:
+    box = Box((((0.25, 0.5),),))  # 1e-4 to 1e-2 of 1e-6 to 100
+    [text] = warned({"loguniform": [1e-6, 1e2]}, [0.0098, 0.0097, 0.0096, 0.0099, 0.0002], box)
+    assert text == (
+        "x: 4 of the 5 best lie in the top 1% of the range [0.0001, 0.01]: "
+        "narrow less, the study file allows values upwards to 100"
+    )
+
+
+def test_a_best_point_beyond_the_box_lies_at_its_border() -> None:
+    box = Box((((0.25, 0.5),),))
+    assert len(warned({"loguniform": [1e-6, 1e2]}, [1.0, 3.0, 50.0], box)) == 1
+
+
+LR = Axis("lr", "continuous", 1e-6, 10.0, log=True)
+LAYERS = Axis("layers", "integer", 2, 8)
+WIDTH = Axis("width", "integer", 4, 400, log=True)
+
+
+@pytest.mark.parametrize("axis", [LR, LAYERS, WIDTH], ids=lambda axis: axis.name)
+@pytest.mark.parametrize("best", [3, 4, 5, 9])
+def test_an_axis_without_effect_raises_a_false_alarm_in_fewer_than_5_of_100_studies(
+    axis: Axis, best: int
+) -> None:
+    draws = np.random.default_rng(100 + best).random((3000, best))
+    located = [[axis.locate(axis.at(u)) for u in study] for study in draws]
+    assert np.mean([crowd(axis, (0.0, 1.0), study) is not None for study in located]) < 0.05
+
+
+def test_an_optimum_beyond_the_range_is_noticed() -> None:
+    # the score falls with the distance from 1.1, noise as large as a tenth of the range's effect
+    rng = np.random.default_rng(0)
+    noticed = 0
+    for _ in range(200):
+        points = rng.random(64)
+        ranked = points[np.argsort(abs(points - 1.1) + 0.05 * rng.standard_normal(64))]
+        found = crowd(LR, (0.0, 1.0), ranked[:5].tolist())
+        noticed += found is not None and found.side == "high"
+    assert noticed > 180
