@@ -1,0 +1,51 @@
+"""Owns greedy ensemble selection: models enter one by one, each time the one that helps most.
+
+Caruana, Niculescu-Mizil, Crew, Ksikes 2004, "Ensemble Selection from Libraries of Models": with
+replacement (a good model may enter again, so members are weighted), sorted initialization (the
+greedy steps begin with the best few, so that they overfit the validation part less).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scattershot_master.ensemble.base import Pool, Selection
+from scattershot_master.ensemble.metrics import Array
+
+
+def greedy(
+    predictions: Mapping[int, Array], targets: Array, metric: str, size: int, start: int = 3
+) -> Selection:
+    """Return the best set seen in `size` entries, so never one worse than the best single model.
+
+    `predictions` maps trial → its predictions on the validation part, `targets` belong to all;
+    shapes and errors as in `metrics.score`. The first entries are the best single models, as many
+    (up to `start`) as score best together. Then enters, `size` entries in all, whichever model
+    gives the best score; ties go to the better single model, then to the lower number. Of sets
+    that score alike the smallest is returned.
+
+    >>> import numpy as np
+    >>> left = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])  # right, right, wrong
+    >>> right = np.array([[0.2, 0.8], [0.6, 0.4], [0.9, 0.1]])  # wrong, right, right
+    >>> both = greedy({0: left, 1: right}, np.array([0, 0, 0]), "accuracy", 4)
+    >>> both.order, both.score, both.scores[0]
+    ((0, 1), 1.0, 0.6666666666666666)
+    """
+    pool = Pool(predictions, targets, metric, size)
+    order = pool.trials[: min(start, size)]
+    scores = [pool.score(pool.total(order[:k]), k) for k in range(1, len(order) + 1)]
+    del order[_best(pool, scores) + 1 :], scores[len(order) :]
+
+    total = pool.total(order)
+    while len(order) < size:
+        entered = [pool.score(total + pool[trial], len(order) + 1) for trial in pool.trials]
+        chosen = _best(pool, entered)
+        order.append(pool.trials[chosen])
+        scores.append(entered[chosen])
+        total += pool[order[-1]]
+    return pool.select(order[: _best(pool, scores) + 1], scores)
+
+
+def _best(pool: Pool, scores: list[float]) -> int:
+    """Return the index of the best score, the first of equals."""
+    return max(range(len(scores)), key=lambda index: pool.sign * scores[index])
