@@ -67,6 +67,8 @@ def test_the_remedy_depends_on_the_axis(
 
 def test_a_crowd_in_the_middle_of_the_range_is_no_crowd_at_its_border() -> None:
     assert warned({"uniform": [1.0, 2.0]}, [1.7, 1.71, 1.72, 1.73, 1.74]) == []
+    [text] = warned({"uniform": [1.0, 2.0]}, [1.95, 1.75, 1.96, 1.74, 1.97])
+    assert "3 of the 5 best lie in the top 5%" in text
 
 
 @pytest.mark.parametrize(
