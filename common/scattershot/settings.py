@@ -114,7 +114,7 @@ class Worker(_Table):
     """
 
     max_failures: Annotated[int, Field(ge=1)] = 3
-    recycle: Annotated[int, Field(ge=1)] = 100
+    recycle: Annotated[int, Field(ge=1)] = 2000
     kill_grace: Annotated[float, Field(gt=0)] = 5.0
     threads: Annotated[int, Field(ge=1)] = 1
 

@@ -101,6 +101,7 @@ def main() -> None:
     def say(**message: object) -> None:
         line.sendall((json.dumps(message) + "\n").encode())
 
+    say(ready=True)
     while True:
         message = inbox.trials.get()
         spec, number = TrialSpec.from_json(message["spec"]), int(message["number"])
@@ -130,6 +131,7 @@ def _device(torch: Any, wanted: str) -> Any:
         device = torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        torch.cuda.init()
         torch.backends.cudnn.deterministic = True  # the same trial gives the same numbers
         torch.backends.cudnn.benchmark = False
     return device

@@ -143,6 +143,7 @@ class Supervisor(Worker):
         self._states = states
         self._settings = settings
         self._child: _Child | None = None
+        self._successor: _Child | None = None
         self._current: _Current | None = None
         self._parent = os.getppid()
         self._pulse = pulse.Pulse(
@@ -163,30 +164,39 @@ class Supervisor(Worker):
             self._child.line.close()
             self._child = None
         if self._child is None:
-            ours, theirs = socket.socketpair()
-            environment = {
-                **os.environ,
-                **self._settings.environment,
-                SETTINGS: self._settings.child.to_json(),
-            }
-            process = subprocess.Popen(
-                [sys.executable, "-m", "scattershot_worker.child", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                process_group=0,
-                preexec_fn=die_with_parent(signal.SIGKILL),
-            )
-            theirs.close()
-            self._child = _Child(process, ours)
+            self._child = self._successor or self._spawn()
+            self._successor = None
         return self._child
 
+    def _spawn(self) -> _Child:
+        ours, theirs = socket.socketpair()
+        environment = {
+            **os.environ,
+            **self._settings.environment,
+            SETTINGS: self._settings.child.to_json(),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scattershot_worker.child", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            process_group=0,
+            preexec_fn=die_with_parent(signal.SIGKILL),
+        )
+        theirs.close()
+        return _Child(process, ours)
+
     def _recycle_child(self) -> None:
-        """End the child after its last trial, so that leaks of a user's code do not add up."""
-        if self._child is not None:
-            self._child.end()
-            self._child = None
-            self._ready_child()
+        """Replace a child that has served long, so that leaks of a user's code do not add up.
+
+        The successor imports torch while the old one goes on, and takes over once it is ready.
+        """
+        if self._successor is None:
+            self._successor = self._spawn()
+        elif self._successor.hear(0.0):  # its first word is that it is ready
+            old, self._child, self._successor = self._child, self._successor, None
+            if old is not None:
+                old.end()
 
     # ---- a trial from the queue to its end
 
@@ -243,7 +253,7 @@ class Supervisor(Worker):
             for message in messages:
                 if "began" in message:
                     current.info = StudyInfo(**message["began"])
-                else:
+                elif "outcome" in message:
                     return str(message["outcome"]), str(message["reason"])
             self._enforce(child, current)
             if time.monotonic() >= next_tick:
@@ -333,9 +343,14 @@ class Supervisor(Worker):
         return int(LEASE) + TICK
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Tell RQ, and every few seconds the master, that this worker lives."""
-        super().heartbeat(timeout, pipeline)
-        if time.monotonic() >= self._pulse_due:
+        """Tell RQ and the master that this worker lives, no more often than needed.
+
+        RQ beats three times per job with three round trips each; a short trial would feel it.
+        """
+        if pipeline is not None:
+            super().heartbeat(timeout, pipeline)
+        elif time.monotonic() >= self._pulse_due:
+            super().heartbeat(timeout)
             if self._settings.with_parent and os.getppid() != self._parent:
                 raise SystemExit(1)
             with contextlib.suppress(*_CONNECTION_TROUBLE):
@@ -372,9 +387,9 @@ class Supervisor(Worker):
 
     def teardown(self) -> None:
         """Leave: end the child, and say goodbye if Redis still listens."""
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        for child in filter(None, (self._child, self._successor)):
+            child.end()
+        self._child = self._successor = None
         with contextlib.suppress(*_CONNECTION_TROUBLE):
             pulse.remove(self._states, self.name)
             super().teardown()  # type: ignore[no-untyped-call]

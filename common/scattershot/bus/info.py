@@ -29,7 +29,7 @@ class StudyInfo:
     data: str | None = None
     max_failures: int = 3
     kill_grace: float = 5.0
-    recycle: int = 100
+    recycle: int = 2000
 
 
 def publish(connection: Redis, info: StudyInfo) -> None:
