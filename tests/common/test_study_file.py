@@ -1,6 +1,9 @@
 import json
 import subprocess
 import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,12 @@ def test_the_identity_knows_the_order_of_the_dimensions() -> None:
     assert one.identity() != other.identity()
 
 
+def test_the_identity_ignores_the_order_of_the_keys_of_a_dimension() -> None:
+    one = parse(changed("{ loguniform = [1e-6, 10] }", "{ integer = [1, 9], log = true }"))
+    other = parse(changed("{ loguniform = [1e-6, 10] }", "{ log = true, integer = [1, 9] }"))
+    assert one.identity() == other.identity()
+
+
 def test_the_identity_is_the_same_in_every_version() -> None:
     assert parse(GOOD).identity() == "c5df561be2a54258"
 
@@ -249,6 +258,25 @@ def test_a_wrong_line_is_named_with_what_was_found_and_what_is_allowed(
 def test_what_is_not_toml_is_named_with_its_line(text: str, complaint: str) -> None:
     (line,) = complaints(text)
     assert line.startswith(complaint)
+
+
+def test_a_stage_is_not_judged_by_an_earlier_one_that_is_wrong_itself() -> None:
+    (line,) = complaints(changed("trials = 10", "trials = true").replace("= 3\n", "= 12\n"))
+    assert "stage[1].trials" in line
+
+
+def test_a_continued_stage_goes_beyond_the_longest_stage_before_it() -> None:
+    text = changed("epochs = 2", "epochs = 9").replace("epochs = 30", "epochs = 9")
+    (line,) = complaints(text)
+    assert "stage[3].epochs: must be above 9" in line
+
+
+def test_a_rule_may_be_useless_by_default_but_not_by_a_written_grace() -> None:
+    text = GOOD.partition("[[stage]]")[0] + "[[stage]]\nname = 'a'\ntrials = 2\nepochs = 1\n"
+    parse(text + "[kill]\nrule = 'halving'")
+    (line,) = complaints(text + "kill = 'halving'\n[kill]\ngrace = 1")
+    assert "kill.grace: must be below 1" in line
+    parse(text + "kill = 'none'\n[kill]\nrule = 'halving'\ngrace = 1")
 
 
 def test_missing_tables_are_named() -> None:
@@ -456,6 +484,25 @@ def test_the_study_file_s_folder_comes_before_the_working_folder(
 
 def test_a_task_is_found_among_installed_packages(tmp_path: Path) -> None:
     accept("json.decoder:JSONDecoder", tmp_path)
+
+
+def test_a_task_is_found_where_an_editable_installation_says_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "src" / "birds.py", "class Birds: ...")
+
+    class Finder(MetaPathFinder):
+        def find_spec(self, fullname: str, *rest: object) -> ModuleSpec | None:
+            return spec_from_file_location(fullname, tmp_path / "src" / f"{fullname}.py")
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    accept("birds:Birds", tmp_path)
+    assert "no Fish" in task_complaint("birds:Fish", tmp_path)
+
+
+def test_a_compiled_module_is_taken_on_trust(tmp_path: Path) -> None:
+    accept("_json:Anything", tmp_path)
+    accept("sys:Anything", tmp_path)
 
 
 def test_an_unknown_module_is_refused_with_the_folders_that_were_searched(
