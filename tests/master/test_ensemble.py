@@ -217,3 +217,11 @@ def test_the_predictions_given_are_not_changed(method: str) -> None:
     METHODS[method](pool, zeros(2), "loss", 4)
     assert all((pool[trial] == before[trial]).all() for trial in pool)
     assert [array.dtype for array in pool.values()] == [np.float32, np.float64]
+
+
+def test_equal_accuracies_are_told_apart_by_the_loss() -> None:
+    targets = np.array([0, 1])
+    unsure = np.array([[0.55, 0.45], [0.45, 0.55]])
+    sure = np.array([[0.95, 0.05], [0.05, 0.95]])
+    assert set(greedy({0: unsure, 1: sure}, targets, "accuracy", 3, start=1).members) == {0, 1}
+    assert greedy({0: unsure, 1: sure}, targets, "accuracy", 3, start=1).members[1] == 2

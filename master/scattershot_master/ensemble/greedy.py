@@ -21,31 +21,32 @@ def greedy(
     `predictions` maps trial → its predictions on the validation part, `targets` belong to all;
     shapes and errors as in `metrics.score`. The first entries are the best single models, as many
     (up to `start`) as score best together. Then enters, `size` entries in all, whichever model
-    gives the best score; ties go to the better single model, then to the lower number. Of sets
-    that score alike the smallest is returned.
+    gives the best score; equal accuracies are told apart by the loss, further ties go to the
+    better single model, then to the lower number. Of sets that rank alike the smallest is returned.
 
     >>> import numpy as np
     >>> left = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])  # right, right, wrong
     >>> right = np.array([[0.2, 0.8], [0.6, 0.4], [0.9, 0.1]])  # wrong, right, right
     >>> both = greedy({0: left, 1: right}, np.array([0, 0, 0]), "accuracy", 4)
-    >>> both.order, both.score, both.scores[0]
-    ((0, 1), 1.0, 0.6666666666666666)
+    >>> sorted(both.members), both.score, both.scores[0]
+    ([0, 1], 1.0, 0.6666666666666666)
     """
     pool = Pool(predictions, targets, metric, size)
     order = pool.trials[: min(start, size)]
-    scores = [pool.score(pool.total(order[:k]), k) for k in range(1, len(order) + 1)]
-    del order[_best(pool, scores) + 1 :], scores[len(order) :]
+    ranks = [pool.rank(pool.total(order[:k]), k) for k in range(1, len(order) + 1)]
+    del order[_best(ranks) + 1 :], ranks[len(order) :]
 
     total = pool.total(order)
     while len(order) < size:
-        entered = [pool.score(total + pool[trial], len(order) + 1) for trial in pool.trials]
-        chosen = _best(pool, entered)
+        entered = [pool.rank(total + pool[trial], len(order) + 1) for trial in pool.trials]
+        chosen = _best(entered)
         order.append(pool.trials[chosen])
-        scores.append(entered[chosen])
+        ranks.append(entered[chosen])
         total += pool[order[-1]]
-    return pool.select(order[: _best(pool, scores) + 1], scores)
+    scores = [pool.sign * rank[0] for rank in ranks]
+    return pool.select(order[: _best(ranks) + 1], scores)
 
 
-def _best(pool: Pool, scores: list[float]) -> int:
-    """Return the index of the best score, the first of equals."""
-    return max(range(len(scores)), key=lambda index: pool.sign * scores[index])
+def _best(ranks: list[tuple[float, ...]]) -> int:
+    """Return the index of the best rank, the first of equals."""
+    return max(range(len(ranks)), key=ranks.__getitem__)
