@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite, log, log10
 
 from scattershot.axis import Axis, grid, same, steps
-from scattershot.problems import Problem, Wrong, nearest, number_problem, show
+from scattershot.problems import KeyPath, Problem, Wrong, nearest, number_problem, show
 from scattershot.trial import Value
 
 #: What a dimension of each kind may be written with.
@@ -26,7 +26,6 @@ MOST = 2**40
 LARGEST = 1e300
 NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
-Path = tuple[str | int, ...]
 Conditions = dict[str, tuple[Value, ...]]
 
 
@@ -52,10 +51,10 @@ def read_space(table: Mapping[str, object]) -> Reading:
     """Read the [space] table of a study file, all of it, whatever is wrong on the way."""
     reading = Reading()
     for name, entry in table.items():
-        path: Path = ("space", name)
-        with reading.noting():
-            if not NAME.fullmatch(name):
-                raise Wrong(path, "a name is letters, digits and _ . - and starts with a letter")
+        path: KeyPath = ("space", name)
+        if not NAME.fullmatch(name):
+            message = "a name is letters, digits and _ . - and starts with a letter or _"
+            reading.problems.append(Problem(path, message))
         with reading.noting():
             if isinstance(entry, dict):
                 _read_dimension(name, entry, path, reading)
@@ -65,7 +64,7 @@ def read_space(table: Mapping[str, object]) -> Reading:
     return reading
 
 
-def _read_dimension(name: str, entry: dict[str, object], path: Path, reading: Reading) -> None:
+def _read_dimension(name: str, entry: dict[str, object], path: KeyPath, reading: Reading) -> None:
     if "when" in entry:
         with reading.noting():
             reading.when[name] = _conditions(entry["when"], (*path, "when"))
@@ -75,9 +74,11 @@ def _read_dimension(name: str, entry: dict[str, object], path: Path, reading: Re
         near = "" if kinds else "".join(nearest(word, OPTIONS) for word in entry)
         raise Wrong(path, f"needs exactly one of {', '.join(OPTIONS)} (found {found}){near}")
     kind = kinds[0]
-    for option in [option for option in entry if option not in (kind, *OPTIONS[kind])]:
-        with reading.noting():
-            raise Wrong((*path, option), _misplaced(option, kind))
+    reading.problems += [
+        Problem((*path, option), _misplaced(option, kind))
+        for option in entry
+        if option not in (kind, *OPTIONS[kind])
+    ]
     if kind == "value":
         reading.fixed[name] = _scalar(entry["value"], (*path, "value"))
     elif kind == "choice":
@@ -96,7 +97,7 @@ def _misplaced(option: str, kind: str) -> str:
     return f"unknown key (allowed beside {kind}: {', '.join(allowed)}){nearest(option, allowed)}"
 
 
-def _scalar(value: object, path: Path) -> Value:
+def _scalar(value: object, path: KeyPath) -> Value:
     if isinstance(value, list):
         raise Wrong(
             path,
@@ -110,7 +111,7 @@ def _scalar(value: object, path: Path) -> Value:
     return value
 
 
-def _choice(name: str, listed: object, path: Path) -> Axis:
+def _choice(name: str, listed: object, path: KeyPath) -> Axis:
     if not isinstance(listed, list) or not listed:
         raise Wrong(path, f"needs a list of at least one value (found {show(listed)})")
     choices = tuple(_scalar(item, path) for item in listed)
@@ -120,7 +121,7 @@ def _choice(name: str, listed: object, path: Path) -> Axis:
     return Axis(name, "choice", 0, len(choices) - 1, choices=choices)
 
 
-def _range(name: str, kind: str, entry: dict[str, object], path: Path) -> Axis:
+def _range(name: str, kind: str, entry: dict[str, object], path: KeyPath) -> Axis:
     here = (*path, kind)
     whole = kind == "integer"
     low, high = _pair(entry[kind], here, whole)
@@ -158,7 +159,7 @@ def _range(name: str, kind: str, entry: dict[str, object], path: Path) -> Axis:
     return axis
 
 
-def _limits(axis: Axis, widen: object, path: Path) -> tuple[float, float]:
+def _limits(axis: Axis, widen: object, path: KeyPath) -> tuple[float, float]:
     """Return the values up to which a range may be widened, on its grid where it has one."""
     if widen is True:
         low, high = _natural_limits(axis)
@@ -193,21 +194,21 @@ def _natural_limits(axis: Axis) -> tuple[float, float]:
     )
 
 
-def _check_positive(low: float, step: float | None, path: Path, advice: str = "") -> None:
+def _check_positive(low: float, step: float | None, path: KeyPath, advice: str = "") -> None:
     """Raise Wrong unless a log scale, of integers the half step around them too, begins above 0."""
     if low <= (step or 0) / 2:
         above = f"half the step, {step / 2:g}" if step and step > 1 else "0"
         raise Wrong(path, f"the lower end must be above {above} (found {low:g}){advice}")
 
 
-def _pair(value: object, path: Path, whole: bool) -> tuple[float, float]:
+def _pair(value: object, path: KeyPath, whole: bool) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
         raise Wrong(path, f"needs two numbers, [low, high] (found {show(value)})")
     low, high = (_number(end, path, whole) for end in value)
     return low, high
 
 
-def _number(value: object, path: Path, whole: bool) -> float:
+def _number(value: object, path: KeyPath, whole: bool) -> float:
     reason = number_problem(value, whole)
     if reason:
         raise Wrong(path, reason)
@@ -218,7 +219,7 @@ def _number(value: object, path: Path, whole: bool) -> float:
     return int(value) if whole else float(value)
 
 
-def _conditions(entry: object, path: Path) -> Conditions:
+def _conditions(entry: object, path: KeyPath) -> Conditions:
     if not isinstance(entry, dict) or not entry:
         raise Wrong(path, f'needs a table like {{ optimizer = "sgd" }} (found {show(entry)})')
     conditions = {}
@@ -238,8 +239,7 @@ def _check_conditions(table: Mapping[str, object], reading: Reading) -> None:
             path = ("space", name, "when", parent)
             with reading.noting():
                 if parent not in table:
-                    others = [other for other in table if other != name]
-                    near = nearest(parent, others)
+                    near = nearest(parent, [other for other in table if other != name])
                     raise Wrong(path, f"the space has no parameter {show(parent)}{near}")
                 if parent in axes:
                     _check_values(axes[parent], allowed, path)
@@ -257,7 +257,7 @@ def _check_conditions(table: Mapping[str, object], reading: Reading) -> None:
             reading.problems.append(Problem(("space", name, "when"), message))
 
 
-def _check_values(parent: Axis, allowed: tuple[Value, ...], path: Path) -> None:
+def _check_values(parent: Axis, allowed: tuple[Value, ...], path: KeyPath) -> None:
     if not parent.cells:
         raise Wrong(
             path,

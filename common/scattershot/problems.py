@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
 
+#: The keys that lead to a place in a study file; an int counts the tables of a list from 0.
+KeyPath = tuple[str | int, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong at a key. `path` leads to it; an int in it counts the tables of a list from 0.
+    """What is wrong at a key.
 
     >>> print(Problem(("stage", 1, "epochs"), "must be at least 1 (found 0)"))
     stage[2].epochs: must be at least 1 (found 0)
     """
 
-    path: tuple[str | int, ...]
+    path: KeyPath
     message: str
 
     def __str__(self) -> str:
@@ -30,7 +33,7 @@ class Problem:
 class Wrong(Exception):
     """Ends the reading of one entry of a study file: `problem` says why."""
 
-    def __init__(self, path: tuple[str | int, ...], message: str) -> None:
+    def __init__(self, path: KeyPath, message: str) -> None:
         super().__init__(message)
         self.problem = Problem(path, message)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cached_property
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, get_args
@@ -44,7 +43,7 @@ class _Table(BaseModel):
 
 
 class Study(_Table):
-    """[study]: what is searched. `data` is the folder of the task's data files."""
+    """[study]: what is searched. `data` is the folder of the task's data, as seen from the file."""
 
     name: Name
     task: str
@@ -149,13 +148,13 @@ class StudyFile(_Table):
         return stage.sampler or self.study.sampler
 
     def identity(self) -> str:
-        """Return a hash of all that decides the trials: [study] but its data folder, the space,
-        the stages and [kill].
+        """Return a hash of what decides the trials: [study], [space], the stages and [kill].
 
-        Defaults count the same written out or left out. The order of the dimensions counts:
-        points are drawn in it.
+        The data's folder does not count, it may lie elsewhere on another machine. Defaults count
+        the same written out or left out. The order of the dimensions counts: a coordinate of a
+        point belongs to the dimension at its place.
         """
-        decides: Mapping[str, object] = {
+        decides = {
             "study": self.study.model_dump(exclude_defaults=True, exclude={"data"}),
             "space": [
                 [name, json.dumps(entry, sort_keys=True)]

@@ -134,7 +134,6 @@ class Space:
         a parameter that does not exist under these. Values beyond the declared range get
         coordinates outside [0, 1]. Raises ValueError for a value that no point has.
         """
-
         return [
             axis.locate(params[axis.name])
             if axis.name in params and self._exists(axis.name, params.get)

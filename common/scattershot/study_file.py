@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from scattershot.dimensions import read_space
 from scattershot.errors import StudyFileError
-from scattershot.problems import Problem, nearest, show
+from scattershot.problems import KeyPath, Problem, nearest, show
 from scattershot.settings import Checkpoints, Ensemble, Kill, Stage, Study, StudyFile, Worker
 from scattershot.tables import keys, read_table
 from scattershot.task_names import problem_with
@@ -54,7 +54,7 @@ def parse(text: str, source: str = "study.toml", folder: Path = Path()) -> Study
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a TOMLDecodeError, or an integer of thousands of digits
         last = text.rstrip().count("\n") + 1
         raise StudyFileError(source + _syntax(str(error), last)) from None
     problems = _problems(tables, folder)
@@ -200,13 +200,13 @@ def _syntax(message: str, last: int) -> str:
     return f"{where}: {what}{advice}"
 
 
-def _lines(text: str) -> dict[tuple[str | int, ...], int]:
+def _lines(text: str) -> dict[KeyPath, int]:
     """Return the line of every key and table header that begins one (those inside braces do not).
 
     tomllib tells no lines, so each line that looks like a key is read by itself.
     """
-    lines: dict[tuple[str | int, ...], int] = {}
-    table: tuple[str | int, ...] = ()
+    lines: dict[KeyPath, int] = {}
+    table: KeyPath = ()
     tables: dict[str | int, int] = {}
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
@@ -215,7 +215,7 @@ def _lines(text: str) -> dict[tuple[str | int, ...], int]:
             nested: Any = tomllib.loads(line if header else f"{line.partition('=')[0]}= 0")
         except tomllib.TOMLDecodeError:
             continue  # part of a value that goes over several lines
-        path: tuple[str | int, ...] = ()
+        path: KeyPath = ()
         while nested:
             ((key, nested),) = nested.items()
             path += (key,)
@@ -229,7 +229,7 @@ def _lines(text: str) -> dict[tuple[str | int, ...], int]:
     return lines
 
 
-def _line(problem: Problem, lines: Mapping[tuple[str | int, ...], int]) -> int:
+def _line(problem: Problem, lines: Mapping[KeyPath, int]) -> int:
     """Return the line of the key, or of the innermost around it that has one; 0 if none has."""
     ends = range(len(problem.path), 0, -1)
     return next((lines[problem.path[:end]] for end in ends if problem.path[:end] in lines), 0)

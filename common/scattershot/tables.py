@@ -9,11 +9,10 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from scattershot.problems import Problem, nearest, number_problem, show
+from scattershot.problems import KeyPath, Problem, nearest, number_problem, show
 from scattershot.settings import RULES
 
 Table = TypeVar("Table", bound=BaseModel)
-Path = tuple[str | int, ...]
 
 BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
@@ -34,7 +33,7 @@ def keys(model: type[BaseModel]) -> list[str]:
 
 
 def read_table(
-    model: type[Table], table: object, path: Path, problems: list[Problem]
+    model: type[Table], table: object, path: KeyPath, problems: list[Problem]
 ) -> Table | None:
     """Return the settings in `table`, or None after adding what is wrong to `problems`."""
     if not isinstance(table, dict):
@@ -56,7 +55,7 @@ def read_table(
     return None if wrong else settings
 
 
-def _problem(error: ErrorDetails, path: Path, table: Mapping[str, object]) -> Problem:
+def _problem(error: ErrorDetails, path: KeyPath, table: Mapping[str, object]) -> Problem:
     key = str(error["loc"][0])
     return Problem((*path, key), _message(error, key))
 

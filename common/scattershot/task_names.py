@@ -19,27 +19,11 @@ BUILTIN = {
 }
 
 
-def resolve(task: str) -> tuple[str, str]:
-    """Return the module and the name in it that a task's name stands for.
-
-    >>> resolve("digits")
-    ('scattershot_worker.tasks.digits', 'Digits')
-    >>> resolve("mine.tasks:Birds")
-    ('mine.tasks', 'Birds')
-    """
-    module, _, name = BUILTIN.get(task, task).partition(":")
-    return module, name
-
-
-def search_path(folder: Path) -> list[str]:
-    """Return the folders in which a study's task is looked for, the study file's own first."""
-    return list(dict.fromkeys([str(folder.resolve()), str(Path.cwd()), *sys.path]))
-
-
 def problem_with(task: str, folder: Path) -> str:
     """Return why the study file in `folder` cannot name `task`, or "" if the task is there.
 
-    Nothing is imported: a master needs neither torch nor what else the user's module needs, and
+    It is looked for in `folder`, in the working folder and in sys.path, in this order, and
+    nothing is imported: a master needs neither torch nor what else the user's module needs, and
     a parent package's code does not run. Names that a module makes while it runs (a star import,
     `__getattr__`) are taken on trust.
     """
@@ -52,11 +36,11 @@ def problem_with(task: str, folder: Path) -> str:
             f"must be a built-in task ({', '.join(BUILTIN)}) or your own as "
             f'"package.module:Name" (found {show(task)}){nearest(task, BUILTIN)}'
         )
-    path = search_path(folder)
+    own = list(dict.fromkeys([str(folder.resolve()), str(Path.cwd())]))
     try:
-        spec = _find(dotted, path)
+        spec = _find(dotted, [*own, *sys.path])
     except ModuleNotFoundError as error:
-        return f"{error} (looked in {', '.join(path[:2])} and {len(path) - 2} folders of sys.path)"
+        return f"{error} (looked in {', '.join(own)} and {len(sys.path)} folders of sys.path)"
     if spec.origin is None:
         return f"{module} is a folder without __init__.py; name the module in it that has {name}"
     if not spec.origin.endswith(".py"):

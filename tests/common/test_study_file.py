@@ -97,7 +97,7 @@ def test_a_study_file_comes_back_from_its_json() -> None:
         json.loads(json.dumps(file.model_dump(mode="json", by_alias=True)))
     )
     assert again == file and again.space == file.space and again.identity() == file.identity()
-    assert Stage(name="final", epochs=30, continue_=5) == file.stages[2]
+    assert Stage(name="final", epochs=30, continue_=3) == parse(GOOD).stages[2]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +252,7 @@ def test_a_wrong_line_is_named_with_what_was_found_and_what_is_allowed(
         ),
         ("[study]\nseed = 1\nseed = 2", "digits.toml:3: not TOML at its end: Cannot overwrite"),
         ("[study]\n[space]\n[study]\n", "digits.toml:3: not TOML at column 7: Cannot declare"),
+        (f"[study]\nseed = {'1' * 5000}", "digits.toml:2: not TOML at its end: Exceeds the limit"),
         ('[study]\nname = "digits', "digits.toml:2: not TOML at its end: Unterminated string"),
     ],
 )
