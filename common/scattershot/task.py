@@ -1,12 +1,12 @@
-"""Owns what a user writes to bring a model: the `Task` class and its `Data`."""
+"""Owns what a user writes to bring a model: a `Task` class with its `Data`, or a train function."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     Part = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 else:
     Part = Any
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,46 @@ class Task(ABC):
         `weight_decay`, `momentum`, `nesterov`, `beta1`, `beta2`, `alpha`, `eps`.
         """
         return None
+
+
+class TrialHandle(Protocol):
+    """The argument of a train function, for type annotations; workers bring the real one.
+
+    A train function is named in `[study] task` as "module:function" and trains one trial:
+
+        def train(trial: ss.TrialHandle) -> None:
+            model, optimizer = ...
+            for epoch in trial.epochs(model=model, optimizer=optimizer):
+                for x, y in trial.batches(loader):
+                    ...
+                trial.report(val_accuracy=accuracy, train_loss=loss)
+    """
+
+    number: int
+    stage: str
+    params: Mapping[str, Any]
+    seed: int
+    budget: int
+    device: torch.device
+    folder: Path
+    history: list[dict[str, float]]
+
+    def epochs(self, **parts: Any) -> Iterator[int]:
+        """Yield the epochs still to train, from 1; restores and checkpoints the named parts."""
+
+    def batches(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield from `batches`, leaving the training at once when the trial must stop."""
+
+    def check(self) -> None:
+        """Leave the training if the trial must stop: for loops that `batches` does not fit."""
+
+    def report(
+        self,
+        metrics: Mapping[str, float] | None = None,
+        /,
+        *,
+        predictions: Any = None,
+        targets: Any = None,
+        **more: Any,
+    ) -> None:
+        """Report an epoch's metrics (the study's metric among them) and write its checkpoint."""

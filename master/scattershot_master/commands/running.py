@@ -50,7 +50,7 @@ def run(
     from scattershot_master.launch.local import LocalWorkers
 
     study, ledger = _open(file, out, fresh)
-    folder, paths = ledger.folder, [file.resolve().parent]
+    folder, paths = ledger.folder, [file.resolve().parent, Path.cwd()]
     data = _data_folder(study, file)
     view = _view()
     try:
@@ -112,7 +112,7 @@ def master(
             study, ledger, url, data, view, take_over=take_over
         ):
             _say_how_to_go_on(view, ledger.folder)
-        _conclude(study, ledger, data, [file.resolve().parent], view)
+        _conclude(study, ledger, data, [file.resolve().parent, Path.cwd()], view)
     finally:
         view.close()
         ledger.close()
