@@ -141,13 +141,14 @@ class Dispatch:
     def find_lost(self, waiting: Iterable[TrialRecord]) -> None:
         """Put waiting trials back on the queue that have dropped off it.
 
-        A worker that dies between taking a job and claiming its trial leaves no lease behind.
+        A worker that dies between taking a job and claiming its trial leaves no lease behind. One
+        that lives, its child still importing torch, has the job among RQ's started ones.
         """
         now = time.monotonic()
         overdue = [one for one in waiting if now - self._sent.get(one.number, 0.0) > _LOST_AFTER]
         if not overdue:
             return
-        queued = set(self.queue.waiting())
+        queued = {*self.queue.waiting(), *self.queue.taken()}
         self.send(overdue, queued=queued)
         for trial in overdue:
             self._sent[trial.number] = now

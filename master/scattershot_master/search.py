@@ -40,8 +40,8 @@ class View(Protocol):
     def update(self, board: Board, workers: Sequence[Pulse], *, rate: float | None) -> None:
         """Show the state of things."""
 
-    def note(self, text: str) -> None:
-        """Tell of one thing that happened."""
+    def note(self, text: str, *, routine: bool = False) -> None:
+        """Tell of one thing that happened; `routine` if it happens all the time."""
 
 
 class Search:
@@ -146,7 +146,8 @@ class Search:
         self._ends.append(time.monotonic())
         self._retaining.ended(trial)
         if trial.state == "killed":
-            self._view.note(f"trial {trial.number} killed at epoch {trial.done}: {trial.reason}")
+            text = f"trial {trial.number} killed at epoch {trial.done}: {trial.reason}"
+            self._view.note(text, routine=True)
         if trial.state == "failed":
             self._view.note(f"trial {trial.number} failed: {trial.reason}")
             self._give_up_if_all_fail()

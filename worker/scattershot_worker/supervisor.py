@@ -25,6 +25,7 @@ import redis.exceptions
 from redis import Redis
 from rq import Queue
 from rq.command import parse_payload
+from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
 from rq.job import Job
 from rq.timeouts import BaseDeathPenalty
@@ -228,7 +229,10 @@ class Supervisor(Worker):
             self._current = None
         self._settle(current, outcome, reason)
         job.ended_at = now()
-        self.handle_job_success(job, queue, queue.started_job_registry, execution)
+        try:
+            self.handle_job_success(job, queue, queue.started_job_registry, execution)
+        except InvalidJobOperation:  # its twin, put on the queue by mistake, was quicker
+            self.executions.pop(execution.id, None)
         self.set_state(WorkerStatus.IDLE)
         if current.info and self._child and self._child.served >= current.info.recycle:
             self._recycle_child()

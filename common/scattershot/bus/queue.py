@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,12 @@ class TrialQueue:
     def waiting(self) -> list[str]:
         """Return the job ids on the queue, first first."""
         return list(self.rq.get_job_ids())
+
+    def taken(self) -> set[str]:
+        """Return the job ids that living workers have taken off the queue and not finished."""
+        registry = self.rq.started_job_registry
+        members: Any = self._connection.zrangebyscore(registry.key, time.time(), "+inf")
+        return {member.decode().partition(":")[0] for member in members}
 
     def remove(self, ids: Iterable[str]) -> None:
         """Take jobs off the queue and forget them."""

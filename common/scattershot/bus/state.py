@@ -77,16 +77,19 @@ if tonumber(s[2]) < tonumber(ARGV[2]) then
 end
 return {s[1], s[3]}
 """,
-    # ARGV: attempt, worker, lease (ms)
+    # ARGV: attempt, worker, lease (ms). A worker may claim again what it has: its client repeats
+    # a command whose answer was lost with the connection.
     "claim": """
-local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'epoch', 'checkpoint', 'until')
-if s[1] ~= 'waiting' or tonumber(s[2]) + 1 ~= tonumber(ARGV[2]) then
+local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'epoch', 'checkpoint', 'until',
+                     'worker')
+if s[1] == 'waiting' and tonumber(s[2]) + 1 == tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], 'state', 'running', 'attempt', ARGV[2], 'worker', ARGV[3])
+  redis.call('HDEL', KEYS[1], 'signal', 'reason')
+  event('e', 'started', 't', ARGV[1], 'a', ARGV[2], 'w', ARGV[3])
+elseif s[1] ~= 'running' or s[2] ~= ARGV[2] or s[6] ~= ARGV[3] then
   return {0, 0, '', 0, s[1] or 'gone'}
 end
-redis.call('HSET', KEYS[1], 'state', 'running', 'attempt', ARGV[2], 'worker', ARGV[3])
-redis.call('HDEL', KEYS[1], 'signal', 'reason')
 redis.call('ZADD', KEYS[2], now() + ARGV[4], ARGV[1])
-event('e', 'started', 't', ARGV[1], 'a', ARGV[2], 'w', ARGV[3])
 return {1, tonumber(s[3]), s[4], tonumber(s[5]), 'running'}
 """,
     # ARGV: attempt, epoch, metrics (JSON), checkpoint, lease (ms)
@@ -109,13 +112,16 @@ return answer(s[3])
 """,
     # ARGV: attempt, state, reason
     "finish": """
-local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'until', 'epoch', 'reason')
+local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'until', 'epoch', 'reason', 'signal')
 if s[1] ~= 'running' or s[2] ~= ARGV[2] then return 'fenced' end
 local state, reason = ARGV[3], ARGV[4]
-if state == 'killed' and reason == '' then reason = s[5] or '' end
 if (state == 'complete' or state == 'paused') and tonumber(s[3]) > tonumber(s[4]) then
   state = 'waiting'   -- its budget grew while the last epoch was on its way
 end
+if s[6] == 'kill' and (state == 'waiting' or state == 'paused') then
+  state = 'killed'    -- its kill came too late to be heard, but it was to go on
+end
+if state == 'killed' and reason == '' then reason = s[5] or '' end
 redis.call('HSET', KEYS[1], 'state', state)
 redis.call('HDEL', KEYS[1], 'signal')
 redis.call('ZREM', KEYS[2], ARGV[1])

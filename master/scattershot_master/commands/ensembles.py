@@ -103,6 +103,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    from scattershot_master.show.tables import print_ensemble
+    from scattershot_master.show.page import put
+    from scattershot_master.show.tables import ensemble
 
-    print_ensemble(result)
+    put(ensemble(result))

@@ -82,7 +82,7 @@ def run(
     finally:
         view.close()
         ledger.close()
-    view.final(ledger.board, folder)
+    _say_the_end(ledger)
 
 
 def master(
@@ -116,7 +116,7 @@ def master(
     finally:
         view.close()
         ledger.close()
-    view.final(ledger.board, ledger.folder)
+    _say_the_end(ledger)
 
 
 def _open(file: Path, out: Path, fresh: bool) -> tuple[StudyFile, Ledger]:
@@ -228,6 +228,13 @@ def _conclude(
     if not board.finished:
         ledger.append("finished")
         ledger.commit(sync=True)
+
+
+def _say_the_end(ledger: Ledger) -> None:
+    from scattershot_master.show.page import put
+    from scattershot_master.show.pages import final
+
+    put(final(ledger.board, ledger.folder))
 
 
 def _data_folder(study: StudyFile, file: Path) -> str | None:
