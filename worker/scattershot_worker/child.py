@@ -34,6 +34,7 @@ class ChildSettings:
     device: str
     threads: int
     paths: tuple[str, ...]
+    allow: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the settings as text for the environment."""
@@ -84,8 +85,9 @@ def main() -> None:
 
     from scattershot.bus.connection import connect
     from scattershot.bus.queue import TrialSpec
+    from scattershot.bus.signing import SECRET_VARIABLE, fits, secret
     from scattershot.errors import ScattershotError
-    from scattershot_worker.job import Bench, log, run_trial
+    from scattershot_worker.job import Bench, refuse, run_trial
     from scattershot_worker.reporter import Reporter
 
     torch.set_num_threads(settings.threads)
@@ -96,6 +98,7 @@ def main() -> None:
         device=_device(torch, settings.device),
         reporter=Reporter(),
         studies={},
+        allow=tuple(settings.allow),
     )
 
     def say(**message: object) -> None:
@@ -107,16 +110,13 @@ def main() -> None:
         spec, number = TrialSpec.from_json(message["spec"]), int(message["number"])
         signals = inbox.begin((spec.study, spec.trial, number))
         try:
+            if not fits(message["spec"], message["signature"], secret()):
+                raise ScattershotError(f"its signature is not of this worker's {SECRET_VARIABLE}")
             outcome, reason = run_trial(
-                bench,
-                spec,
-                number,
-                signals,
-                lambda info: say(began=asdict(info)),
+                bench, spec, number, signals, lambda info: say(began=asdict(info))
             )
         except ScattershotError as error:
-            log.error("trial %d: %s", spec.trial, error)
-            outcome, reason = "refused", str(error)
+            outcome, reason = refuse(bench, spec, number, str(error))
         say(outcome=outcome, reason=reason)
 
 

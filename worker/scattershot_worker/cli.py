@@ -42,6 +42,10 @@ def worker(
         list[Path] | None,
         typer.Option(help="Folder of your own code, as often as needed (default: this folder)."),
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Train only tasks of this name or pattern, as often as needed."),
+    ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for Redis to come up.")] = 60.0,
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     slot: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -67,6 +71,7 @@ def worker(
         index=slot or 0,
         threads=threads,
         paths=path or [Path.cwd()],
+        allow=allow or [],
         wait=wait,
         with_parent=with_parent,
     )
@@ -87,6 +92,7 @@ def _supervise(
     index: int,
     threads: int,
     paths: list[Path],
+    allow: list[str],
     wait: float,
     with_parent: bool,
 ) -> None:
@@ -105,6 +111,7 @@ def _supervise(
             device=f"auto:{index}" if device == "auto" else device,
             threads=threads,
             paths=tuple(str(one.resolve()) for one in paths),
+            allow=tuple(allow),
         ),
         with_parent=with_parent,
         # torch reads these before our code runs; more threads than cores is slower than one

@@ -6,6 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from redis import Redis
 
 from scattershot.bus.info import StudyInfo, fetch
 from scattershot.bus.queue import TrialSpec
-from scattershot.bus.state import TrialStates
+from scattershot.bus.state import TrialStates, finish
 from scattershot.errors import ScattershotError
 from scattershot.store.files import write
 from scattershot.store.names import trial_folder
@@ -41,6 +42,8 @@ class Bench:
     device: torch.device
     reporter: Reporter
     studies: dict[str, StudyInfo]
+    #: Tasks this worker trains (shell patterns); empty: all that it can import.
+    allow: tuple[str, ...] = ()
 
     def info(self, spec: TrialSpec) -> StudyInfo:
         """Return what the master published of the spec's study, asking Redis once per study."""
@@ -61,10 +64,15 @@ def run_trial(
 
     Nothing a task does raises out of here: an error of the user's code ends the trial as failed,
     with the error as its reason and the traceback in the trial's folder.
+
+    Raises:
+        ScattershotError: this worker must not train it; see `refuse`.
     """
     info = bench.info(spec)
     if info.uid != spec.uid:
         return "refused", "its study has been replaced"
+    if bench.allow and not any(fnmatchcase(info.task, pattern) for pattern in bench.allow):
+        raise ScattershotError(f"this worker may not train the task {info.task!r} (see --allow)")
     begun(info)
     states = TrialStates(bench.connection, spec.study)
     claim = states.claim(spec.trial, number, bench.worker)
@@ -89,6 +97,16 @@ def run_trial(
         return _ended(bench.reporter.end(attempt, "failed", reason))
     state = "complete" if claim.until >= spec.epochs else "paused"
     return _ended(bench.reporter.end(attempt, state))
+
+
+def refuse(bench: Bench, spec: TrialSpec, number: int, why: str) -> tuple[Outcome, str]:
+    """Let the trial fail, so that the master and its user learn of the refusal."""
+    log.error("trial %d refused: %s", spec.trial, why)
+    states = TrialStates(bench.connection, spec.study)
+    if states.claim(spec.trial, number, bench.worker).granted:
+        reason = f"refused by worker {bench.worker}: {why}"
+        states.run([finish(spec.trial, number, "failed", reason)])
+    return "refused", why
 
 
 def _train(

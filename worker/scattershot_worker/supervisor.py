@@ -69,6 +69,8 @@ class _Current:
 
     spec: TrialSpec
     number: int
+    text: str
+    signature: str
     info: StudyInfo | None = None
     #: When a stop was asked for; the child gets `kill_grace` seconds, then SIGKILL.
     stop_since: float | None = None
@@ -220,7 +222,7 @@ class Supervisor(Worker):
         self._current = current
         child = self._ready_child()
         child.served += 1
-        child.tell(do="run", spec=current.spec.to_json(), number=current.number)
+        child.tell(do="run", spec=current.text, number=current.number, signature=current.signature)
         if self._stop_requested:
             self._ask("drain")
         try:
@@ -242,8 +244,8 @@ class Supervisor(Worker):
         if job.func_name != RUN_TRIAL:
             raise ValueError(f"a worker runs trials only, not {job.func_name}")
         try:
-            text, number = job.args
-            return _Current(TrialSpec.from_json(text), int(number))
+            text, number, signature = job.args
+            return _Current(TrialSpec.from_json(text), int(number), text, str(signature))
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a trial: {error}") from None
 

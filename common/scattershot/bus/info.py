@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scattershot.bus.keys import Keys
+from scattershot.bus.signing import SECRET_VARIABLE, fits, secret, sign
 from scattershot.errors import ScattershotError
 
 if TYPE_CHECKING:
@@ -45,16 +46,24 @@ def publish(connection: Redis, info: StudyInfo) -> None:
             f"another study named {info.name!r} is in this Redis; give yours another name "
             "([study] name) or run it with --fresh"
         )
-    connection.hset(key, mapping={"uid": info.uid, "info": json.dumps(asdict(info))})
+    text = json.dumps(asdict(info))
+    signature = sign(text, secret())
+    connection.hset(key, mapping={"uid": info.uid, "info": text, "signature": signature})
 
 
 def fetch(connection: Redis, study: str) -> StudyInfo:
     """Return what the master published of `study`.
 
     Raises:
-        ScattershotError: it published nothing.
+        ScattershotError: it published nothing, or its signature does not fit this worker's secret.
     """
-    text = connection.hget(Keys(study).info, "info")
+    text: Any
+    text, signature = connection.hmget(Keys(study).info, "info", "signature")
     if text is None:
         raise ScattershotError(f"no study named {study!r} is in this Redis")
+    if not fits(text, str(signature or ""), secret()):
+        raise ScattershotError(
+            f"study {study!r} is not signed with this worker's secret; set the same "
+            f"{SECRET_VARIABLE} for the master and all workers"
+        )
     return StudyInfo(**json.loads(text))

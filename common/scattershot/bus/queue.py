@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scattershot.bus.keys import QUEUE, job_id
+from scattershot.bus.signing import secret, sign
 from scattershot.trial import Trial, Value
 
 if TYPE_CHECKING:
@@ -58,9 +59,14 @@ class TrialSpec:
             study, uid, trial, stage, params, seed, epochs = json.loads(text)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a trial: {error}") from None
-        if not (isinstance(study, str) and isinstance(trial, int) and isinstance(params, dict)):
+        texts, numbers = (study, uid, stage), (trial, seed, epochs)
+        if not (
+            all(type(one) is str for one in texts)
+            and all(type(one) is int for one in numbers)
+            and isinstance(params, dict)
+        ):
             raise ValueError("not a trial: wrong types")
-        return cls(study, str(uid), trial, str(stage), params, int(seed), int(epochs))
+        return cls(study, uid, trial, stage, params, seed, epochs)
 
 
 class TrialQueue:
@@ -83,7 +89,7 @@ class TrialQueue:
         datas = [
             self.rq.prepare_data(
                 RUN_TRIAL,
-                args=(spec.to_json(), attempt),
+                args=_signed(spec, attempt),
                 job_id=job_id(spec.study, spec.trial, attempt),
                 **_JOB,
             )
@@ -99,7 +105,7 @@ class TrialQueue:
         with contextlib.suppress(DuplicateJobError):
             self.rq.enqueue(
                 RUN_TRIAL,
-                args=(spec.to_json(), attempt),
+                args=_signed(spec, attempt),
                 job_id=job_id(spec.study, spec.trial, attempt),
                 at_front=True,
                 unique=True,
@@ -133,3 +139,10 @@ class TrialQueue:
 #: RQ's own timeout is off (a trial may take days; leases watch it), and a finished job leaves
 #: nothing in Redis: its result stands in the stream and the checkpoint.
 _JOB: dict[str, Any] = {"timeout": -1, "result_ttl": 0, "failure_ttl": 3600, "description": "trial"}
+
+
+def _signed(spec: TrialSpec, attempt: int) -> tuple[str, int, str]:
+    # the signature leaves the attempt out, so that a worker may give a trial back unsigned by it:
+    # which attempt is due is settled by the trial's state
+    text = spec.to_json()
+    return text, attempt, sign(text, secret())
