@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from scattershot.errors import ScattershotError
 
@@ -47,10 +47,10 @@ def connect(url: str, *, decode: bool = True, retries: int = 3) -> Redis:
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries),
             **options,
         )
-    except ValueError as error:
+    except ValueError:  # what it says may quote the password
         raise ScattershotError(
-            f"{safe_url(url)!r} is not a Redis URL ({error}); "
-            "write redis://[:password@]host:port, rediss://… or unix://…"
+            f"{safe_url(url)!r} is not a Redis URL; write redis://[:password@]host:port, "
+            "rediss://… or unix://… (in a password % / ? # @ : as %25 %2F %3F %23 %40 %3A)"
         ) from None
 
 
@@ -81,13 +81,14 @@ def reach(connection: Redis, url: str) -> None:
 
 
 def safe_url(url: str) -> str:
-    """Return `url` without its password.
+    """Return `url` without its password, be it a URL at all or not.
 
     >>> safe_url("redis://:secret@10.0.0.1:6379/0")
     'redis://10.0.0.1:6379/0'
+    >>> safe_url("redis://:se/cr#et@10.0.0.1:6379/0?password=secret")
+    'redis://10.0.0.1:6379/0'
     """
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    return re.sub(r"^(\w*://)?.*@", r"\1", re.sub(r"\?\w+=.*", "", url))
 
 
 def url_from(flag: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 
 #: The one RQ queue all workers take trials from.
 QUEUE = "scattershot"
@@ -33,7 +34,12 @@ class Keys:
 def job_id(study: str, trial: int, attempt: int) -> str:
     """Return the RQ job id of one attempt; RQ allows letters, digits, `_` and `-` only.
 
-    >>> job_id("digits.v2", 17, 1)
+    >>> job_id("digits_v2", 17, 1)
     'digits_v2-17-a1'
+    >>> job_id("digits.v2", 17, 1)
+    'digits_v2-6d914c81-17-a1'
     """
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', study)}-{trial}-a{attempt}"
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", study)
+    if safe != study:  # two studies may differ in such a character alone
+        safe += "-" + blake2b(study.encode(), digest_size=4).hexdigest()
+    return f"{safe}-{trial}-a{attempt}"

@@ -82,10 +82,8 @@ class EmbeddedServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         password, port = secrets.token_urlsafe(24), _free_port()
         config = self.folder / "redis.conf"
-        _write_private(
-            config,
-            _CONFIG.format(port=port, password=password, folder=str(self.folder.resolve())),
-        )
+        folder = str(self.folder.resolve()).replace("\\", "\\\\").replace('"', '\\"')
+        _write_private(config, _CONFIG.format(port=port, password=password, folder=folder))
         self._process = subprocess.Popen(
             [binary, str(config)],
             stdin=subprocess.DEVNULL,
@@ -146,9 +144,9 @@ def running_url(folder: Path) -> str | None:
 
     try:
         url = str(json.loads((folder / "server.json").read_text())["url"])
-    except (OSError, ValueError, KeyError):
+        client = connect(url, retries=0)
+    except (OSError, ValueError, LookupError, TypeError, ScattershotError):
         return None
-    client = connect(url, retries=0)
     try:
         client.ping()
     except (RedisError, OSError):

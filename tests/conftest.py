@@ -1,0 +1,27 @@
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scattershot.bus.connection import connect
+from scattershot.bus.server import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis of this test run alone; its database 0 is empty when a test begins."""
+    with pytest.MonkeyPatch.context() as patch:
+        beside_python = str(Path(sys.executable).parent)
+        patch.setenv("PATH", beside_python, prepend=os.pathsep)
+        server = EmbeddedServer(tmp_path_factory.mktemp("redis"))
+        url = server.start()
+    yield url
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _empty_database(request: pytest.FixtureRequest) -> None:
+    if "redis_url" in request.fixturenames:
+        connect(request.getfixturevalue("redis_url")).flushdb()
