@@ -1,0 +1,163 @@
+"""Owns `show TRIAL`: what a trial's checkpoints and the ledger know of it, and its page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scattershot.errors import CheckpointError, ScattershotError
+from scattershot.store.files import read_header
+from scattershot.store.header import Header
+from scattershot.store.names import list_checkpoints, parse_name, trial_folder
+from scattershot_master.board import Board, TrialRecord
+from scattershot_master.ledger import LEDGER, read
+from scattershot_master.show import export, tables, words
+from scattershot_master.show.page import Cell, Line, Page, Sheet, line, section
+
+#: So many of the last lines of a failed trial's traceback are shown.
+TAIL = 15
+
+
+@dataclass(slots=True)
+class OneTrial:
+    """All that is known of one trial; without a ledger (`known` is false) its state is not."""
+
+    board: Board
+    record: TrialRecord
+    known: bool
+    #: Its checkpoints on the disk, by epoch, and why some of them cannot be read.
+    files: list[Path] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    #: The end of the traceback, where the trial failed.
+    error: list[str] = field(default_factory=list)
+
+
+def find(folder: Path, number: int) -> OneTrial:
+    """Return trial `number` of the study in `folder`, from its checkpoints and the ledger.
+
+    Either is enough: a checkpoint's header has the history up to its epoch.
+
+    Raises:
+        ScattershotError: neither knows such a trial; says which there are.
+    """
+    known = (folder / LEDGER).exists()
+    board = read(folder) if known else Board()
+    files = list_checkpoints(folder, number)
+    header, damage = _newest_header(files)
+    if number not in board.trials:
+        if header is None:
+            raise ScattershotError(_unknown(folder, number, board, damage))
+        if not known:
+            about = {"name": header["study"], "metric": header["metric"], "goal": header["goal"]}
+            board.study = {"study": about}
+        board.trials[number] = _record(header)
+        known = False
+    record = board.trials[number]
+    if header is not None:
+        names = {told.epoch: path.name for path in files if (told := parse_name(path.name))}
+        for epoch in header["history"]:  # those the ledger has already change nothing
+            done = int(epoch["epoch"])
+            metrics = {name: value for name, value in epoch.items() if name != "epoch"}
+            board.apply({"e": "report", "t": number, "n": done, "m": metrics, "f": names.get(done)})
+    error = _traceback(folder, number) if record.state == "failed" or not known else []
+    return OneTrial(board, record, known, files, damage, error)
+
+
+def _newest_header(files: list[Path]) -> tuple[Header | None, list[str]]:
+    damage: list[str] = []
+    for path in reversed(files):
+        try:
+            return read_header(path), damage
+        except CheckpointError as error:
+            damage.append(str(error))
+    return None, damage
+
+
+def _record(header: Header) -> TrialRecord:
+    about: dict[str, Any] = {**header}
+    return TrialRecord(
+        header["trial"],
+        str(about.get("stage", "")),
+        header["params"],
+        header["seed"],
+        epochs=header["epoch"],
+        until=header["epoch"],
+        attempts=header["attempt"],
+    )
+
+
+def _unknown(folder: Path, number: int, board: Board, damage: list[str]) -> str:
+    if damage:
+        return damage[0]
+    there = sorted(board.trials)
+    if not there:
+        names = (path.name for path in (folder / "trials").glob("*") if path.name.isdigit())
+        there = sorted(map(int, names))
+    having = f"it has {there[0]} to {there[-1]}" if there else "it has none yet"
+    return f"there is no trial {number} in {folder}: {having}"
+
+
+def _traceback(folder: Path, number: int) -> list[str]:
+    try:
+        text = (trial_folder(folder, number) / "error.txt").read_text(errors="replace")
+    except OSError:
+        return []
+    return text.rstrip().splitlines()[-TAIL:]
+
+
+def data(found: OneTrial, folder: Path) -> dict[str, Any]:
+    """Return the trial as `export` has it, with its "error" and its "checkpoints"."""
+    whole = export.trial(found.record, folder)
+    if not found.known:
+        whole["state"] = None
+    return {
+        **whole,
+        "error": "\n".join(found.error),
+        "checkpoints": [path.relative_to(folder).as_posix() for path in found.files],
+    }
+
+
+def page(found: OneTrial) -> Page:
+    """Return the page about one trial; its hyperparameters are exact, to be used again."""
+    trial, metric = found.record, found.board.metric
+    epochs = f"{trial.done}/{trial.epochs} epochs" if found.known else f"{trial.done} epochs"
+    blocks: list[Line | Sheet] = [
+        line(
+            Cell(f"trial {trial.number}", "bold"),
+            " · ",
+            tables.state(trial.state) if found.known else Cell("state unknown: no ledger", "dim"),
+            f" · {epochs}{trial.stage and f' · stage {trial.stage}'} · study {found.board.name}",
+        )
+    ]
+    if trial.reason:
+        blocks.append(line(words.one_line(trial.reason)))
+    blocks += section("hyperparameters", [tables.exact_params(trial.params)])
+    blocks += [line(), line(Cell(_training(trial), "dim"))]
+    if trial.history:
+        blocks += section(metric, _curve(trial, metric))
+        blocks += [line(), tables.history(trial.history, metric, trial.best_epoch)]
+    blocks += section("error", [line(words.clean(text)) for text in found.error])
+    blocks += section("checkpoints", [line(str(path)) for path in found.files])
+    blocks += [line(Cell("damaged ", "red"), text) for text in found.damage]
+    return blocks
+
+
+def _training(trial: TrialRecord) -> str:
+    parts = [f"seed {trial.seed}"]
+    if trial.attempts:
+        parts.append(words.plural(trial.attempts, "attempt"))
+    if trial.worker:
+        parts.append(f"worker {words.one_line(trial.worker)}")
+    if not math.isnan(trial.ended - trial.started):
+        parts.append(f"{words.duration(trial.ended - trial.started)} from start to end")
+    return " · ".join(parts)
+
+
+def _curve(trial: TrialRecord, metric: str) -> list[Line]:
+    """Return the metric's curve in a line; epochs that lack the metric are gaps in it."""
+    values = [epoch.get(metric, math.nan) for epoch in trial.history]
+    ends = f"  {words.metric(values[0])} → {words.metric(values[-1])}"
+    best = f", best {words.metric(trial.best_value)} at epoch {trial.best_epoch}"
+    return [line(Cell(words.sparkline(values), "cyan"), ends, best if trial.best_epoch else "")]

@@ -1,0 +1,276 @@
+"""Owns the tables of a study: leaderboard, stages, workers, ensemble, and a trial's history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from scattershot.trial import State, Value
+from scattershot_master.board import Board, TrialRecord
+from scattershot_master.show import words
+from scattershot_master.show.page import Cell, Column, Line, Page, Sheet, line
+from scattershot_master.show.progress import StageProgress, leaders
+
+STYLES: Mapping[State, str] = {
+    "waiting": "dim",
+    "running": "cyan",
+    "paused": "blue",
+    "complete": "green",
+    "killed": "yellow",
+    "failed": "red",
+}
+BEST = "bold green"
+
+
+def leaderboard(board: Board, trials: Sequence[TrialRecord]) -> Page:
+    """Return the table of `trials`, best first, with a column for every searched hyperparameter.
+
+    Those that are the same in the whole study follow in a line of their own. Where it is narrow
+    the hyperparameters stay the longest: they are what is searched.
+    """
+    names, fixed = _by_kind(board)
+    write = {name: _format(board, trials, name) for name in names}
+    columns = [
+        Column("#", right=True),
+        Column("trial", right=True),
+        Column("state", extra=2),
+        Column("stage", extra=3),
+        Column("epochs", right=True),
+        Column(board.metric, right=True),
+        *(Column(name, right=_is_number(trials, name), extra=1) for name in names),
+    ]
+    rows = []
+    for place, trial in enumerate(trials, 1):
+        rows.append(
+            [
+                Cell(str(place), "dim"),
+                Cell(str(trial.number), "bold"),
+                state(trial.state),
+                Cell(trial.stage),
+                Cell(f"{trial.done}/{trial.epochs}"),
+                value(trial.best_value, BEST if place == 1 else "bold"),
+                *(
+                    Cell(write[name](trial.params[name]) if name in trial.params else words.NOTHING)
+                    for name in names
+                ),
+            ]
+        )
+    page: list[Line | Sheet] = [Sheet(columns, rows)]
+    if fixed:
+        page.append(line(Cell(f"in every trial: {params(fixed)}", "dim")))
+    return page
+
+
+def top(board: Board, count: int) -> Page:
+    """Return the leaderboard's first `count` trials, and how many have no place in it."""
+    page: list[Line | Sheet] = [*leaderboard(board, leaders(board, count))]
+    without = sum(trial.best_epoch == 0 for trial in board.trials.values())
+    if without:
+        said = f"not ranked: {words.plural(without, 'trial')} without a finite value"
+        page.append(line(Cell(said, "dim")))
+    return page
+
+
+def _by_kind(board: Board) -> tuple[list[str], dict[str, Value]]:
+    """Return the hyperparameters whose values differ between trials, and those fixed for all."""
+    names, fixed = [], {}
+    for name, entry in board.study["space"].items():
+        if not isinstance(entry, dict):
+            fixed[name] = entry
+        elif "value" in entry and "when" not in entry:
+            fixed[name] = entry["value"]
+        else:
+            names.append(name)
+    return names, fixed
+
+
+def _format(board: Board, trials: Iterable[TrialRecord], name: str) -> Callable[[Value], str]:
+    entry = board.study["space"].get(name, {})
+    log = isinstance(entry, dict) and "loguniform" in entry
+    return words.params_format([t.params[name] for t in trials if name in t.params], log)
+
+
+def _is_number(trials: Iterable[TrialRecord], name: str) -> bool:
+    values = [trial.params[name] for trial in trials if name in trial.params]
+    return not any(isinstance(one, str | bool) for one in values)
+
+
+def params(values: Mapping[str, Value]) -> str:
+    """Return hyperparameters for a sentence: exact enough to tell, short enough to read.
+
+    >>> params({"lr": 0.000321987, "optimizer": "sgd", "nesterov": True})
+    'lr 0.000322, optimizer sgd, nesterov true'
+    """
+
+    def write(one: Value) -> str:
+        return f"{one:.3g}" if isinstance(one, float) else words.params_format([one], False)(one)
+
+    return ", ".join(f"{name} {write(one)}" for name, one in values.items())
+
+
+def exact_params(values: Mapping[str, Value]) -> Sheet:
+    """Return hyperparameters one per row, written out in full."""
+    rows = [
+        [Cell(name), Cell(words.one_line(str(one).lower() if isinstance(one, bool) else str(one)))]
+        for name, one in values.items()
+    ]
+    return Sheet([Column(""), Column("", long=True)], rows)
+
+
+def state(name: State) -> Cell:
+    """Return a state in its colour."""
+    return Cell(name, STYLES[name])
+
+
+def value(number: float | None, style: str = "") -> Cell:
+    """Return a metric's value, or that there is none."""
+    if number is None or math.isnan(number):
+        return Cell(words.NOTHING, "dim")
+    return Cell(words.metric(number), style)
+
+
+def stages(progress: Sequence[StageProgress]) -> Page:
+    """Return the table of the stages, and below it what was narrowed from one to the next."""
+    shown: list[State] = ["waiting", "running", "paused", "complete", "killed", "failed"]
+    rare = {"waiting", "paused", "failed"}  # left out where there are none
+    shown = [one for one in shown if one not in rare or any(s.counts[one] for s in progress)]
+    columns = [
+        Column("stage"),
+        Column("trials", right=True),
+        Column("epochs", right=True),
+        *(Column(one, right=True, extra=int(one in rare)) for one in shown),
+        Column("best", right=True),
+        Column("trial", right=True),
+    ]
+    rows = []
+    for stage in progress:
+        best = words.NOTHING if stage.best_trial is None else str(stage.best_trial)
+        rows.append(
+            [
+                Cell(stage.name, "bold" if stage.opened and not stage.closed else ""),
+                Cell(f"{stage.done}/{stage.target}"),
+                Cell(str(stage.epochs)),
+                *(
+                    Cell(str(stage.counts[one]), STYLES[one]) if stage.counts[one] else _nothing()
+                    for one in shown
+                ),
+                value(stage.best_value),
+                Cell(best, "" if best != words.NOTHING else "dim"),
+            ]
+        )
+    notes = [
+        line(f"{stage.name} · {words.one_line(note)}") for stage in progress for note in stage.notes
+    ]
+    return [Sheet(columns, rows), *notes]
+
+
+def _nothing() -> Cell:
+    return Cell(words.NOTHING, "dim")
+
+
+def workers(last: Mapping[str, TrialRecord]) -> Sheet:
+    """Return the table of the workers by name, with the trial each took last."""
+    columns = [
+        Column("worker", long=True),
+        Column("trial", right=True),
+        Column("state"),
+        Column("epochs", right=True),
+        Column("best", right=True),
+    ]
+    rows = [
+        [
+            Cell(words.one_line(name)),
+            Cell(str(trial.number)),
+            state(trial.state),
+            Cell(f"{trial.done}/{trial.epochs}"),
+            value(trial.best_value),
+        ]
+        for name, trial in last.items()
+    ]
+    return Sheet(columns, rows)
+
+
+def failures(groups: Sequence[tuple[str, Sequence[int]]]) -> Page:
+    """Return a line for every reason why trials failed."""
+    return [
+        line(
+            Cell(f"{len(trials)} failed", "red"),
+            f": {words.one_line(reason)} ({words.numbers(trials)})",
+        )
+        for reason, trials in groups
+    ]
+
+
+def ensemble(result: Mapping[str, Any]) -> Page:
+    """Return the ensemble beside the best single model, and what each member adds.
+
+    `result` is the board's `ensemble`.
+    """
+    score = words.one_line(str(result.get("score_name", "score")))
+    validation, test = result.get("validation") or {}, result.get("test") or {}
+    single = test.get("best_single_trial")
+    rows = [
+        [
+            Cell(f"best single model (trial {single})" if single is not None else "best single"),
+            value(validation.get("best_single")),
+            value(test.get("best_single")),
+        ],
+        [
+            Cell(f"ensemble of {len(result['members'])}", "bold"),
+            value(validation.get("ensemble"), "bold"),
+            value(test.get("ensemble"), BEST),
+        ],
+    ]
+    columns = [
+        Column(f"{score}, {result.get('method', '')} ensemble".replace("  ", " ")),
+        Column("validation", right=True),
+        Column("test", right=True),
+    ]
+    page: list[Line | Sheet] = [Sheet(columns, rows), line(), _members(result, score)]
+    if note := result.get("note"):
+        page.append(line(Cell(words.one_line(str(note)), "dim")))
+    return page
+
+
+def _members(result: Mapping[str, Any], score: str) -> Sheet:
+    columns = [
+        Column("member: trial", right=True),
+        Column("weight", right=True),
+        Column("epoch", right=True),
+        Column(score, right=True),
+        Column("gain", right=True),
+    ]
+    rows = [
+        [
+            Cell(str(member["trial"])),
+            Cell(f"{member['weight']:.3g}"),
+            Cell(str(member["epoch"])),
+            value(member["value"]),
+            Cell(f"{member['gain']:+.4f}", "green" if member["gain"] > 0 else "dim"),
+        ]
+        for member in result["members"]
+    ]
+    return Sheet(columns, rows)
+
+
+def history(lines: Sequence[Mapping[str, float]], metric: str, best_epoch: int) -> Sheet:
+    """Return a trial's history: a row per epoch, the study's metric first, the best one marked."""
+    names = [metric, *(name for name in dict.fromkeys(n for one in lines for n in one))]
+    names = [name for name in dict.fromkeys(names) if name != "epoch"]
+    rows = []
+    for one in lines:
+        epoch = int(one["epoch"])
+        best = epoch == best_epoch
+        style = BEST if best else ""
+        cells = [
+            Cell(words.metric(one[n]) if n in one else words.NOTHING, style if n == metric else "")
+            for n in names
+        ]
+        rows.append([Cell(str(epoch)), *cells, Cell("best" if best else "", style)])
+    columns = [
+        Column("epoch", right=True),
+        *(Column(name, right=True, extra=int(name != metric)) for name in names),
+        Column(""),
+    ]
+    return Sheet(columns, rows)

@@ -1,0 +1,153 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from scattershot.errors import ScattershotError, StudyFileError
+from scattershot_master.ledger import Ledger
+from scattershot_master.show import commands
+from synthetic_study import Simulation
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("root") / "digits"
+    ledger = Ledger(folder)
+    Simulation().run(to=ledger)
+    ledger.close()
+    return folder
+
+
+@pytest.fixture
+def run() -> Run:
+    app = typer.Typer()
+    for command in (commands.status, commands.top, commands.show, commands.export):
+        app.command()(command)
+
+    def invoke(*arguments: object) -> str:
+        result = CliRunner().invoke(app, [str(one) for one in arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return invoke
+
+
+def test_status_tells_stages_states_best_warnings_ensemble_workers_and_files(
+    study: Path, run: Run
+) -> None:
+    shown = run("status", study)
+    assert "finished" in shown
+    assert "72 trials: " in shown and " killed, 2 failed" in shown
+    for title in ("stages", "best trial", "failures", "warnings", "ensemble", "workers", "files"):
+        assert f"\n{title}\n" in shown
+    assert f"checkpoints  {study}/trials" in shown
+
+
+def test_status_of_a_root_is_that_of_its_latest_study(study: Path, run: Run) -> None:
+    assert run("status", study.parent) == run("status", study)
+
+
+def test_what_is_printed_into_a_pipe_is_plain_and_uncut(study: Path, run: Run) -> None:
+    for arguments in (("status", study), ("top", study), ("show", 69, study)):
+        shown = run(*arguments)
+        assert "\x1b" not in shown and "…" not in shown
+        assert not any(line != line.rstrip() for line in shown.splitlines())
+
+
+def test_status_as_json(study: Path, run: Run) -> None:
+    data = json.loads(run("status", study, "--json"))
+    assert data["study"]["counts"]["failed"] == 2
+    assert data["running"] is False and data["seconds_left"] is None
+    assert data["failures"][0]["trials"] == [17, 58]
+    assert data["best"][0]["trial"] == 69
+    assert {worker["worker"] for worker in data["workers"]} == {"host-0-4000", "host-1-4001"}
+
+
+def test_status_of_a_study_that_runs_says_so(tmp_path: Path, run: Run) -> None:
+    ledger = Ledger(tmp_path / "digits")
+    Simulation().run(100, to=ledger)
+    ledger.commit()
+    assert "running for" in run("status", tmp_path)
+    assert json.loads(run("status", tmp_path, "--json"))["running"] is True
+    ledger.close()
+    assert "stopped" in run("status", tmp_path)
+
+
+def test_top_shows_as_many_trials_as_asked(study: Path, run: Run) -> None:
+    numbered = [
+        line for line in run("top", study, "-n", 3).splitlines() if line.strip()[0] in "123"
+    ]
+    assert [line.split()[:2] for line in numbered] == [["1", "69"], ["2", "51"], ["3", "56"]]
+    data = json.loads(run("top", study, "-n", 3, "--json"))
+    assert [trial["trial"] for trial in data["trials"]] == [69, 51, 56]
+
+
+@pytest.mark.parametrize("written", ["17", "00017"])
+def test_a_trial_may_be_written_as_in_its_folder_s_name(
+    study: Path, run: Run, written: str
+) -> None:
+    assert run("show", written, study).startswith("trial 17 · failed")
+    assert json.loads(run("show", written, study, "--json"))["trial"] == 17
+
+
+@pytest.mark.parametrize("written", ["abc", "1.5", "²", "9" * 30])
+def test_what_is_no_trial_number_is_bad_usage(study: Path, run: Run, written: str) -> None:
+    with pytest.raises(StudyFileError, match="write its number"):
+        run("show", written, study)
+
+
+def test_an_unknown_trial_is_an_error_that_names_the_range(study: Path, run: Run) -> None:
+    with pytest.raises(ScattershotError, match="0 to 71"):
+        run("show", 72, study)
+
+
+def test_export_prints_csv_unless_told_otherwise(study: Path, run: Run) -> None:
+    header = run("export", study).splitlines()[0].split(",")
+    assert header[:3] == ["trial", "stage", "state"] and "param.lr" in header
+    assert run("export", study, "--csv") == run("export", study)
+    assert run("export", study, "--history").startswith("trial,epoch,val_accuracy,")
+    assert json.loads(run("export", study, "--json"))["study"]["name"] == "digits"
+
+
+def test_export_writes_a_file(study: Path, run: Run, tmp_path: Path) -> None:
+    assert run("export", study, "--out", tmp_path / "digits.csv") == ""
+    assert (tmp_path / "digits.csv").read_text() == run("export", study)
+    run("export", study, "--out", tmp_path / "digits.json")
+    assert (tmp_path / "digits.json").read_text() == run("export", study, "--json")
+
+
+def test_export_says_why_it_cannot_write(study: Path, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ScattershotError, match="No such file or directory"):
+        run("export", study, "--out", tmp_path / "nowhere" / "digits.csv")
+
+
+def test_json_and_csv_at_once_are_bad_usage(study: Path, run: Run) -> None:
+    with pytest.raises(StudyFileError, match="--json"):
+        run("export", study, "--json", "--history")
+
+
+@pytest.mark.parametrize("call", ["status(folder)", "top(folder)", "show('69', folder)"])
+def test_looking_imports_nothing_heavy(study: Path, call: str) -> None:
+    heavy = {"numpy", "scipy", "torch", "redis", "rq", "pydantic", "rich", "safetensors"}
+    code = (
+        "import sys; from pathlib import Path; from scattershot_master.show.commands import *; "
+        f"folder = Path(sys.argv[1]); {call}; print('imported', *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(study)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert not heavy & set(done.stdout.splitlines()[-1].split())
