@@ -1,11 +1,12 @@
 import io
+import time
 
 import pytest
 from rich.console import Console
 
 from scattershot.bus.pulse import Pulse
 from scattershot_master.board import Board
-from scattershot_master.show import progress
+from scattershot_master.show import live, progress
 from scattershot_master.show.live import LINE_S, LiveView
 from scattershot_master.show.page import Sheet, laid_out, line, plain
 from scattershot_master.show.picture import Pace, picture
@@ -140,6 +141,29 @@ def test_a_picture_is_not_drawn_more_often_than_four_times_a_second(
     view.close()
 
 
+def test_pictures_that_cost_much_come_less_often(
+    board: Board, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, file = screen_view(clock)
+    seconds = iter(range(100))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
+    view.update(board, [])  # takes a second
+    since(file)
+    clock.now = 0.9 / live.SHARE
+    view.update(board, [])
+    assert since(file) == ""
+    clock.now = 1.1 / live.SHARE
+    view.update(board, [])
+    assert since(file) != ""
+    view.close()
+
+
+def test_a_note_cannot_steer_the_terminal(clock: Clock) -> None:
+    view, file = log_view(clock)
+    view.note("trial 3 failed: \x1b[2Jboom\nand more")
+    assert file.getvalue().endswith(" trial 3 failed:  [2Jboom and more\n")
+
+
 def test_a_note_stays_when_the_picture_goes(board: Board, clock: Clock) -> None:
     view, file = screen_view(clock)
     view.update(board, [])
@@ -181,6 +205,14 @@ def test_a_picture_fits_the_terminal(board: Board, height: int, workers: int) ->
     page = picture(board, progress.stages(board), names, lately, Pace(1, None, None), (80, height))
     drawn = [laid_out(block, 80) if isinstance(block, Sheet) else [block] for block in page]
     assert sum(map(len, drawn)) <= height
+
+
+def test_in_a_low_terminal_trials_are_worth_more_than_kills_and_workers(board: Board) -> None:
+    stages, lately = progress.stages(board), [line("killed")] * 3
+    for height in (17, 22):
+        page = picture(board, stages, pulses("idle-1"), lately, Pace(1, None, None), (80, height))
+        assert plain(page).count("/2 ") >= 5
+    assert "idle-1" in plain(page) and "killed\n" not in plain(page)
 
 
 def test_workers_that_have_no_room_are_counted(board: Board) -> None:

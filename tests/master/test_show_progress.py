@@ -72,6 +72,24 @@ def test_epochs_trained_are_those_reported(finished: Board) -> None:
     assert trained == sum(len(trial.history) for trial in finished.trials.values())
 
 
+def test_trials_that_go_on_from_different_stages_bring_their_own_epochs() -> None:
+    simulation = Simulation(
+        [
+            {"name": "coarse", "trials": 10, "epochs": 2},
+            {"name": "fine", "trials": 2, "epochs": 8, "refine": 0.25},
+            {"name": "final", "continue": 5, "epochs": 30},
+        ],
+        rule="none",
+    )
+    for event in simulation.events():
+        if event["e"] == "stage" and event["index"] == 2:
+            done = [simulation.board.trials[number].done for number in event["trials"]]
+            assert sorted(set(done)) == [2, 8]
+            assert stages(simulation.board)[2].left == sum(30 - epochs for epochs in done)
+    trained = sum(stage.trained for stage in stages(simulation.board))
+    assert trained == sum(len(trial.history) for trial in simulation.board.trials.values())
+
+
 def test_nothing_is_left_of_a_finished_study(finished: Board) -> None:
     assert sum(stage.left for stage in stages(finished)) == 0
 
@@ -170,6 +188,16 @@ def test_a_worker_s_last_trial_is_the_one_it_runs() -> None:
     running = {simulation.board.trials[n].worker: n for n in simulation.board.by_state["running"]}
     assert running
     assert {name: last[name].number for name in running} == running
+
+
+def test_a_trial_taken_up_again_is_its_worker_s_last_although_it_began_long_ago() -> None:
+    simulation = part_of(100)
+    board, worker = simulation.board, "host-7-1"
+    old, other = (next(iter(board.by_state[state])) for state in ("complete", "killed"))
+    board.trials[other].worker = worker
+    board.trials[old].worker, board.trials[old].ended = worker, math.nan
+    board.trials[old].state = "running"
+    assert progress.last_trials(board)[worker].number == old
 
 
 def test_stages_that_kill_nothing_are_expected_to_take_all_their_epochs() -> None:

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from scattershot.bus.pulse import Pulse
 from scattershot_master.board import Board
-from scattershot_master.show import progress
+from scattershot_master.show import progress, words
 from scattershot_master.show.draw import Drawing
 from scattershot_master.show.page import Cell, Line, line, plain
 from scattershot_master.show.picture import Pace, picture, progress_line
@@ -117,4 +117,4 @@ class LiveView:
 
 def _stamped(text: str) -> Line:
     style = "yellow" if text.startswith("warning") else ""
-    return line(Cell(time.strftime("%H:%M:%S "), "dim"), Cell(text, style))
+    return line(Cell(time.strftime("%H:%M:%S "), "dim"), Cell(words.clean(text), style))

@@ -49,20 +49,19 @@ class StageProgress:
 def stages(board: Board) -> list[StageProgress]:
     """Return the progress of every stage of the study file, those to come included."""
     found: list[StageProgress] = []
-    used = _Used()
-    earlier = 0  # the epochs a trial has done when it goes on from the stages before
+    used, before = _Used(), dict[int, int]()
+    most = 0
     for index, settings in enumerate(board.study["stage"]):
         epochs = int(settings["epochs"])
-        base = earlier if settings.get("continue") else 0
-        target = int(settings.get("continue") or settings.get("trials") or 0)
-        stage = StageProgress(str(settings["name"]), epochs, target)
+        going_on = settings.get("continue")
+        stage = StageProgress(str(settings["name"]), epochs, int(going_on or settings["trials"]))
         if index < len(board.stages):
-            _count(board, board.stages[index], stage, base, used)
+            _count(board, board.stages[index], stage, before, used)
         elif not board.finished:
             share = used.share if _kills(board.study, settings) else 1.0
-            stage.left = target * (epochs - base) * share
+            stage.left = stage.target * (epochs - most if going_on else epochs) * share
         found.append(stage)
-        earlier = max(earlier, epochs)
+        most = max(most, epochs)
     return found
 
 
@@ -74,43 +73,60 @@ class _Used:
 
     @property
     def share(self) -> float:
-        return self.epochs / self.budgets if self.ended >= LEAST_ENDED and self.budgets else 1.0
+        return self.epochs / self.budgets if self.ended >= LEAST_ENDED else 1.0
 
 
-def _count(board: Board, record: StageRecord, stage: StageProgress, base: int, used: _Used) -> None:
-    """Fill `stage` in from its record, in one pass over its trials, and add to `used`."""
+def _count(
+    board: Board,
+    record: StageRecord,
+    stage: StageProgress,
+    before: dict[int, int],
+    used: _Used,
+) -> None:
+    """Fill `stage` in from its record, in one pass over its trials, and add to `used`.
+
+    `before` are the epochs that trials had done when they went on to this stage; those that have
+    gone on from here are added.
+    """
     stage.opened, stage.closed = True, record.closed
     stage.target, stage.notes = record.target, record.notes
-    budget = max(stage.epochs - base, 1)
     sign, counts = board.sign, stage.counts
     best, best_trial = -math.inf, None
-    partly = spent = 0  # epochs done by trials that go on, and by those that have ended
+    living = own = spent = 0  # budgets of the living and of the ended, epochs of the ended
+    partly = 0  # epochs of the living
     for number in record.trials:
         trial = board.trials[number]
         state, value = trial.state, trial.best_value
+        base = before.get(number, 0)
+        budget = stage.epochs - base
         if trial.stage != record.name:  # it has gone on to a later stage
             state = "complete"
             value = _best_by(board, trial, stage.epochs)
+            before[number] = stage.epochs
         if value * sign > best:
             best, best_trial = value * sign, number
         counts[state] += 1
         if state == "complete":
+            own += budget
             spent += budget
         elif state in ("killed", "failed"):
-            spent += trial.done - base if trial.done > base else 0
-        elif trial.done > base:
-            partly += trial.done - base
+            own += budget
+            spent += max(trial.done - base, 0)
+        else:
+            living += budget
+            partly += max(trial.done - base, 0)
     if best_trial is not None:
         stage.best_value, stage.best_trial = best * sign, best_trial
     stage.done = counts["complete"] + counts["killed"] + counts["failed"]
+    stage.trained = spent + partly
     used.ended += stage.done
     used.epochs += spent
-    used.budgets += stage.done * budget
-    stage.trained = spent + partly
-    stage.work = (stage.done * budget + partly) / max(stage.target * budget, 1)
+    used.budgets += own
+    living += (stage.target - len(record.trials)) * stage.epochs  # not sampled yet
+    stage.work = (own + partly) / max(own + living, 1)
     if not stage.closed:
-        own = spent / (stage.done * budget) if stage.done >= LEAST_ENDED else used.share
-        stage.left = ((stage.target - stage.done) * budget - partly) * own
+        share = spent / own if stage.done >= LEAST_ENDED else used.share
+        stage.left = (living - partly) * share
 
 
 def _best_by(board: Board, trial: TrialRecord, epoch: int) -> float:
