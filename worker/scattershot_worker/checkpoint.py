@@ -38,6 +38,8 @@ class Snapshot:
 
     def _take(self, value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
+            while path in self.tensors:  # a "/" or a number among the keys
+                path += "'"
             # contiguous copies of their own: tied weights may not share memory in the format
             copy = value.detach().to("cpu", copy=True).contiguous()
             self.tensors[path] = copy
@@ -47,20 +49,32 @@ class Snapshot:
         if isinstance(value, Mapping):
             if all(isinstance(key, str) and not key.startswith("$") for key in value):
                 return {key: self._take(item, f"{path}/{key}") for key, item in value.items()}
-            return {"$pairs": [[k, self._take(v, f"{path}/{k}")] for k, v in value.items()]}
+            return {
+                "$pairs": [[_key(k, path), self._take(v, f"{path}/{k}")] for k, v in value.items()]
+            }
         if isinstance(value, tuple):
             return {"$tuple": [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]}
         if isinstance(value, list):
             return [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]
-        raise CheckpointError(
-            f"a checkpoint cannot hold a {type(value).__name__} (at {path}): its state_dict() "
-            "must consist of tensors, numbers, text and None"
-        )
+        raise _refusal(value, path)
 
     def serialize(self, header: Mapping[str, object]) -> bytearray:
         """Return the bytes of a sealed safetensors file with `header` and this state."""
         whole = {**header, "state": self.skeleton}
         return files.seal(safetensors.torch.save(self.tensors, files.metadata(whole)))
+
+
+def _key(key: Any, path: str) -> Any:
+    if key is None or isinstance(key, (bool, int, float, str)):
+        return key
+    raise _refusal(key, path)
+
+
+def _refusal(value: Any, path: str) -> CheckpointError:
+    return CheckpointError(
+        f"a checkpoint cannot hold a {type(value).__name__} (at {path}): its state_dict() "
+        "must consist of tensors, numbers, text and None"
+    )
 
 
 def rebuild(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -45,28 +45,20 @@ class _Inbox:
     """What the supervisor says: trials to run, and signals for the one that runs."""
 
     def __init__(self, line: socket.socket) -> None:
-        self.trials: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.trials: queue.SimpleQueue[tuple[dict[str, Any], Signals]] = queue.SimpleQueue()
         self._line = line
-        self._lock = threading.Lock()
-        self._current: tuple[str, int, int] | None = None
-        self._signals = Signals()
         threading.Thread(target=self._listen, name="inbox", daemon=True).start()
 
-    def begin(self, key: tuple[str, int, int]) -> Signals:
-        """Return fresh signals for the attempt `key`; those for any other are ignored."""
-        with self._lock:
-            self._current, self._signals = key, Signals()
-            return self._signals
-
     def _listen(self) -> None:
+        attempt, signals = None, Signals()
         for text in self._line.makefile("r"):
             message = json.loads(text)
             if message["do"] == "run":
-                self.trials.put(message)
-                continue
-            with self._lock:
-                if message["do"] == "drain" or tuple(message["attempt"]) == self._current:
-                    self._signals.set(message["do"])
+                # made here, not when the trial begins: a stop may come right behind
+                attempt, signals = message["attempt"], Signals()
+                self.trials.put((message, signals))
+            elif message["attempt"] == attempt:
+                signals.set(message["do"])
         os._exit(0)  # the supervisor is gone: a trial must not go on unwatched
 
 
@@ -106,9 +98,8 @@ def main() -> None:
 
     say(ready=True)
     while True:
-        message = inbox.trials.get()
+        message, signals = inbox.trials.get()
         spec, number = TrialSpec.from_json(message["spec"]), int(message["number"])
-        signals = inbox.begin((spec.study, spec.trial, number))
         try:
             if not fits(message["spec"], message["signature"], secret()):
                 raise ScattershotError(f"its signature is not of this worker's {SECRET_VARIABLE}")

@@ -160,14 +160,16 @@ def _keep_slots(slots: int) -> None:
                 continue
             if process is not None:
                 log.warning("worker %d ended (status %s); starting it again", index, process.poll())
-                if time.monotonic() - started[index] < 5:
-                    time.sleep(5)  # it cannot even start: do not spin
+                while not stopping and time.monotonic() - started[index] < 5:
+                    time.sleep(0.1)  # it cannot even start: do not spin
             started[index] = time.monotonic()
             running[index] = subprocess.Popen(
                 [sys.executable, "-m", "scattershot_worker", *sys.argv[1:], "--slot", str(index)],
                 process_group=0,
                 preexec_fn=die_with_parent(),
             )
+            if stopping:  # the signal came while there was nobody to pass it on to
+                running[index].terminate()
         if stopping and not running:
             return
         time.sleep(0.1)

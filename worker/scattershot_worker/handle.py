@@ -62,6 +62,7 @@ class TrialHandle:
         self._log = log
         self._parts: dict[str, Stateful] = {}
         self._epoch = 0
+        self._begun = 0  # the epoch that epochs() has yielded last
         seed_everything(derive(self.seed, "init"))
 
     def epochs(self, **parts: Any) -> Iterator[int]:
@@ -85,6 +86,7 @@ class TrialHandle:
             self.check()
             epoch = self._epoch + 1
             seed_everything(derive(self.seed, "epoch", epoch))
+            self._begun = epoch
             yield epoch
             if self._epoch != epoch:
                 raise ScattershotError(
@@ -117,8 +119,14 @@ class TrialHandle:
         [N, …] values: with both the trial can join an ensemble.
 
         Raises:
-            ScattershotError: the metric is missing, or something reported is not a number.
+            ScattershotError: the metric is missing, or something reported is not a number, or
+                this is not the one report of an epoch.
         """
+        if self._begun != self._epoch + 1:
+            raise ScattershotError(
+                "trial.report() must be called once in every epoch of trial.epochs(); "
+                + (f"epoch {self._epoch} is reported already" if self._begun else "none has begun")
+            )
         values = {name: _number(name, value) for name, value in {**(metrics or {}), **more}.items()}
         metric = self._info.metric
         if metric not in values:

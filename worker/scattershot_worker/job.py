@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Literal
 import torch
 from redis import Redis
 
+import scattershot
 from scattershot.bus.info import StudyInfo, fetch
 from scattershot.bus.queue import TrialSpec
 from scattershot.bus.state import TrialStates, finish
@@ -30,6 +32,15 @@ log = logging.getLogger("scattershot.worker")
 
 #: "ended": its end is reported. "drain", "hold", "crash": the supervisor gives the trial back.
 Outcome = Literal["ended", "refused", "fenced", "drain", "hold", "crash"]
+
+_TAKEN_OVER = "another attempt has taken over"
+#: Where code lies whose lines tell a user little; "<" begins the names of what is in no file.
+_NOT_THE_USERS = (
+    str(Path(__file__).parent),
+    str(Path(scattershot.__file__).parent),
+    sysconfig.get_path("stdlib"),
+    "<",
+)
 
 
 @dataclass
@@ -89,7 +100,7 @@ def run_trial(
         # It may be a neighbour's memory: worth another attempt, counted as a failure.
         _release_memory()
         bench.reporter.flush(attempt)
-        return "crash", f"out of memory: {_last_line(error)}"
+        return "crash", f"out of memory: {_first_line(error)}"
     except Exception as error:
         reason = str(error) if isinstance(error, ScattershotError) else _where(error)
         log.error("trial %d failed: %s", spec.trial, reason)
@@ -135,32 +146,28 @@ def _train(
 
 
 def _stopped(reporter: Reporter, attempt: Attempt, stopped: TrialStopped) -> tuple[Outcome, str]:
-    if stopped.why == "fenced":
-        return "fenced", "another attempt has taken over"
     if stopped.why == "kill":
         return _ended(reporter.end(attempt, "killed"))
-    reporter.flush(attempt)
-    return stopped.why, ""
+    reporter.flush(attempt)  # a fenced one's too: the next trial's must not mix with them
+    return ("fenced", _TAKEN_OVER) if stopped.why == "fenced" else (stopped.why, "")
 
 
 def _ended(state: str) -> tuple[Outcome, str]:
-    return ("fenced", "another attempt has taken over") if state == "fenced" else ("ended", state)
+    return ("fenced", _TAKEN_OVER) if state == "fenced" else ("ended", state)
 
 
 def _where(error: Exception) -> str:
     """Return an error in one line, with the place in the user's code it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = Path(__file__).parent
-    outside = [
+    frames = [
         frame
-        for frame in frames
-        if own not in Path(frame.filename).parents and "site-packages" not in frame.filename
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THE_USERS) and "site-packages" not in frame.filename
     ]
-    place = f" ({Path(outside[-1].filename).name}:{outside[-1].lineno})" if outside else ""
-    return f"{type(error).__name__}: {_last_line(error)}{place}"
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {_first_line(error)}{place}"
 
 
-def _last_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else ""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from scattershot.bus.state import Answer, Step, TrialStates, finish, report
+from scattershot.bus.state import LEASE, Answer, Step, TrialStates, finish, report
 from scattershot.errors import CheckpointError, ScattershotError
 from scattershot.store.files import Syncer, remove, write
 from scattershot.store.names import checkpoint_name, trial_folder
@@ -133,7 +133,7 @@ class Reporter:
                 steps.append(finish(attempt.trial, attempt.number, state, reason))
                 after.append(_ending(item))
             else:
-                steps.append(("beat", attempt.trial, (attempt.number, 12000)))
+                steps.append(("beat", attempt.trial, (attempt.number, int(LEASE * 1000))))
                 after.append(_ending(item))
         if not steps:
             return
@@ -156,7 +156,13 @@ class Reporter:
             attempt.metric, line.metrics[attempt.metric], attempt.trial, line.epoch
         )
         path = trial_folder(attempt.folder, attempt.trial) / name
-        write(path, line.snapshot.serialize(line.header), sync=False)
+        try:
+            data = line.snapshot.serialize(line.header)
+        except Exception as error:  # a kind of tensor that the format does not know
+            raise CheckpointError(
+                f"its state cannot be written to a checkpoint: {error}"
+            ) from error
+        write(path, data, sync=False)
         self._syncer.note(path)
         return name
 

@@ -25,7 +25,7 @@ import redis.exceptions
 from redis import Redis
 from rq import Queue
 from rq.command import parse_payload
-from rq.exceptions import InvalidJobOperation
+from rq.exceptions import DeserializationError, InvalidJobOperation
 from rq.executions import Execution
 from rq.job import Job
 from rq.timeouts import BaseDeathPenalty
@@ -96,8 +96,11 @@ class _Child:
 
     def hear(self, timeout: float) -> list[dict[str, Any]] | None:
         """Return the messages that came within `timeout` seconds, or None if the child died."""
-        if not select.select([self.line], [], [], timeout)[0]:
-            return []
+        # Looked at first: what it said before it died is still read. The line may stay open
+        # without it, in processes that it forked.
+        dead = self.process.poll() is not None
+        if not select.select([self.line], [], [], 0 if dead else timeout)[0]:
+            return None if dead else []
         try:
             data = self.line.recv(65536)
         except OSError:
@@ -166,10 +169,9 @@ class Supervisor(Worker):
 
     def _ready_child(self) -> _Child:
         """Return a living child, a new one if there is none."""
-        if self._child is not None and self._child.process.poll() is not None:
-            self._child.line.close()
-            self._child = None
-        if self._child is None:
+        while self._child is None or self._child.process.poll() is not None:
+            if self._child is not None:
+                self._child.line.close()
             self._child = self._successor or self._spawn()
             self._successor = None
         return self._child
@@ -199,7 +201,12 @@ class Supervisor(Worker):
         """
         if self._successor is None:
             self._successor = self._spawn()
-        elif self._successor.hear(0.0):  # its first word is that it is ready
+            return
+        words = self._successor.hear(0.0)  # the first one is that it is ready
+        if words is None:
+            self._successor.end()
+            self._successor = None
+        elif words:
             old, self._child, self._successor = self._child, self._successor, None
             if old is not None:
                 old.end()
@@ -209,20 +216,26 @@ class Supervisor(Worker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run one trial in the child, keeping RQ's books and the trial's lease meanwhile."""
         execution = self.prepare_execution(job)
-        self.prepare_job_execution(job, remove_from_intermediate_queue=True)
-        job.started_at = now()
         try:
+            self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+            job.started_at = now()
             current = self._accept(job)
-        except ValueError as error:
-            log.warning("job %s refused: %s", job.id, error)
+        except (ValueError, DeserializationError) as error:
+            log.warning("job %s refused: %s", job.id, error or "it is not JSON")
             job.ended_at = now()
             self.handle_job_failure(job, queue, exc_string=str(error), execution=execution)
             self.set_state(WorkerStatus.IDLE)
             return
-        self._current = current
         child = self._ready_child()
         child.served += 1
-        child.tell(do="run", spec=current.text, number=current.number, signature=current.signature)
+        child.tell(
+            do="run",
+            attempt=current.key,
+            spec=current.text,
+            number=current.number,
+            signature=current.signature,
+        )
+        self._current = current  # from here on it can be asked to stop
         if self._stop_requested:
             self._ask("drain")
         try:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scattershot.errors import TaskError
 from scattershot.seeds import derive
 from scattershot.task import Data, Part, Task
-from scattershot_worker.handle import TrialHandle
+from scattershot_worker.handle import TrialHandle, seed_everything
 from scattershot_worker.optimizers import make_optimizer
 
 _EVALUATION_BATCH = 1024
@@ -66,7 +69,7 @@ def train(task: Task, trial: TrialHandle) -> None:
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what a model keeps for later could not be trained with
 def evaluate(
     task: Task,
     model: nn.Module,
@@ -115,13 +118,25 @@ def batches(
         yield x.index_select(0, index), y.index_select(0, index)
 
 
+@contextmanager
+def _fixed_seed() -> Iterator[None]:
+    """Draw as if with one seed in every worker, so that a split at random is the same in all."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            seed_everything(_DATA_SEED)
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+
+
 def data_on(task: Task, device: torch.device) -> Data:
     """Return the task's data with its tensors on `device`; read once, then kept."""
     for kept in _kept:
         if kept.task is task and kept.device == device:
             return kept.data
-    with torch.random.fork_rng():
-        torch.manual_seed(_DATA_SEED)  # a split drawn at random is the same in every worker
+    with _fixed_seed():
         data = task.data()
     if not isinstance(data, Data):
         raise TaskError(
@@ -131,6 +146,12 @@ def data_on(task: Task, device: torch.device) -> Data:
 
     def move(part: Part) -> Part:
         if not is_tensors(part):
+            # an iterator would be empty from the second epoch on
+            if isinstance(part, (tuple, Iterator)) or not isinstance(part, Iterable):
+                raise TaskError(
+                    f"{type(task).__name__}.data(): each part must be a pair (x, y) of tensors or "
+                    f"a DataLoader, not a {type(part).__name__}"
+                )
             return part
         x, y = part
         if len(x) != len(y) or len(x) == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,7 +101,7 @@ def read_idx(path: Path) -> np.ndarray:
         kind, dimensions = raw[2], raw[3]
         shape = [int(n) for n in np.frombuffer(raw, ">u4", dimensions, 4)]
         return np.frombuffer(raw, _TYPES[kind], offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, IndexError, KeyError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, IndexError, KeyError, ValueError) as error:
         raise TaskError(f"{path} is not a whole IDX file ({error}); fetch it again") from None
 
 
