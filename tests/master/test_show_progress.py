@@ -193,7 +193,8 @@ def test_a_worker_s_last_trial_is_the_one_it_runs() -> None:
 def test_a_trial_taken_up_again_is_its_worker_s_last_although_it_began_long_ago() -> None:
     simulation = part_of(100)
     board, worker = simulation.board, "host-7-1"
-    old, other = (next(iter(board.by_state[state])) for state in ("complete", "killed"))
+    old = min(board.by_state["complete"], key=lambda number: board.trials[number].started)
+    other = max(board.by_state["killed"], key=lambda number: board.trials[number].ended)
     board.trials[other].worker = worker
     board.trials[old].worker, board.trials[old].ended = worker, math.nan
     board.trials[old].state = "running"
