@@ -31,7 +31,7 @@ def status(board: Board, folder: Path, *, running: bool, now: float) -> Page:
         line(*_activity(board, stages, running, now)),
         line(*counts(board)),
         *section("stages", tables.stages(stages)),
-        *section("best trial", [one for trial in best for one in best_trial(board, trial, folder)]),
+        *section("best trial", best_trial(board, best[0], folder) if best else []),
         *section("failures", tables.failures(progress.failures(board))),
         *section("warnings", warnings(board)),
         *section("ensemble", tables.ensemble(board.ensemble) if board.ensemble else []),
