@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
@@ -51,8 +51,20 @@ class Search:
     may be done again: a master that was killed anywhere goes on from the ledger.
     """
 
-    def __init__(self, study: StudyFile, ledger: Ledger, dispatch: Dispatch, view: View) -> None:
+    def __init__(
+        self,
+        study: StudyFile,
+        ledger: Ledger,
+        dispatch: Dispatch,
+        view: View,
+        tend: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the study, its open ledger, its side of the bus, and what shows it.
+
+        `tend` is called every second: it may start again what has died on this machine.
+        """
         self._study, self._ledger, self._dispatch, self._view = study, ledger, dispatch, view
+        self._tend = tend
         self._board = ledger.board
         self._retaining = Retaining(self._board, study, ledger.folder)
         self._killers: list[Killer] = []
@@ -295,6 +307,7 @@ class Search:
             self._view.note(f"Redis does not answer ({error}); waiting for it")
         while not self.stopping:
             time.sleep(0.5)
+            self._tend()
             try:
                 self._dispatch.connection.ping()
                 if not self._dispatch.published():
@@ -309,6 +322,7 @@ class Search:
 
     def _housekeep(self) -> None:
         board, dispatch = self._board, self._dispatch
+        self._tend()
         dispatch.renew()
         self._meet(dispatch.workers())
         dispatch.reap(board.trials, self._study.worker.max_failures)

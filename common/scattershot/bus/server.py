@@ -67,6 +67,7 @@ class EmbeddedServer:
         self.url = ""
         #: True when this object started the server, so no worker of it can still be alive.
         self.fresh = False
+        self._command: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, wait_s: float = 20.0) -> str:
@@ -84,8 +85,18 @@ class EmbeddedServer:
         config = self.folder / "redis.conf"
         folder = str(self.folder.resolve()).replace("\\", "\\\\").replace('"', '\\"')
         _write_private(config, _CONFIG.format(port=port, password=password, folder=folder))
-        self._process = subprocess.Popen(
-            [binary, str(config)],
+        self._command = [binary, str(config)]
+        self._process = self._launch()
+        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
+        self._wait_until_ready(wait_s)
+        self.fresh = True
+        contents = json.dumps({"url": self.url, "pid": self._process.pid})
+        _write_private(self.folder / "server.json", contents)
+        return self.url
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -93,12 +104,11 @@ class EmbeddedServer:
             process_group=0,
             preexec_fn=die_with_parent(),
         )
-        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
-        self._wait_until_ready(wait_s)
-        self.fresh = True
-        contents = json.dumps({"url": self.url, "pid": self._process.pid})
-        _write_private(self.folder / "server.json", contents)
-        return self.url
+
+    def tend(self) -> None:
+        """Start the server again, on the same port and data, if it has died."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process = self._launch()
 
     def stop(self) -> None:
         """Stop the server if this object started it; its data is on disk afterwards."""

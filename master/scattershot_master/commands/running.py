@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -16,12 +16,15 @@ from scattershot.bus.connection import URL_VARIABLE, url_from
 from scattershot.errors import ScattershotError, StudyFileError
 
 if TYPE_CHECKING:
+    from scattershot.bus.server import EmbeddedServer
     from scattershot.settings import StudyFile
     from scattershot_master.dispatch import Dispatch
     from scattershot_master.ledger import Ledger
     from scattershot_master.search import Search
     from scattershot_master.show.live import LiveView
 
+#: How a search ended: at its end, by `scattershot stop`, or by a signal.
+End = Literal["over", "stopped", "interrupted"]
 #: What a shell calls "ended by Ctrl-C".
 INTERRUPTED = 130
 
@@ -38,26 +41,20 @@ def run(
     out: Annotated[Path, _OUT] = Path("checkpoints"),
     fresh: Annotated[bool, _FRESH] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    redis: Annotated[
-        str | None, typer.Option(help="Use this Redis, not an embedded one.")
-    ] = None,
+    redis: Annotated[str | None, typer.Option(help="Use this Redis, not an embedded one.")] = None,
 ) -> None:
     """Run a study on this machine: master, workers and an embedded Redis, to its end.
 
     Running it again goes on where it was; Ctrl-C stops cleanly.
     """
-    from scattershot.bus.server import EmbeddedServer
     from scattershot_master.launch.local import LocalWorkers
 
     study, ledger = _open(file, out, fresh)
-    folder, paths = ledger.folder, [file.resolve().parent, Path.cwd()]
-    data = _data_folder(study, file)
-    view = _view()
+    paths, data, view = [file.resolve().parent, Path.cwd()], _data_folder(study, file), _view()
     try:
         if not ledger.board.finished:
-            server = None if url_from(redis) else EmbeddedServer(folder / "redis")
-            url = url_from(redis) or server.start()  # type: ignore[union-attr]
-            try:
+            with ExitStack() as stack:
+                url, server = _redis_for(ledger.folder, url_from(redis), stack)
                 pool = LocalWorkers(
                     url,
                     slots=workers or _default_slots(),
@@ -65,24 +62,38 @@ def run(
                     device=device,
                     threads=study.worker.threads,
                     paths=paths,
-                    log=folder / "logs" / "workers.log",
+                    log=ledger.folder / "logs" / "workers.log",
                 )
-                try:
-                    done = _search(
-                        study, ledger, url, data, view, workers_gone=bool(server and server.fresh)
-                    )
-                finally:
-                    pool.stop()
-            finally:
-                if server is not None:
-                    server.stop()
-            if not done:
-                _say_how_to_go_on(view, folder)
+                stack.callback(pool.stop)
+
+                def tend() -> None:
+                    pool.tend()
+                    if server is not None:
+                        server.tend()
+
+                gone = server is not None and server.fresh
+                end = _search(study, ledger, url, data, view, workers_gone=gone, tend=tend)
+            if end != "over":
+                _say_how_to_go_on(view, ledger.folder, end)
         _conclude(study, ledger, data, paths, view)
     finally:
         view.close()
         ledger.close()
     _say_the_end(ledger)
+
+
+def _redis_for(
+    folder: Path, url: str | None, stack: ExitStack
+) -> tuple[str, EmbeddedServer | None]:
+    """Return the URL of the user's Redis, else of an embedded one that `stack` stops."""
+    from scattershot.bus.server import EmbeddedServer
+
+    if url is not None:
+        return url, None
+    server = EmbeddedServer(folder / "redis")
+    server.start()
+    stack.callback(server.stop)
+    return server.url, server
 
 
 def master(
@@ -108,10 +119,10 @@ def master(
     view = _view()
     data = study.study.data
     try:
-        if not ledger.board.finished and not _search(
-            study, ledger, url, data, view, take_over=take_over
-        ):
-            _say_how_to_go_on(view, ledger.folder)
+        if not ledger.board.finished:
+            end = _search(study, ledger, url, data, view, take_over=take_over)
+            if end != "over":
+                _say_how_to_go_on(view, ledger.folder, end)
         _conclude(study, ledger, data, [file.resolve().parent, Path.cwd()], view)
     finally:
         view.close()
@@ -141,8 +152,9 @@ def _search(
     *,
     workers_gone: bool = False,
     take_over: bool = False,
-) -> bool:
-    """Run the search; return False if it was asked to stop before its end."""
+    tend: Callable[[], None] = lambda: None,
+) -> End:
+    """Run the search; return how it ended."""
     from scattershot.bus.connection import reach
     from scattershot.bus.info import StudyInfo
     from scattershot_master.dispatch import Dispatch
@@ -163,9 +175,10 @@ def _search(
     reach(dispatch.connection, url)
     dispatch.take(by_force=take_over or workers_gone)
     try:
-        search = Search(study, ledger, dispatch, view)
-        with _stops_cleanly(search, view):
-            return search.run(workers_gone=workers_gone)
+        search = Search(study, ledger, dispatch, view, tend)
+        with _stops_cleanly(search, view) as interrupted:
+            over = search.run(workers_gone=workers_gone)
+        return "over" if over else "interrupted" if interrupted else "stopped"
     finally:
         _release(dispatch)
 
@@ -178,31 +191,36 @@ def _release(dispatch: Dispatch) -> None:
 
 
 @contextmanager
-def _stops_cleanly(search: Search, view: LiveView) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end the loop, and a second one everything."""
+def _stops_cleanly(search: Search, view: LiveView) -> Iterator[list[int]]:
+    """Let the first Ctrl-C or SIGTERM end the loop, and a second one everything.
+
+    Yields the signals that came.
+    """
+    came: list[int] = []
 
     def stop(signum: int, frame: object) -> None:
-        if search.stopping:
+        if came:
             os._exit(INTERRUPTED)  # children die with us; the next run takes everything up
+        came.append(signum)
         search.stopping = True
         view.note("stopping: running trials are given back (once more to end at once)")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _say_how_to_go_on(view: LiveView, folder: Path) -> None:
+def _say_how_to_go_on(view: LiveView, folder: Path, end: End) -> NoReturn:
     view.close()
     arguments = [one for one in sys.argv[1:] if one not in ("--fresh", "--take-over")]
     print(
         f"stopped; nothing is lost. What there is: scattershot status {folder}\n"
         f"To go on:  scattershot {' '.join(arguments)}"
     )
-    raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(INTERRUPTED if end == "interrupted" else 0)
 
 
 def _conclude(

@@ -14,7 +14,8 @@ from scattershot_master.show.folders import study_folder
 if TYPE_CHECKING:
     from scattershot.bus.state import TrialStates
 
-_FOLDER = typer.Option(help="The study's folder (default: the newest under checkpoints/).")
+_FOLDER_HELP = "The study's folder (default: the newest under checkpoints/)."
+_FOLDER = typer.Option(help=_FOLDER_HELP)
 _REDIS = typer.Option(help=f"Redis URL, if it is not the study's embedded one; or {URL_VARIABLE}.")
 
 
@@ -44,7 +45,7 @@ def kill(
 
 
 def stop(
-    folder: Annotated[Path | None, _FOLDER] = None,
+    folder: Annotated[Path | None, typer.Argument(help=_FOLDER_HELP)] = None,
     redis: Annotated[str | None, _REDIS] = None,
 ) -> None:
     """Stop a running study cleanly; running it again goes on where it was."""

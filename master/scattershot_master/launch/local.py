@@ -29,20 +29,29 @@ class LocalWorkers:
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log: IO[bytes] = log.open("ab")
-        command = [sys.executable, "-m", "scattershot_worker"]
-        command += ["--out", str(root), "--device", device, "--slots", str(slots)]
-        command += ["--threads", str(threads), "--with-parent"]
+        self._url = url
+        self._command = [sys.executable, "-m", "scattershot_worker"]
+        self._command += ["--out", str(root), "--device", device, "--slots", str(slots)]
+        self._command += ["--threads", str(threads), "--with-parent"]
         for path in paths:
-            command += ["--path", str(path)]
-        self._process = subprocess.Popen(
-            command,
-            env={**os.environ, URL_VARIABLE: url},
+            self._command += ["--path", str(path)]
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            env={**os.environ, URL_VARIABLE: self._url},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             process_group=0,  # Ctrl-C is the master's; it stops the workers itself
             preexec_fn=die_with_parent(),
         )
+
+    def tend(self) -> None:
+        """Start the command again if it has died."""
+        if self._process.poll() is not None:
+            self._process = self._start()
 
     @property
     def pid(self) -> int:
