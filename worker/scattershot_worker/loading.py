@@ -36,14 +36,14 @@ def _load(name: str, data: str | None) -> Task | TrainFunction:
     module_name, _, attribute = BUILTIN.get(name, name).partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script ends with its sys.exit()
         raise TaskError(f"task {name!r} cannot be imported: {_brief(error)}") from error
     if isinstance(found, type) and issubclass(found, Task):
         try:
             return found(Path(data) if data else None)
         except TaskError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TaskError(f"task {name!r} cannot be made: {_brief(error)}") from error
     if isinstance(found, type) or not callable(found):
         raise TaskError(
@@ -54,4 +54,4 @@ def _load(name: str, data: str | None) -> Task | TrainFunction:
 
 
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
