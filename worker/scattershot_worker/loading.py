@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scattershot.task_names import BUILTIN
-
 from scattershot.errors import TaskError
 from scattershot.task import Task
+from scattershot.task_names import BUILTIN
 
 TrainFunction = Callable[[Any], object]
 
