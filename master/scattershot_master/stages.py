@@ -113,7 +113,7 @@ def _refine_side(
             notes.append(
                 f"{axis.name} widened over its {border} border to {number(value)} since {why}"
             )
-    if (low, high) != old:
+    if span(axis, (low, high)) != span(axis, old):  # to the digits shown
         notes.insert(0, f"{axis.name}: {span(axis, old)} → {span(axis, (low, high))}")
     return (low, high), notes
 
