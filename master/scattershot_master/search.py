@@ -9,25 +9,29 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TimeoutError,
+)
 
 from scattershot.bus.pulse import Pulse
 from scattershot.bus.stream import Event
 from scattershot.errors import ScattershotError
 from scattershot.settings import StudyFile
-from scattershot.space import Box
 from scattershot.store.names import trial_folder
 from scattershot_master import planning
 from scattershot_master.board import Board, StageRecord, TrialRecord
-from scattershot_master.borders import warnings
 from scattershot_master.dispatch import Dispatch
 from scattershot_master.judging import Judge, stage_killers
 from scattershot_master.killers.base import Killer
 from scattershot_master.ledger import Ledger
-from scattershot_master.ranking import finite
 from scattershot_master.retaining import Retaining
+from scattershot_master.show.warnings import border_warnings
 
-_TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError)
+_TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 #: Seconds between looks at leases, workers and the queue.
 _HOUSEKEEPING = 1.0
 #: A turn of the loop waits this long for more events, so that a flood is taken in gulps.
@@ -122,8 +126,12 @@ class Search:
 
     def _take(self, event: Event) -> None:
         if event.kind == "stop":
-            self.stopping = True
+            self._ledger.append("stop", c=event.id)
+            self.stopping |= event.worker == self._dispatch.token
             return
+        if event.trial not in self._board.trials:
+            # a power cut took its sampling from the ledger; drawn again, it is the same trial
+            self._sample(event.trial + 1 - len(self._board.trials))
         trial = self._board.trials.get(event.trial)
         if trial is None:
             return
@@ -168,7 +176,7 @@ class Search:
         """Stop a study whose every trial fails the same way: more of them would teach nothing."""
         failed = self._board.by_state["failed"]
         enough = max(3, len(self._workers) + 1)
-        if any(trial.history for trial in self._board.trials.values() if not trial.living):
+        if any(trial.history for trial in self._board.trials.values()):
             return
         if len(failed) < min(enough, sum(stage.trials or 1 for stage in self._study.stages)):
             return
@@ -204,11 +212,16 @@ class Search:
                     self._kills.append(board.trials[number])
                     self._ended(board.trials[number])
                 continue
-            wanted = self._lookahead() - len(board.by_state["waiting"])
-            for point in planning.next_points(board, self._study, self._killers, wanted):
-                self._ledger.append("sampled", **point)
-                self._outbox.append(board.trials[point["t"]])
+            self._sample(self._lookahead() - len(board.by_state["waiting"]))
             return False
+
+    def _sample(self, count: int) -> None:
+        """Draw up to `count` further trials of the open stage."""
+        if planning.current_stage(self._board) is None:
+            return
+        for point in planning.next_points(self._board, self._study, self._killers, count):
+            self._ledger.append("sampled", **point)
+            self._outbox.append(self._board.trials[point["t"]])
 
     def _open_next(self) -> bool:
         index = len(self._board.stages)
@@ -237,8 +250,9 @@ class Search:
     def _close(self, stage: StageRecord) -> None:
         self._ledger.append("closed", index=stage.index)
         self._judge = None
-        for warning in border_warnings(self._board, self._study, stage):
-            self._view.note(f"warning: {warning}")
+        for warning in border_warnings(self._board):
+            if warning.stage == stage.name:
+                self._view.note(f"warning: {warning}")
 
     def _lookahead(self) -> int:
         """Return how many trials should wait on the queue so that no worker ever does."""
@@ -260,9 +274,12 @@ class Search:
         self._outbox.clear()
 
     def _begin(self, workers_gone: bool) -> None:
-        while True:
+        while not self.stopping:
             try:
+                if self._dispatch.forget_beyond(self._board.cursor):
+                    self._view.note("the ledger ends before what Redis knows: Redis forgets it")
                 if workers_gone:
+                    self._catch_up()
                     self._free_running()
                 else:
                     self._dispatch.states.extend_leases()
@@ -288,17 +305,23 @@ class Search:
 
     def _resync(self) -> None:
         """Make Redis know all that the ledger does: living trials, their budgets, their kills."""
-        for event in self._dispatch.stream.read(self._board.cursor, block_ms=None, count=100_000):
-            self._take(event)
-        self._ledger.commit()
+        self._catch_up()
         board = self._board
         living = sorted(
             number for state in ("waiting", "running", "paused") for number in board.by_state[state]
         )
         records = [board.trials[number] for number in living]
-        self._dispatch.send(records, queued=self._dispatch.queue.waiting())
+        # a paused trial needs nothing from Redis until its rung is settled, unless it is to end
+        sent = [record for record in records if record.state != "paused" or record.kill_asked]
+        self._dispatch.send(sent, queued=self._dispatch.queue.waiting())
         self._outbox.clear()
         self._kills[:] = [record for record in records if record.kill_asked]
+
+    def _catch_up(self) -> None:
+        """Take in what happened while nobody listened."""
+        for event in self._dispatch.stream.read(self._board.cursor, block_ms=None, count=100_000):
+            self._take(event)
+        self._ledger.commit()
 
     def _wait_for_redis(self, error: Exception) -> None:
         """Wait out an outage, then give every worker's lease a fresh start before reaping."""
@@ -310,25 +333,34 @@ class Search:
             self._tend()
             try:
                 self._dispatch.connection.ping()
-                if not self._dispatch.published():
-                    self._dispatch.take(by_force=True)
                 self._dispatch.states.extend_leases()
-                self._resync()
+                if not self._restore():
+                    self._resync()
             except _TROUBLE:
                 continue
             self._view.note(f"Redis is back after {time.monotonic() - self._away_since:.0f} s")
             self._away_since = None
             return
 
+    def _restore(self) -> bool:
+        """Give Redis all it must know, should it have lost its data; return whether it had."""
+        if self._dispatch.published():
+            return False
+        self._view.note("Redis has lost its data; it is given again what the ledger holds")
+        self._dispatch.take(by_force=True)
+        self._resync()
+        return True
+
     def _housekeep(self) -> None:
         board, dispatch = self._board, self._dispatch
         self._tend()
         dispatch.renew()
+        self._restore()
         self._meet(dispatch.workers())
         dispatch.reap(board.trials, self._study.worker.max_failures)
         dispatch.find_lost(board.trials[number] for number in board.by_state["waiting"])
-        if board.cursor:
-            dispatch.stream.trim(board.cursor)
+        if self._ledger.synced_cursor:
+            dispatch.trim(self._ledger.synced_cursor)
 
     def _meet(self, workers: list[Pulse]) -> None:
         before, now = {one.name for one in self._workers}, {one.name for one in workers}
@@ -355,26 +387,18 @@ class Search:
         board, dispatch = self._board, self._dispatch
         deadline = time.monotonic() + self._study.worker.kill_grace + 10
         try:
-            dispatch.clear_queue(board.trials[number] for number in board.by_state["waiting"])
-            held: set[int] = set()
+            held: set[tuple[int, int]] = set()
             while time.monotonic() < deadline:
+                dispatch.clear_queue(board.trials[number] for number in board.by_state["waiting"])
                 for event in dispatch.stream.read(board.cursor, block_ms=100):
                     self._take(event)
                 self._ledger.commit()
-                running = board.by_state["running"]
+                running = [board.trials[number] for number in board.by_state["running"]]
                 if not running:
                     break
-                dispatch.stop([board.trials[n] for n in running - held], "hold", "")
-                held |= running
+                unheard = [one for one in running if (one.number, one.attempts) not in held]
+                dispatch.stop(unheard, "hold", "")
+                held |= {(one.number, one.attempts) for one in unheard}
         except _TROUBLE as error:
             self._view.note(f"Redis does not answer ({error}): running trials are left as they are")
         self._ledger.commit(sync=True)
-
-
-def border_warnings(board: Board, study: StudyFile, stage: StageRecord) -> list[str]:
-    """Return the warnings of one stage's best values that sit on a border of its box."""
-    if stage.box is None:
-        return []
-    drawn = finite(board, [board.trials[number] for number in stage.trials])
-    found = warnings(study.space, Box.from_json(stage.box), [trial.params for trial in drawn])
-    return [warning.text for warning in found]

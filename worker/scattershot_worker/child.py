@@ -96,7 +96,7 @@ def main() -> None:
     def say(**message: object) -> None:
         line.sendall((json.dumps(message) + "\n").encode())
 
-    say(ready=True)
+    say(ready=str(bench.device))
     while True:
         message, signals = inbox.trials.get()
         spec, number = TrialSpec.from_json(message["spec"]), int(message["number"])

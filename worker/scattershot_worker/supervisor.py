@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -275,6 +275,8 @@ class Supervisor(Worker):
             for message in messages:
                 if "began" in message:
                     current.info = StudyInfo(**message["began"])
+                elif "ready" in message:
+                    self._pulse = replace(self._pulse, device=str(message["ready"]))
                 elif "outcome" in message:
                     return str(message["outcome"]), str(message["reason"])
             self._enforce(child, current)
