@@ -100,7 +100,8 @@ def read_idx(path: Path) -> np.ndarray:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         kind, dimensions = raw[2], raw[3]
         shape = [int(n) for n in np.frombuffer(raw, ">u4", dimensions, 4)]
-        return np.frombuffer(raw, _TYPES[kind], offset=4 + 4 * dimensions).reshape(shape)
+        values = np.frombuffer(raw, _TYPES[kind], offset=4 + 4 * dimensions)
+        return values.reshape(shape).copy()  # torch warns of arrays that cannot be written to
     except (OSError, EOFError, zlib.error, IndexError, KeyError, ValueError) as error:
         raise TaskError(f"{path} is not a whole IDX file ({error}); fetch it again") from None
 
