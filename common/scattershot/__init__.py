@@ -1,10 +1,7 @@
-"""The face of scattershot: what a user's own code imports. Never imports torch.
+"""The face of scattershot: what a user's own code imports, as `import scattershot as ss`.
 
-    import scattershot as ss
-
-    class Flowers(ss.Task):
-        def data(self): return ss.Data(train=(x, y), val=(x_val, y_val), test=(x_test, y_test))
-        def model(self, params): return torch.nn.Sequential(...)
+`ss.Task` and `ss.Data` bring a model (docs/own-tasks.md has examples); `ss.TrialHandle` annotates
+the argument of a train function. Never imports torch.
 """
 
 from scattershot.errors import ScattershotError, TaskError
