@@ -132,6 +132,8 @@ class Board:
         self.finished = False
 
     def _stage(self, event: Event) -> None:
+        if event["index"] < len(self.stages):
+            return
         carried = event.get("trials", [])
         stage = StageRecord(
             event["stage"],
@@ -153,6 +155,8 @@ class Board:
 
     def _sampled(self, event: Event) -> None:
         number = event["t"]
+        if number in self.trials:
+            return
         self.stages[-1].trials.append(number)
         self.trials[number] = TrialRecord(
             number,
@@ -192,6 +196,8 @@ class Board:
         trial = self.trials[event["t"]]
         if event["a"] < trial.attempts or not trial.living:
             return
+        if (event["a"], state) == (trial.attempts, trial.state):
+            return  # told before
         trial.attempts = event["a"]
         if event.get("y") in ("crash", "lost"):
             trial.failures += 1
@@ -199,10 +205,8 @@ class Board:
             state = "waiting"  # its peers were settled while its word was on the way
         trial.reason = event.get("r") or trial.kill_asked * (state == "killed")
         self._move(trial, state)
-        if state != "waiting":
-            trial.kill_asked = ""
         if not trial.living:
-            trial.ended = event["at"]
+            trial.kill_asked, trial.ended = "", event["at"]
 
     def _kill(self, event: Event) -> None:
         trial = self.trials[event["t"]]

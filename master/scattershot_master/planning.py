@@ -116,6 +116,8 @@ def due_rung(board: Board, killers: Sequence[Killer]) -> Fields | None:
     if not waiting or len(waiting) < board.living or len(stage.trials) < stage.target:
         return None
     trials = [board.trials[number] for number in sorted(waiting)]
+    if any(trial.kill_asked for trial in trials):
+        return None  # it paused before it heard: whether it counts must not depend on that
     epoch = min(trial.until for trial in trials)
     standings = {trial.number: _standing(board, trial) for trial in trials if trial.until == epoch}
     reasons: dict[int, str] = {}
