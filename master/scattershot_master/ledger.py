@@ -17,6 +17,8 @@ from scattershot_master.board import Board
 #: The ledger's name in a study's folder.
 LEDGER = "ledger.jsonl"
 _SYNC_EVERY = 2.0
+#: Events that nothing in Redis tells of: they are on the disk before anything follows from them.
+_SYNC_AT_ONCE = frozenset({"study", "stage", "settled"})
 
 
 class Ledger:
@@ -24,7 +26,8 @@ class Ledger:
 
     Events are gathered and written together by `commit`, once per turn of the master's loop:
     they survive the master's death from then on, and a power cut after at most two seconds more.
-    What a cut takes away is read again from the event stream, whose cursor the ledger holds.
+    What a cut takes away is read again from the event stream, whose cursor the ledger holds, or
+    decided again from what is read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,13 +54,25 @@ class Ledger:
                 f"another master runs the study in {folder}; stop it first "
                 f"(scattershot stop {folder})"
             ) from None
-        self._file.seek(0)
-        events, sound = parse(self._file.read())
-        self._file.truncate(sound)
-        for event in events:
-            self.board.apply(event)
+        #: The stream's id up to which the events are on the disk, safe from a power cut.
+        self.synced_cursor = ""
         self._pending: list[bytes] = []
         self._unsynced_since: float | None = None
+        self._urgent = False
+        try:
+            self._fold()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _fold(self) -> None:
+        self._file.seek(0)
+        data = self._file.read()
+        events, sound = parse(data)
+        if sound < len(data):
+            self._file.truncate(sound)
+        for event in events:
+            self.board.apply(event)
 
     def append(self, kind: str, **fields: Any) -> None:
         """Add an event and let it count on the board; it is written at the next `commit`."""
@@ -65,6 +80,7 @@ class Ledger:
         if kind != "report":
             event["at"] = round(time.time(), 3)
         self._pending.append(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+        self._urgent |= kind in _SYNC_AT_ONCE
         self.board.apply(event)
 
     def commit(self, *, sync: bool = False) -> None:
@@ -79,10 +95,13 @@ class Ledger:
                 self._file.write(data)
                 self._file.flush()
                 self._unsynced_since = self._unsynced_since or time.monotonic()
-            due = self._unsynced_since
-            if due is not None and (sync or time.monotonic() - due > _SYNC_EVERY):
+            since = self._unsynced_since
+            if since is not None and (
+                sync or self._urgent or time.monotonic() - since > _SYNC_EVERY
+            ):
                 os.fsync(self._file.fileno())
-                self._unsynced_since = None
+                self._unsynced_since, self._urgent = None, False
+                self.synced_cursor = self.board.cursor
         except OSError as error:
             raise _refused(self.path, error) from error
 
@@ -105,23 +124,27 @@ def parse(data: bytes) -> tuple[list[dict[str, Any]], int]:
         ScattershotError: a line in the middle is damaged; says which.
     """
     sound = data.rfind(b"\n") + 1
-    lines = data[:sound].splitlines()
+    lines = data[:sound].split(b"\n")[:-1]
     try:
         # one call for all lines: reading a thousand trials must feel like nothing
-        return json.loads(b"[" + b",".join(lines) + b"]"), sound
-    except ValueError:
+        events = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(events) == len(lines) and all("e" in event for event in events):
+            return events, sound
+    except (ValueError, TypeError):
         pass
     events = []
     for number, line in enumerate(lines, 1):
         try:
-            events.append(json.loads(line))
-        except ValueError:
+            event = json.loads(line)
+            event["e"]
+        except (ValueError, TypeError, LookupError):
             if number == len(lines):  # torn in a way that left a newline behind
                 return events, sound - len(line) - 1
             raise ScattershotError(
                 f"line {number} of {LEDGER} is damaged; restore the file from a backup, or cut "
                 "it before that line: what is missing will be trained again"
             ) from None
+        events.append(event)
     return events, sound
 
 
