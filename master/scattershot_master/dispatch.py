@@ -14,7 +14,7 @@ from scattershot.bus.info import StudyInfo
 from scattershot.bus.keys import Keys, job_id
 from scattershot.bus.queue import TrialQueue, TrialSpec
 from scattershot.bus.state import TrialStates, submission
-from scattershot.bus.stream import Event, EventStream
+from scattershot.bus.stream import EventStream, place
 from scattershot.errors import ScattershotError
 from scattershot.trial import Trial
 from scattershot_master.board import TrialRecord
@@ -35,7 +35,8 @@ class Dispatch:
         self.stream = EventStream(self.connection, study.name)
         self.queue = TrialQueue(connect(url, decode=False))
         self._keys = Keys(study.name)
-        self._token = f"{study.uid}:{time.time_ns()}"
+        #: What this master is known by; a `stop` names the one that it is meant for.
+        self.token = f"{study.uid}:{time.time_ns()}"
         self._sent: dict[int, float] = {}
 
     # ---- the study
@@ -46,15 +47,17 @@ class Dispatch:
         Raises:
             ScattershotError: another master runs it, or another study of this name is here.
         """
-        held = self.connection.set(
-            self._keys.master, self._token, px=_MASTER_LEASE_MS, nx=not by_force
+        if by_force or not self.connection.exists(self._keys.master):
+            # first, so that another study of this name keeps its master
+            info.publish(self.connection, self.info)
+            if self.connection.set(
+                self._keys.master, self.token, px=_MASTER_LEASE_MS, nx=not by_force
+            ):
+                return
+        raise ScattershotError(
+            f"another master runs the study {self.info.name!r} in this Redis; stop it first, "
+            "or take over with --take-over"
         )
-        if not held:
-            raise ScattershotError(
-                f"another master runs the study {self.info.name!r} in this Redis; stop it first, "
-                "or take over with --take-over"
-            )
-        info.publish(self.connection, self.info)
 
     def renew(self) -> None:
         """Stay the master.
@@ -63,18 +66,37 @@ class Dispatch:
             ScattershotError: another one has taken over.
         """
         holder = self.connection.get(self._keys.master)
-        if holder not in (None, self._token):
+        if holder not in (None, self.token):
             raise ScattershotError("another master has taken over this study; this one stops")
-        self.connection.set(self._keys.master, self._token, px=_MASTER_LEASE_MS)
+        self.connection.set(self._keys.master, self.token, px=_MASTER_LEASE_MS)
 
     def release(self) -> None:
         """Stop being the master."""
-        if self.connection.get(self._keys.master) == self._token:
+        if self.connection.get(self._keys.master) == self.token:
             self.connection.delete(self._keys.master)
 
     def published(self) -> bool:
         """Return whether Redis still knows the study (it may have lost its data)."""
         return bool(self.connection.hexists(self._keys.info, "uid"))
+
+    def trim(self, cursor: str) -> None:
+        """Forget the events up to `cursor`: they stand in the ledger."""
+        self.connection.hset(self._keys.info, "trimmed", cursor)
+        self.stream.trim(cursor)
+
+    def forget_beyond(self, cursor: str) -> bool:
+        """Forget all trials if the events after `cursor` are gone; return whether they were.
+
+        A ledger that was cut, or comes from a backup, ends before what Redis knows of the trials,
+        and the stream no longer tells what lies between.
+        """
+        trimmed = str(self.connection.hget(self._keys.info, "trimmed") or "")
+        if place(cursor) >= place(trimmed):
+            return False
+        trials = self.connection.scan_iter(f"{self._keys.prefix}*", count=1000)
+        self.connection.delete(self._keys.running, self._keys.events, *trials)
+        self.connection.hdel(self._keys.info, "trimmed")
+        return True
 
     def workers(self) -> list[pulse.Pulse]:
         """Return the workers that are there."""
@@ -157,11 +179,6 @@ class Dispatch:
         """Take this study's trials off the queue: nobody is there to listen to them."""
         ids = {self._job(trial.number, trial.attempts + 1) for trial in waiting}
         self.queue.remove(ids)
-
-    def requeue(self, event: Event, trial: TrialRecord) -> None:
-        """Enqueue the next attempt of a trial that went back to waiting by itself."""
-        self.queue.put_front(self._spec(trial), event.attempt + 1)
-        self._sent[trial.number] = time.monotonic()
 
     def _job(self, trial: int, attempt: int) -> str:
         return job_id(self.info.name, trial, attempt)

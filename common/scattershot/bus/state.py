@@ -128,12 +128,14 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 event('e', state, 't', ARGV[1], 'a', ARGV[2], 'r', reason)
 return state
 """,
-    # ARGV: signal (kill or hold), reason
+    # ARGV: signal (kill or hold), reason. The first kill stands, whatever comes after it.
     "signal": """
-local s = redis.call('HMGET', KEYS[1], 'state', 'worker', 'attempt')
+local s = redis.call('HMGET', KEYS[1], 'state', 'worker', 'attempt', 'signal')
 if not s[1] then return {'gone', '', '0'} end
 if s[1] == 'running' then
-  redis.call('HSET', KEYS[1], 'signal', ARGV[2], 'reason', ARGV[3])
+  if s[4] ~= 'kill' then
+    redis.call('HSET', KEYS[1], 'signal', ARGV[2], 'reason', ARGV[3])
+  end
 elseif ARGV[2] == 'kill' and (s[1] == 'waiting' or s[1] == 'paused') then
   redis.call('HSET', KEYS[1], 'state', 'killed')
   event('e', 'killed', 't', ARGV[1], 'a', s[3], 'r', ARGV[3])

@@ -49,6 +49,16 @@ class EventStream:
         self._connection.xtrim(self._key, minid=cursor, approximate=True)
 
 
+def place(cursor: str) -> tuple[int, int]:
+    """Return a stream id in the order of the stream; "" is before everything.
+
+    >>> place("1700000000000-9") < place("1700000000000-10")
+    True
+    """
+    milliseconds, _, number = cursor.partition("-")
+    return int(milliseconds or 0), int(number or 0)
+
+
 def _event(entry_id: str, fields: dict[str, str]) -> Event:
     return Event(
         id=entry_id,

@@ -50,10 +50,20 @@ def stop(
 ) -> None:
     """Stop a running study cleanly; running it again goes on where it was."""
     states = _states(folder, redis)
-    if not states.connection.exists(states.keys.master):
-        raise ScattershotError(f"no master runs the study {states.keys.study!r}")
-    states.connection.xadd(states.keys.events, {"e": "stop", "t": "0"})
+    ask_to_stop(states)
     print(f"{states.keys.study}: stopping; its running trials are given back")
+
+
+def ask_to_stop(states: TrialStates) -> None:
+    """Ask the study's master to stop: this one, not the next, should it be dead already.
+
+    Raises:
+        ScattershotError: it has none.
+    """
+    master = states.connection.get(states.keys.master)
+    if master is None:
+        raise ScattershotError(f"no master runs the study {states.keys.study!r}")
+    states.connection.xadd(states.keys.events, {"e": "stop", "t": "0", "w": master})
 
 
 def _states(given: Path | None, redis: str | None) -> TrialStates:
