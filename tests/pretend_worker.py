@@ -1,0 +1,346 @@
+"""Owns pretend workers, which train nothing, and a master beside them for tests to run."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+
+from scattershot.bus import pulse
+from scattershot.bus.connection import connect
+from scattershot.bus.info import StudyInfo
+from scattershot.bus.pulse import Pulse
+from scattershot.bus.queue import TrialQueue, TrialSpec
+from scattershot.bus.state import Answer, Claim, TrialStates, finish, report
+from scattershot.seeds import derive
+from scattershot.settings import StudyFile
+from scattershot.store.names import checkpoint_name, trial_folder
+from scattershot.store.retention import own_leftovers
+from scattershot.trial import Value
+from scattershot_master.board import Board
+from scattershot_master.dispatch import Dispatch
+from scattershot_master.ledger import Ledger
+from scattershot_master.opening import open_study
+from scattershot_master.search import Search
+
+Metrics = dict[str, float]
+Params = dict[str, Value]
+
+SPACE: dict[str, object] = {
+    "lr": {"loguniform": [1e-5, 1.0]},
+    "dropout": {"uniform": [0.0, 0.6]},
+    "units": {"choice": [16, 32, 64]},
+}
+STAGES: tuple[dict[str, object], ...] = (
+    {"name": "coarse", "trials": 10, "epochs": 4},
+    {"name": "fine", "trials": 6, "epochs": 5, "refine": 0.4},
+    {"name": "final", "continue": 3, "epochs": 8},
+)
+
+
+def curve(params: Params, seed: int, epoch: int) -> Metrics:
+    """Return an epoch's metrics, a function of its arguments alone: best around lr 0.01."""
+    fit = math.exp(-((math.log10(float(params["lr"])) + 2) ** 2) / 2) - 0.2 * float(
+        params["dropout"]
+    )
+    noise = random.Random(derive(seed, "noise", epoch)).uniform(-0.02, 0.02)
+    value = 0.5 + 0.4 * fit * (1 - math.exp(-epoch / 2)) + noise
+    return {"val_accuracy": value, "val_loss": 2.3 * (1 - value), "train_loss": 2 * (1 - value)}
+
+
+@dataclass
+class _Slot:
+    """One worker, and the attempt it is at."""
+
+    name: str
+    spec: TrialSpec | None = None
+    attempt: int = 0
+    epoch: int = 0
+    until: int = 0
+    accepted: dict[int, float] = field(default_factory=dict)
+
+
+class PretendWorkers:
+    """`count` workers in one thread, which acts for one of them at a time.
+
+    `fault(trial, attempt, epoch)` is asked before each epoch what befalls the worker there:
+    "" nothing; "wait" it does not get on, but lives; "crash" its process dies and it gives the
+    trial back; "vanish" it is never heard of again, and its lease has run out; "zombie" the same,
+    but it wakes up after the trial was given to another and reports on; "fail: why" its task
+    raises; "drain" it gives the trial back; "drop" it dies between the queue and its claim.
+    With a `seed` the workers take turns in a shuffled order, without one in a fixed order. With a
+    `folder` (the output root) checkpoint files, without anything in them, are written and thinned
+    out as the real worker does.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        count: int = 2,
+        *,
+        curve: Callable[[Params, int, int], Metrics] = curve,
+        fault: Callable[[int, int, int], str] = lambda trial, attempt, epoch: "",
+        seed: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        # real workers bridge an outage, too
+        self._states = connect(url, retries=100)
+        self._queue = TrialQueue(connect(url, decode=False, retries=100))
+        self._slots = [_Slot(f"pretend-{index}") for index in range(count)]
+        self._zombies: list[_Slot] = []
+        self._curve, self._fault, self._folder = curve, fault, folder
+        self._random = random.Random(seed) if seed is not None else None
+        self._next_pulse = 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        #: Epochs trained, as (trial, attempt, epoch), in order; fenced ones of zombies too.
+        self.trained: list[tuple[int, int, int]] = []
+        #: What a zombie's reports were answered.
+        self.zombies_heard: list[Answer] = []
+        self.error: Exception | None = None
+
+    def __enter__(self) -> PretendWorkers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+    def _work(self) -> None:
+        while not self._end.is_set():
+            try:
+                self._pulse()
+                slots = [*self._slots]
+                if self._random:
+                    self._random.shuffle(slots)
+                    del slots[self._random.randint(1, len(slots)) :]
+                if not any([self._step(slot) for slot in slots]):
+                    time.sleep(0.002)
+                for zombie in [*self._zombies]:
+                    self._haunt(zombie)
+            except Exception as error:  # for the test's own thread to raise
+                self.error = error
+                return
+
+    def _pulse(self) -> None:
+        if time.monotonic() < self._next_pulse:
+            return
+        self._next_pulse = time.monotonic() + 0.5
+        for slot in self._slots:
+            pulse.write(self._states, Pulse(slot.name, "here", 1, "cpu", "0", 0.0))
+
+    def _step(self, slot: _Slot) -> bool:
+        """Act for one worker; return whether there was anything to do."""
+        if slot.spec is None:
+            return self._take(slot)
+        word = ""
+        if slot.epoch < slot.until:
+            word = self._fault(slot.spec.trial, slot.attempt, slot.epoch + 1)
+        states = TrialStates(self._states, slot.spec.study)
+        if word == "wait":
+            self._heed(slot, states.beat(slot.spec.trial, slot.attempt))
+            return False
+        if word in ("crash", "drain"):
+            self._give_back(slot, word)
+        elif word in ("vanish", "zombie"):
+            self._states.zadd(states.keys.running, {str(slot.spec.trial): 1}, xx=True)
+            if word == "zombie":
+                self._zombies.append(_Slot(slot.name, slot.spec, slot.attempt, slot.epoch))
+            slot.spec = None
+        elif word.startswith("fail: "):
+            self._finish(slot, "failed", word.removeprefix("fail: "))
+        elif slot.epoch < slot.until:
+            self._train(slot)
+        if slot.spec is not None and slot.epoch >= slot.until:
+            self._finish(slot, "complete" if slot.until >= slot.spec.epochs else "paused")
+        return True
+
+    def _take(self, slot: _Slot) -> bool:
+        rq = self._queue.rq
+        one: Any = rq.connection.lpop(rq.key)
+        if one is None:
+            return False
+        try:
+            job = Job.fetch(one.decode(), connection=rq.connection, serializer=rq.serializer)
+        except NoSuchJobError:
+            return True
+        text, attempt, *_ = job.args
+        spec = TrialSpec.from_json(text)
+        if self._fault(spec.trial, attempt, 0) == "drop":
+            return True
+        claim: Claim = TrialStates(self._states, spec.study).claim(spec.trial, attempt, slot.name)
+        rq.connection.delete(job.key)
+        if claim.granted:
+            slot.spec, slot.attempt, slot.epoch = spec, attempt, claim.epoch
+            slot.until, slot.accepted = claim.until, {}
+        return True
+
+    def _train(self, slot: _Slot) -> None:
+        spec = slot.spec
+        assert spec is not None
+        epoch = slot.epoch + 1
+        self.trained.append((spec.trial, slot.attempt, epoch))
+        metrics = self._curve(dict(spec.params), spec.seed, epoch)
+        value, name = metrics["val_accuracy"], ""
+        if math.isfinite(value):
+            name = checkpoint_name("val_accuracy", value, spec.trial, epoch)
+            self._write(spec, name)
+        states = TrialStates(self._states, spec.study)
+        (answer,) = states.run([report(spec.trial, slot.attempt, epoch, metrics, name)])
+        slot.epoch = epoch
+        slot.accepted[epoch] = value
+        self._thin(slot)
+        # as a real worker does: after its last epoch a trial ends, whatever it was told
+        if epoch < slot.until or answer == Answer.FENCED:
+            self._heed(slot, Answer(int(answer)))
+
+    def _heed(self, slot: _Slot, answer: Answer) -> None:
+        if answer is Answer.FENCED:
+            slot.spec = None
+        elif answer is Answer.KILL:
+            self._finish(slot, "killed")
+        elif answer is Answer.HOLD:
+            self._give_back(slot, "hold")
+
+    def _finish(self, slot: _Slot, state: str, reason: str = "") -> None:
+        spec, slot.spec = slot.spec, None
+        assert spec is not None
+        steps = [finish(spec.trial, slot.attempt, state, reason)]
+        TrialStates(self._states, spec.study).run(steps)
+
+    def _give_back(self, slot: _Slot, why: str) -> None:
+        spec, slot.spec = slot.spec, None
+        assert spec is not None
+        state = TrialStates(self._states, spec.study).requeue(
+            spec.trial, slot.attempt, why, max_failures=3, reason="its process exited"
+        )
+        if state == "waiting" and why != "hold":
+            self._queue.put_front(spec, slot.attempt + 1)
+
+    def _haunt(self, zombie: _Slot) -> None:
+        """Report for a worker that was given up, once another one has its trial."""
+        spec = zombie.spec
+        assert spec is not None
+        states = TrialStates(self._states, spec.study)
+        if int(self._states.hget(states.keys.trial(spec.trial), "attempt") or 0) > zombie.attempt:
+            metrics = {"val_accuracy": 99.0, "val_loss": 0.0, "train_loss": 0.0}
+            steps = [
+                report(spec.trial, zombie.attempt, zombie.epoch + 1, metrics, "wrong"),
+                finish(spec.trial, zombie.attempt, "complete"),
+            ]
+            self.zombies_heard.append(Answer(int(states.run(steps)[0])))
+            self._zombies.remove(zombie)
+
+    def _write(self, spec: TrialSpec, name: str) -> None:
+        if self._folder is not None:
+            folder = trial_folder(self._folder / spec.study, spec.trial)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+
+    def _thin(self, slot: _Slot) -> None:
+        if self._folder is not None and slot.spec is not None:
+            folder = trial_folder(self._folder / slot.spec.study, slot.spec.trial)
+            for name in own_leftovers([path.name for path in folder.glob("*")], slot.accepted):
+                (folder / name).unlink()
+
+
+# ---- the master's side
+
+
+def study_file(**tables: Any) -> StudyFile:
+    """Return a study of three stages under sync_halving; `tables` stand in for its own."""
+    whole: dict[str, Any] = {
+        "study": {"name": "pretended", "task": "digits"},
+        "space": SPACE,
+        "stage": [*STAGES],
+        "kill": {"rule": "sync_halving"},
+    }
+    return StudyFile.model_validate({**whole, **tables})
+
+
+class Watcher:
+    """A view that keeps the notes, calls `look` at every turn, and ends a search that hangs."""
+
+    def __init__(self, look: Callable[[Board], None] | None = None, seconds: float = 20.0) -> None:
+        self.notes: list[str] = []
+        self.look = look or (lambda board: None)
+        self._end = time.monotonic() + seconds
+
+    def update(self, board: Board, workers: Sequence[Pulse], *, rate: float | None) -> None:
+        if time.monotonic() > self._end:
+            counts = {state: sorted(numbers) for state, numbers in board.by_state.items()}
+            raise AssertionError(f"the search hangs: {counts}, {self.notes[-5:]}")
+        self.look(board)
+
+    def note(self, text: str, *, routine: bool = False) -> None:
+        self.notes.append(text)
+
+
+class Master:
+    """One master of `study` under `root`, as the commands set it up."""
+
+    def __init__(
+        self,
+        url: str,
+        root: Path,
+        study: StudyFile,
+        view: Watcher | None = None,
+        *,
+        take_over: bool = False,
+        workers_gone: bool = False,
+        tend: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.view = view or Watcher()
+        text = f'[study]\nname = "{study.study.name}"\n'
+        self.study, self.ledger = open_study(study, text, root, fresh=False)
+        try:
+            self.dispatch = Dispatch(url, info_of(self.study, self.ledger))
+            self.dispatch.take(by_force=take_over or workers_gone)
+            self.search = Search(self.study, self.ledger, self.dispatch, self.view, tend)
+        except BaseException:
+            self.ledger.close()
+            raise
+        self._gone = workers_gone
+
+    @property
+    def board(self) -> Board:
+        return self.ledger.board
+
+    def run(self) -> bool:
+        """Run the search; whatever happens, leave as the commands do."""
+        try:
+            return self.search.run(workers_gone=self._gone)
+        finally:
+            try:
+                self.dispatch.release()
+            finally:
+                self.ledger.close()
+
+
+def info_of(study: StudyFile, ledger: Ledger) -> StudyInfo:
+    name, task, metric = study.study.name, study.study.task, study.study.metric
+    return StudyInfo(name, ledger.board.uid, task, metric, study.study.goal)
+
+
+def table(board: Board) -> list[str]:
+    """Return what a study came to, one line per trial; what depends on timing is left out."""
+    lines = []
+    for one in sorted(board.trials.values(), key=lambda trial: trial.number):
+        about = (one.number, one.stage, one.state, one.params, one.seed, one.epochs, one.until)
+        reason = one.reason if one.state in ("killed", "failed") else ""
+        best = (one.best_value, one.best_epoch, one.best_checkpoint)
+        lines.append(json.dumps([*about, reason, *best, one.history]))
+    return lines
