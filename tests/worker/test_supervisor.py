@@ -1,0 +1,655 @@
+"""A real worker, its supervisor and child as processes, driven the way a master drives them."""
+
+import os
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rq import Callback
+from rq.command import send_command, send_kill_horse_command, send_shutdown_command
+from rq.job import Job
+
+from scattershot.bus import pulse
+from scattershot.bus.connection import URL_VARIABLE, connect
+from scattershot.bus.info import StudyInfo, publish
+from scattershot.bus.keys import job_id
+from scattershot.bus.queue import RUN_TRIAL, TrialQueue, TrialSpec
+from scattershot.bus.state import TrialStates
+from scattershot.bus.stream import Event, EventStream
+from scattershot.store.names import list_checkpoints, trial_folder
+from waiting import alive, eventually
+
+TASKS = '''
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from torch import nn
+
+
+def _first(trial):
+    """Return whether nobody asked this before for the trial."""
+    mark = Path(sys.path[0], f"{trial.folder.name}-{trial.number}")
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _train(trial, at, what):
+    """Do `what` in the middle of epoch `at`."""
+    began = 0
+    for epoch in trial.epochs(model=nn.Linear(1, 1)):
+        began = began or epoch
+        if epoch == at:
+            what()
+        trial.report(acc=epoch / 100, pid=os.getpid(), began=began)
+
+
+def _forever(trial):
+    for _ in trial.batches(iter(int, 1)):
+        time.sleep(0.001)
+
+
+def steady(trial):
+    _train(trial, 0, None)
+
+
+def endless(trial):
+    _train(trial, 3, lambda: _forever(trial))
+
+
+def endless_once(trial):
+    _train(trial, 3, lambda: _first(trial) and _forever(trial))
+
+
+def deaf(trial):
+    while trial.params:
+        time.sleep(0.001)
+    _train(trial, 3, lambda: time.sleep(600))
+
+
+def bug(trial):
+    _train(trial, 2, lambda: 1 / 0)
+
+
+def hungry(trial):
+    def eat():
+        raise MemoryError("no 99 GiB left")
+    _train(trial, 2, eat)
+
+
+def killed_once(trial):
+    _train(trial, 30, lambda: _first(trial) and os.kill(os.getpid(), signal.SIGKILL))
+
+
+def exits_once(trial):
+    _train(trial, 30, lambda: _first(trial) and os._exit(7))
+
+
+def forks_and_dies_once(trial):
+    def fork():
+        if _first(trial):
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(600)
+            Path(sys.path[0], "forked").write_text(str(pid))
+            os.kill(os.getpid(), signal.SIGKILL)
+    _train(trial, 30, fork)
+'''
+
+
+class Worker:
+    """A worker process that takes trials from a database of its own."""
+
+    _databases = count(1)
+
+    def __init__(self, url: str, root: Path, *flags: str) -> None:
+        self.url = f"{url.rpartition('/')[0]}/{next(self._databases)}"
+        self.root = root
+        self.connection = connect(self.url)
+        self.queue = TrialQueue(connect(self.url, decode=False))
+        self.log = root / "worker.log"
+        self._flags = flags
+        (root / "their_tasks.py").write_text(TASKS)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "scattershot_worker", "--device", "cpu"]
+        command += ["--out", str(self.root), "--path", str(self.root), *self._flags]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, URL_VARIABLE: self.url},
+                cwd=self.root,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    @property
+    def name(self) -> str:
+        return eventually(lambda: pulse.read(self.connection))[0].name
+
+    def children(self) -> list[int]:
+        """Return the pids of the warm processes."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [one.pid for one in found if "scattershot_worker.child" in " ".join(one.cmdline())]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            for pid in [*self.children(), self.process.pid]:
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Study:
+    """A study of one task, as its master sees it."""
+
+    _names = count(1)
+
+    def __init__(self, worker: Worker, task: str, **info: Any) -> None:
+        self.worker = worker
+        self.name = f"study-{next(self._names)}"
+        self.info = StudyInfo(self.name, "u1", f"their_tasks:{task}", "acc", "maximize", **info)
+        publish(worker.connection, self.info)
+        self.states = TrialStates(worker.connection, self.name)
+        self.folder = worker.root / self.name
+
+    def spec(self, trial: int, epochs: int, **params: Any) -> TrialSpec:
+        return TrialSpec(self.name, "u1", trial, "coarse", params, trial, epochs)
+
+    def send(self, trial: int, until: int = 4, epochs: int | None = None, **params: Any) -> None:
+        """Make the trial known at a budget, and put its next attempt on the queue."""
+        _, last = self.states.submit(trial, until)
+        self.worker.queue.put([(self.spec(trial, epochs or until, **params), last + 1)])
+
+    def stop(self, trial: int, kind: Any, reason: str = "") -> None:
+        """Ask for a trial's end: the flag first, then the message that makes it quick."""
+        _, worker, attempt = self.states.signal(trial, kind, reason)
+        key = [self.name, trial, attempt]
+        send_command(self.worker.connection, worker, "scattershot-stop", stop=kind, attempt=key)
+
+    def state(self, trial: int) -> str:
+        return str(self.states.connection.hget(self.states.keys.trial(trial), "state"))
+
+    def events(self, trial: int) -> list[Event]:
+        stream = EventStream(self.states.connection, self.name)
+        return [one for one in stream.read("", block_ms=None) if one.trial == trial]
+
+    def last(self, trial: int) -> Event:
+        return self.events(trial)[-1]
+
+    def epochs(self, trial: int) -> list[int]:
+        return [one.epoch for one in self.events(trial) if one.kind == "report"]
+
+    def pids(self, trial: int) -> list[int]:
+        """Return the process that trained each epoch."""
+        return [int(one.metrics["pid"]) for one in self.events(trial) if one.kind == "report"]
+
+    def until(self, trial: int, state: str) -> None:
+        """Wait for a trial's state; show the worker's log where it does not come."""
+        try:
+            eventually(lambda: self.state(trial) == state)
+        except AssertionError:
+            log = self.worker.log.read_text()
+            raise AssertionError(f"{self.state(trial)}, not {state}; the log:\n{log}") from None
+
+    def until_epoch(self, trial: int, epoch: int) -> None:
+        eventually(lambda: epoch in self.epochs(trial))
+
+
+@pytest.fixture(scope="module")
+def worker(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """One worker for most of the tests: its child needs seconds to import torch."""
+    worker = Worker(redis_url, tmp_path_factory.mktemp("worker"))
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+def own_worker(redis_url: str, tmp_path: Path) -> Iterator[Worker]:
+    """A worker of this test alone, not started yet."""
+    worker = Worker(redis_url, tmp_path)
+    yield worker
+    worker.stop()
+
+
+def still_works(worker: Worker) -> int:
+    """Let a trial run to its end; return the child's pid."""
+    study = Study(worker, "steady")
+    study.send(0)
+    study.until(0, "complete")
+    assert worker.process.poll() is None
+    return study.pids(0)[-1]
+
+
+# ---- a trial's way
+
+
+def test_a_trial_runs_to_its_end(worker: Worker) -> None:
+    study = Study(worker, "steady")
+    study.send(3)
+    study.until(3, "complete")
+    assert [one.kind for one in study.events(3)] == ["started", *["report"] * 4, "complete"]
+    assert study.events(3)[0].worker == worker.name
+    assert study.last(3).reason == ""
+    names = [path.name for path in list_checkpoints(study.folder, 3)]
+    assert study.events(3)[-2].checkpoint == names[-1]
+
+
+def test_a_finished_trial_leaves_nothing_in_rq(worker: Worker) -> None:
+    study = Study(worker, "steady")
+    study.send(3)
+    study.until(3, "complete")
+    registry = worker.queue.rq.started_job_registry
+    eventually(lambda: registry.get_job_count(cleanup=False) == 0)
+    assert worker.queue.waiting() == []
+    assert worker.queue.rq.connection.keys(f"rq:*{job_id(study.name, 3, 1)}*") == []
+
+
+def test_a_trial_pauses_at_its_rung_and_goes_on_when_it_may(worker: Worker) -> None:
+    study = Study(worker, "steady")
+    study.send(3, until=2, epochs=4)
+    study.until(3, "paused")
+    assert study.epochs(3) == [1, 2]
+    study.send(3, until=4)
+    study.until(3, "complete")
+    assert study.epochs(3) == [1, 2, 3, 4]
+    assert [one.attempt for one in study.events(3) if one.kind == "started"] == [1, 2]
+
+
+def test_trials_are_trained_by_one_warm_process(worker: Worker) -> None:
+    study = Study(worker, "steady")
+    for trial in range(5):
+        study.send(trial)
+    study.until(4, "complete")
+    assert {pid for trial in range(5) for pid in study.pids(trial)} == set(worker.children())
+
+
+def test_only_the_child_has_torch(worker: Worker) -> None:
+    child = still_works(worker)
+
+    def libraries(pid: int) -> str:
+        return Path(f"/proc/{pid}/maps").read_text()
+
+    assert "libtorch" in libraries(child)
+    assert "libtorch" not in libraries(worker.process.pid)
+
+
+def test_neither_process_shows_the_password(worker: Worker) -> None:
+    password = worker.url.partition("@")[0].rpartition(":")[2]
+    for pid in [worker.process.pid, *worker.children()]:
+        assert password not in " ".join(psutil.Process(pid).cmdline())
+    assert password not in worker.log.read_text()
+
+
+# ---- kill and hold
+
+
+def test_a_kill_in_the_middle_of_an_epoch_spares_the_process(worker: Worker) -> None:
+    study = Study(worker, "endless")
+    study.send(3)
+    study.send(4, until=2)
+    study.until_epoch(3, 2)
+    study.stop(3, "kill", "too poor")
+    study.until(3, "killed")
+    assert study.last(3).reason == "too poor"
+    assert study.epochs(3) == [1, 2]
+    study.until(4, "complete")
+    assert study.pids(4)[0] == study.pids(3)[0]
+
+
+def test_a_kill_whose_message_is_lost_is_heard_with_the_next_beat(worker: Worker) -> None:
+    study = Study(worker, "endless")
+    study.send(3)
+    study.until_epoch(3, 2)
+    study.states.signal(3, "kill", "too poor")
+    study.until(3, "killed")
+    assert study.last(3).reason == "too poor"
+
+
+def test_a_trial_that_does_not_hear_its_kill_is_ended_with_its_process(worker: Worker) -> None:
+    study = Study(worker, "deaf", kill_grace=0.2)
+    study.send(3)
+    study.until_epoch(3, 2)
+    child = study.pids(3)[0]
+    study.stop(3, "kill", "too poor")
+    study.until(3, "killed")
+    assert study.last(3).reason == "too poor"
+    assert not alive(child)
+    assert still_works(worker) != child
+
+
+def test_a_held_trial_goes_back_but_not_on_the_queue(worker: Worker) -> None:
+    study = Study(worker, "endless_once")
+    study.send(3)
+    study.until_epoch(3, 2)
+    study.stop(3, "hold")
+    study.until(3, "waiting")
+    assert (study.last(3).why, study.last(3).attempt) == ("hold", 1)
+    still_works(worker)
+    assert study.state(3) == "waiting"
+    study.send(3)
+    study.until(3, "complete")
+    assert study.epochs(3) == [1, 2, 3, 4]
+
+
+def test_a_stop_for_another_attempt_is_not_meant_for_this_one(worker: Worker) -> None:
+    study = Study(worker, "endless")
+    study.send(3)
+    study.until_epoch(3, 2)
+    for key in ([study.name, 3, 2], [study.name, 4, 1], ["other", 3, 1], None, "3"):
+        send_command(worker.connection, worker.name, "scattershot-stop", stop="kill", attempt=key)
+    study.stop(3, "hold")
+    study.until(3, "waiting")
+    assert study.last(3).why == "hold"
+
+
+def test_commands_of_rq_itself_do_not_get_past_the_states(worker: Worker) -> None:
+    study = Study(worker, "endless")
+    study.send(3)
+    study.until_epoch(3, 2)
+    send_kill_horse_command(worker.connection, worker.name)
+    send_shutdown_command(worker.connection, worker.name)
+    study.stop(3, "kill")
+    study.until(3, "killed")
+    assert still_works(worker) == study.pids(3)[0]
+
+
+# ---- errors and crashes
+
+
+def test_an_error_of_the_users_code_fails_the_trial_with_its_place(worker: Worker) -> None:
+    study = Study(worker, "bug")
+    study.send(3)
+    study.until(3, "failed")
+    line = TASKS.splitlines().index("    _train(trial, 2, lambda: 1 / 0)") + 1
+    assert study.last(3).reason == f"ZeroDivisionError: division by zero (their_tasks.py:{line})"
+    text = (trial_folder(study.folder, 3) / "error.txt").read_text()
+    assert "Traceback (most recent call last):" in text and "_train(trial, 2" in text
+    assert still_works(worker)
+
+
+def test_a_task_that_cannot_be_imported_fails_the_trial_with_the_cause(worker: Worker) -> None:
+    study = Study(worker, "no_such_function")
+    study.send(3)
+    study.until(3, "failed")
+    assert "has no attribute 'no_such_function'" in study.last(3).reason
+
+
+def test_out_of_memory_is_tried_again_and_then_told(worker: Worker) -> None:
+    study = Study(worker, "hungry", max_failures=3)
+    study.send(3)
+    study.until(3, "failed")
+    ends = [one for one in study.events(3) if one.kind in ("waiting", "failed")]
+    assert [one.kind for one in ends] == ["waiting", "waiting", "failed"]
+    assert [one.attempt for one in ends] == [1, 2, 3]
+    assert {one.reason for one in ends} == {"out of memory: no 99 GiB left"}
+    assert study.epochs(3) == [1]
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("killed_once", "its process was ended by SIGKILL (out of memory?)"),
+        ("exits_once", "its process exited with status 7"),
+        ("forks_and_dies_once", "its process was ended by SIGKILL (out of memory?)"),
+    ],
+)
+def test_a_trial_whose_process_died_goes_on_from_its_checkpoint(
+    worker: Worker, task: str, reason: str
+) -> None:
+    study = Study(worker, task)
+    study.send(3, until=40)
+    study.until(3, "complete")
+    lost = next(one for one in study.events(3) if one.kind == "waiting")
+    assert (lost.why, lost.attempt, lost.reason) == ("crash", 1, reason)
+    assert study.epochs(3) == list(range(1, 41)), "no epoch twice, none left out"
+    reports = [one for one in study.events(3) if one.kind == "report"]
+    first = [one for one in reports if one.attempt == 1]
+    assert len(first) > 10, "only a few epochs may wait for the disk"
+    assert {one.metrics["began"] for one in first} == {1}
+    assert {one.metrics["began"] for one in reports[len(first) :]} == {len(first) + 1}
+    assert len(set(study.pids(3))) == 2
+    forked = worker.root / "forked"
+    if forked.exists():
+        os.kill(int(forked.read_text()), signal.SIGKILL)
+        forked.unlink()
+
+
+def test_a_worn_child_is_replaced_without_making_a_trial_wait(worker: Worker) -> None:
+    still_works(worker)
+    study = Study(worker, "steady", recycle=1)
+    for trial in (0, 1):
+        study.send(trial)
+    study.until(1, "complete")
+    old = study.pids(0)[0]
+    assert study.pids(1)[0] == old, "the old one works on while the new one imports torch"
+    trials = count(2)
+
+    def replaced() -> bool:
+        trial = next(trials)
+        study.send(trial)
+        study.until(trial, "complete")
+        return study.pids(trial)[0] != old
+
+    eventually(replaced)
+    eventually(lambda: not alive(old))
+
+
+# ---- what is no trial
+
+
+def undecodable(worker: Worker, data: bytes) -> None:
+    """Put a job on the queue as a stranger with access to Redis could."""
+    key, now = "stranger", "2020-01-01T00:00:00.000000Z"
+    fields: dict[Any, Any] = {
+        "data": zlib.compress(data),
+        "created_at": now,
+        "origin": "scattershot",
+    }
+    worker.queue.rq.connection.hset(f"rq:job:{key}", mapping=fields)
+    worker.queue.rq.connection.rpush(worker.queue.rq.key, key)
+
+
+STRANGERS: dict[str, Callable[[Worker, Path], object]] = {
+    "a function by name": lambda w, mark: w.queue.rq.enqueue("os.system", f"touch {mark}"),
+    "a pickle": lambda w, mark: undecodable(
+        w, b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR."
+    ),
+    "nonsense": lambda w, mark: undecodable(w, b"\x00\xff"),
+    "json of another shape": lambda w, mark: undecodable(w, b'{"a": 1}'),
+    "our function without a trial": lambda w, mark: w.queue.rq.enqueue(RUN_TRIAL),
+    "our function with nonsense": lambda w, mark: w.queue.rq.enqueue(RUN_TRIAL, "x", 1, ""),
+    "our function with an odd attempt": lambda w, mark: w.queue.rq.enqueue(
+        RUN_TRIAL, TrialSpec("s", "u", 1, "c", {}, 1, 1).to_json(), None, ""
+    ),
+    "a trial of no study": lambda w, mark: w.queue.put(
+        [(TrialSpec("nowhere", "u", 1, "c", {}, 1, 1), 1)]
+    ),
+    "a callback": lambda w, mark: w.queue.rq.enqueue(
+        RUN_TRIAL, on_failure=Callback("os.system"), on_success=Callback("os.system")
+    ),
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_a_job_that_is_no_trial_is_refused_and_the_worker_goes_on(
+    worker: Worker, tmp_path: Path, stranger: str
+) -> None:
+    mark = tmp_path / "mark"
+    STRANGERS[stranger](worker, mark)
+    still_works(worker)
+    assert worker.queue.waiting() == []
+    assert not mark.exists()
+
+
+def test_a_refused_job_says_why(worker: Worker) -> None:
+    job = worker.queue.rq.enqueue("os.system", "true")
+    registry = worker.queue.rq.failed_job_registry
+    eventually(lambda: job.id in registry.get_job_ids(cleanup=False))
+    rq = worker.queue.rq
+    found = Job.fetch(job.id, connection=rq.connection, serializer=rq.serializer)
+    result = found.latest_result()
+    assert result is not None
+    assert result.exc_string == "a worker runs trials only, not os.system"
+
+
+def test_a_trial_on_the_queue_twice_is_trained_once(worker: Worker) -> None:
+    study = Study(worker, "steady")
+    study.states.submit(3, 4)
+    for _ in range(2):
+        worker.queue.put([(study.spec(3, 4), 1)])
+    study.until(3, "complete")
+    still_works(worker)
+    assert study.epochs(3) == [1, 2, 3, 4]
+    assert study.state(3) == "complete"
+
+
+# ---- coming and going
+
+
+def test_a_worker_shows_that_it_is_there(worker: Worker) -> None:
+    (seen,) = eventually(lambda: pulse.read(worker.connection))
+    assert (seen.pid, seen.device) == (worker.process.pid, "cpu")
+    assert seen.name in worker.log.read_text()
+
+
+def test_a_worker_that_is_told_to_go_gives_its_trial_back_first_in_the_queue(
+    own_worker: Worker,
+) -> None:
+    own_worker.start()
+    study, other = Study(own_worker, "endless_once"), Study(own_worker, "steady")
+    study.send(3)
+    other.send(4)
+    study.until_epoch(3, 2)
+    children = own_worker.children()
+    own_worker.process.terminate()
+    assert own_worker.process.wait(20) == 0
+    assert study.state(3) == "waiting"
+    assert (study.last(3).kind, study.last(3).why) == ("waiting", "drain")
+    assert own_worker.queue.waiting() == [
+        job_id(study.name, 3, 2),
+        job_id(other.name, 4, 1),
+    ]
+    assert not any(map(alive, children))
+    assert pulse.read(own_worker.connection) == []
+    own_worker.start()
+    other.until(4, "complete")
+    assert study.state(3) == "complete"
+    assert study.epochs(3) == [1, 2, 3, 4]
+
+
+def test_a_worker_can_be_told_to_go_while_its_child_still_imports_torch(
+    own_worker: Worker,
+) -> None:
+    study = Study(own_worker, "endless", kill_grace=60)
+    study.send(3)
+    own_worker.start()
+    eventually(lambda: own_worker.queue.taken() or study.state(3) == "running")
+    own_worker.process.terminate()
+    assert own_worker.process.wait(25) == 0
+    assert study.state(3) == "waiting"
+    assert own_worker.queue.waiting() == [job_id(study.name, 3, 2)]
+    assert study.last(3).why == "drain"
+
+
+def test_a_second_signal_ends_the_worker_at_once(own_worker: Worker) -> None:
+    study = Study(own_worker, "deaf", kill_grace=600)
+    study.send(3)
+    own_worker.start()
+    study.until_epoch(3, 2)
+    children = own_worker.children()
+    own_worker.process.terminate()
+    key = f"rq:worker:{own_worker.name}"
+    eventually(lambda: own_worker.connection.hexists(key, "shutdown_requested_date"))
+    own_worker.process.send_signal(signal.SIGINT)
+    assert own_worker.process.wait(10) == 1
+    eventually(lambda: not any(map(alive, children)), seconds=1)
+    assert study.state(3) == "running", "its lease gives the trial back"
+
+
+def test_a_child_dies_with_its_supervisor(own_worker: Worker) -> None:
+    study = Study(own_worker, "deaf")
+    study.send(3)
+    own_worker.start()
+    study.until_epoch(3, 2)
+    children = own_worker.children()
+    assert children
+    own_worker.process.kill()
+    own_worker.process.wait()
+    eventually(lambda: not any(map(alive, children)), seconds=1)
+
+
+def test_every_slot_is_a_worker_and_is_started_again_when_it_dies(
+    redis_url: str, tmp_path: Path
+) -> None:
+    worker = Worker(redis_url, tmp_path, "--slots", "2")
+    worker.start()
+    try:
+
+        def there() -> set[int]:
+            return {one.pid for one in pulse.read(worker.connection)}
+
+        eventually(lambda: len(there()) == 2)
+        before = there()
+        killed, spared = before
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: there() - before)
+        worker.process.terminate()
+        assert worker.process.wait(20) == 0
+        assert not alive(spared)
+    finally:
+        worker.stop()
+
+
+# ---- the command line
+
+
+def complaint(*flags: str, status: int, url: str = "") -> str:
+    """Return the one line that a worker ends with."""
+    environment = {k: v for k, v in os.environ.items() if k != URL_VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "-m", "scattershot_worker", *flags],
+        env=environment | ({URL_VARIABLE: url} if url else {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("scattershot: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_a_worker_without_a_redis_says_how_to_name_one() -> None:
+    assert complaint(status=2) == (
+        f"scattershot: name the Redis to work for: --redis URL, or {URL_VARIABLE} set to it"
+    )
+
+
+def test_a_worker_on_an_unknown_device_says_what_there_is() -> None:
+    line = complaint("--device", "tpu", status=2, url="redis://127.0.0.1:1")
+    assert line == "scattershot: --device tpu: write auto, cpu, cuda or cuda:N"
+
+
+def test_a_worker_that_is_not_let_in_says_so_without_waiting(redis_url: str) -> None:
+    address = redis_url.rpartition("@")[2]
+    line = complaint("--wait", "60", status=1, url=f"redis://:s3cr3t@{address}")
+    assert "refused the password" in line and "s3cr3t" not in line
+
+
+def test_a_worker_without_anybody_at_its_address_gives_up_after_its_wait() -> None:
+    line = complaint("--wait", "0", status=1, url="redis://:s3cr3t@127.0.0.1:1/0")
+    assert "no Redis answers at redis://127.0.0.1:1/0" in line and "s3cr3t" not in line
