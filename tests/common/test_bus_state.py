@@ -343,6 +343,19 @@ def test_a_kill_counts_more_than_a_hold(states: TrialStates) -> None:
 
 
 @pytest.mark.parametrize("kind", ["kill", "hold"])
+def test_the_first_kill_stands_whatever_comes_after_it(
+    states: TrialStates, kind: Literal["kill", "hold"]
+) -> None:
+    begin(states)
+    states.signal(7, "kill", "too poor")
+    before = everything(states)
+    states.signal(7, kind, "by hand")
+    assert everything(states) == before
+    assert do(states, finish(7, 1, "killed")) == "killed"
+    assert events(states)[-1].reason == "too poor"
+
+
+@pytest.mark.parametrize("kind", ["kill", "hold"])
 @pytest.mark.parametrize("state", ["complete", "killed", "failed"])
 def test_an_ended_trial_is_left_as_it_is(
     states: TrialStates, state: str, kind: Literal["kill", "hold"]
