@@ -125,27 +125,28 @@ def parse(data: bytes) -> tuple[list[dict[str, Any]], int]:
     """
     sound = data.rfind(b"\n") + 1
     lines = data[:sound].split(b"\n")[:-1]
-    try:
+    with contextlib.suppress(ValueError):
         # one call for all lines: reading a thousand trials must feel like nothing
         events = json.loads(b"[" + b",".join(lines) + b"]")
-        if len(events) == len(lines) and all("e" in event for event in events):
+        if len(events) == len(lines) and all(map(_is_event, events)):
             return events, sound
-    except (ValueError, TypeError):
-        pass
     events = []
     for number, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line)
-            event["e"]
-        except (ValueError, TypeError, LookupError):
-            if number == len(lines):  # torn in a way that left a newline behind
-                return events, sound - len(line) - 1
-            raise ScattershotError(
-                f"line {number} of {LEDGER} is damaged; restore the file from a backup, or cut "
-                "it before that line: what is missing will be trained again"
-            ) from None
-        events.append(event)
+        with contextlib.suppress(ValueError):
+            events.append(json.loads(line))
+        if len(events) == number and _is_event(events[-1]):
+            continue
+        if number == len(lines):  # torn in a way that left a newline behind
+            return events[: number - 1], sound - len(line) - 1
+        raise ScattershotError(
+            f"line {number} of {LEDGER} is damaged; restore the file from a backup, or cut "
+            "it before that line: what is missing will be trained again"
+        )
     return events, sound
+
+
+def _is_event(value: object) -> bool:
+    return isinstance(value, dict) and "e" in value
 
 
 def read(folder: Path) -> Board:

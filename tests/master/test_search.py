@@ -13,17 +13,8 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, TimeoutError
 
-from pretend_worker import (
-    STAGES,
-    Master,
-    Metrics,
-    Params,
-    PretendWorkers,
-    Watcher,
-    curve,
-    study_file,
-    table,
-)
+from pretend_master import STAGES, Master, Watcher, study_file, table
+from pretend_worker import Metrics, Params, PretendWorkers, curve
 from scattershot.bus.connection import connect
 from scattershot.bus.keys import QUEUE, Keys
 from scattershot.bus.queue import TrialQueue
