@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretend_master import Master, image, study_file
@@ -120,6 +120,7 @@ def test_reports_make_the_history_and_the_first_of_equal_values_is_the_best() ->
     assert (trial.done, trial.checkpoint) == (5, "file5")
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(), max_size=12), st.sampled_from(["maximize", "minimize"]))
 def test_the_best_value_is_finite_whatever_is_reported(values: list[float], goal: str) -> None:
     study = {**STUDY, "study": {**STUDY["study"], "goal": goal}}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretend_master import image, study_file
@@ -64,6 +64,7 @@ def test_the_fold_of_the_file_is_the_board_in_memory(tmp_path: Path) -> None:
 values = st.floats() | st.integers() | st.text() | st.booleans() | st.none()
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text(), values | st.lists(values))))
 def test_whatever_is_appended_is_read_back_as_it_was(events: list[dict[str, Any]]) -> None:
     whole = [{**event, "e": "x"} for event in events]
