@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from scattershot.errors import StudyFileError
 from scattershot.settings import StudyFile
 from scattershot.store.files import write
 from scattershot_master.ledger import LEDGER, Ledger
+
+_STUDY = "study.toml"
 
 
 def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple[StudyFile, Ledger]:
@@ -35,29 +38,41 @@ def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple
         ledger.append(
             "study", uid=secrets.token_hex(8), version=version("scattershot"), study=dumped
         )
-        write(folder / "study.toml", text.encode(), sync=False)
+        write(folder / _STUDY, text.encode(), sync=False)
         ledger.commit()
-    elif board.study != dumped:
-        begun = StudyFile.model_validate(board.study)
-        if begun.identity() != study.identity():
-            ledger.close()
-            raise StudyFileError(
-                f"{folder} was begun with other settings ({_difference(begun, study)}); "
-                "restore them to go on, or use --fresh to begin a new study beside it"
-            )
+        return study, ledger
+    begun = StudyFile.model_validate(board.study)
+    if begun.identity() != study.identity():
+        ledger.close()
+        raise StudyFileError(
+            f"{folder} was begun with other settings ({_difference(begun, study)}); "
+            "restore them to go on, or use --fresh to begin a new study beside it"
+        )
+    if board.study != dumped:
         ledger.append("settings", study=dumped)
-        write(folder / "study.toml", text.encode(), sync=False)
+        write(folder / _STUDY, text.encode(), sync=False)
         ledger.commit()
     return study, ledger
 
 
 def newest_folder(root: Path, name: str) -> Path | None:
     """Return the folder of `name`, or of its latest fresh start (`name-2`, …), if there is one."""
-    pattern = re.compile(rf"{re.escape(name)}(-\d+)?")
-    found = [
-        path.parent for path in root.glob(f"*/{LEDGER}") if pattern.fullmatch(path.parent.name)
-    ]
-    return max(found, key=lambda folder: (folder / LEDGER).stat().st_mtime, default=None)
+    pattern = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
+    starts = {
+        int(match[1] or 1): path.parent
+        for path in root.glob(f"*/{LEDGER}")
+        if (match := pattern.fullmatch(path.parent.name)) and _called(path.parent) in (name, None)
+    }
+    return starts[max(starts)] if starts else None
+
+
+def _called(folder: Path) -> str | None:
+    """Return the name in a folder's study file: `digits-2` may be a study of that very name."""
+    try:
+        text = (folder / _STUDY).read_text(encoding="utf-8")
+        return str(tomllib.loads(text)["study"]["name"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _unused(root: Path, name: str) -> Path:
@@ -77,12 +92,13 @@ def _difference(begun: StudyFile, now: StudyFile) -> str:
     """Name the first keys that decide the trials and differ, for the user."""
     old, new = (s.model_dump(mode="json", by_alias=True) for s in (begun, now))
     parts = []
+    for tables in (old, new):
+        del tables["study"]["data"]  # which may lie elsewhere
+        tables["stage"] = {stage["name"]: stage for stage in tables["stage"]}
     for table in ("study", "space", "stage", "kill"):
-        if old[table] == new[table]:
-            continue
-        if isinstance(old[table], dict):
-            keys = [k for k in old[table] | new[table] if old[table].get(k) != new[table].get(k)]
-            parts += [f"{table}.{key}" for key in keys] or [f"the order of [{table}]"]
-        else:
-            parts.append(f"[[{table}]]")
+        was, now_is = old[table], new[table]
+        keys = [key for key in was | now_is if was.get(key) != now_is.get(key)]
+        if not keys and [*was] != [*now_is]:
+            parts.append(f"the order of [{table}]")
+        parts += [f"{table}.{key}" for key in keys]
     return ", ".join(parts[:3]) + (", …" if len(parts) > 3 else "")
