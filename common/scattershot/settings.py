@@ -108,13 +108,15 @@ class Worker(_Table):
     """[worker]: how a worker treats its child process.
 
     A trial that fails `max_failures` times is failed for good; a child is replaced after
-    `recycle` trials; one that ignores a kill for `kill_grace` seconds is ended; `threads` is
-    torch's for each worker.
+    `recycle` trials; one that ignores a kill for `kill_grace` seconds is ended, and so is one
+    whose trial finishes no batch and reports nothing for `stall` seconds (0: it may take as long
+    as it likes); `threads` is torch's for each worker.
     """
 
     max_failures: Annotated[int, Field(ge=1)] = 3
     recycle: Annotated[int, Field(ge=1)] = 2000
     kill_grace: Annotated[float, Field(gt=0)] = 5.0
+    stall: Annotated[float, Field(ge=0)] = 0.0
     threads: Annotated[int, Field(ge=1)] = 1
 
 

@@ -6,6 +6,8 @@ environment; they speak JSON lines over the socket FD. It never outlives its sup
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import logging
 import os
@@ -14,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ from scattershot_worker.signals import Signals
 
 #: The environment variable that carries the settings.
 SETTINGS = "SCATTERSHOT_CHILD"
+#: Seconds between two words that the trial gets on.
+_TELL_EVERY = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,25 +46,43 @@ class ChildSettings:
         return json.dumps(asdict(self))
 
 
-class _Inbox:
-    """What the supervisor says: trials to run, and signals for the one that runs."""
+class _Line:
+    """The line to the supervisor: trials to run, signals for the one that runs, words back."""
 
     def __init__(self, line: socket.socket) -> None:
         self.trials: queue.SimpleQueue[tuple[dict[str, Any], Signals]] = queue.SimpleQueue()
-        self._line = line
-        threading.Thread(target=self._listen, name="inbox", daemon=True).start()
+        self._line, self._lock = line, threading.Lock()
+        self._signals = Signals()
+        for work in (self._listen, self._tell):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+
+    def say(self, **message: object) -> None:
+        """Send the supervisor a message; any thread may."""
+        with self._lock:
+            self._line.sendall((json.dumps(message) + "\n").encode())
 
     def _listen(self) -> None:
-        attempt, signals = None, Signals()
+        attempt = None
         for text in self._line.makefile("r"):
             message = json.loads(text)
             if message["do"] == "run":
                 # made here, not when the trial begins: a stop may come right behind
-                attempt, signals = message["attempt"], Signals()
-                self.trials.put((message, signals))
+                attempt, self._signals = message["attempt"], Signals()
+                self.trials.put((message, self._signals))
             elif message["attempt"] == attempt:
-                signals.set(message["do"])
+                self._signals.set(message["do"])
         os._exit(0)  # the supervisor is gone: a trial must not go on unwatched
+
+    def _tell(self) -> None:
+        """Tell that the trial gets on while it does: that this thread lives is no sign of it."""
+        told = (self._signals, 0)
+        while True:
+            time.sleep(_TELL_EVERY)
+            signals = self._signals
+            if (signals, signals.progress) != told:
+                told = (signals, signals.progress)
+                with contextlib.suppress(OSError):  # `_listen` ends the process
+                    self.say(progress=told[1])
 
 
 def main() -> None:
@@ -67,8 +90,10 @@ def main() -> None:
     # Ctrl-C and a service manager's SIGTERM reach the whole group; the supervisor decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    line = socket.socket(fileno=int(sys.argv[1]))
-    inbox = _Inbox(line)
+    # The supervisor sends it before it ends a trial that hangs: where goes to the worker's log,
+    # even from C code that lets no other thread run.
+    faulthandler.register(signal.SIGUSR1)
+    line = _Line(socket.socket(fileno=int(sys.argv[1])))
     settings = ChildSettings(**json.loads(os.environ.pop(SETTINGS)))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     sys.path[:0] = settings.paths
@@ -93,22 +118,19 @@ def main() -> None:
         allow=tuple(settings.allow),
     )
 
-    def say(**message: object) -> None:
-        line.sendall((json.dumps(message) + "\n").encode())
-
-    say(ready=str(bench.device))
+    line.say(ready=str(bench.device))
     while True:
-        message, signals = inbox.trials.get()
+        message, signals = line.trials.get()
         spec, number = TrialSpec.from_json(message["spec"]), int(message["number"])
         try:
             if not fits(message["spec"], message["signature"], secret()):
                 raise ScattershotError(f"its signature is not of this worker's {SECRET_VARIABLE}")
             outcome, reason = run_trial(
-                bench, spec, number, signals, lambda info: say(began=asdict(info))
+                bench, spec, number, signals, lambda info: line.say(began=asdict(info))
             )
         except ScattershotError as error:
             outcome, reason = refuse(bench, spec, number, str(error))
-        say(outcome=outcome, reason=reason)
+        line.say(outcome=outcome, reason=reason)
 
 
 def _device(torch: Any, wanted: str) -> Any:

@@ -135,6 +135,7 @@ class TrialHandle:
                 f"{', '.join(values) or 'nothing'}"
             )
         self._epoch += 1
+        self._attempt.signals.progress += 1
         self.history.append({"epoch": self._epoch, **values})
         snapshot = None
         # A checkpoint whose metric is not finite would never be used: not for ranking, and

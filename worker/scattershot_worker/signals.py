@@ -1,4 +1,4 @@
-"""Owns the word from outside that a training must stop: set by threads, looked at every batch."""
+"""Owns what a training and the outside tell each other: it must stop, it gets on."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Signals:
         self.stop: Stop | None = None
         #: What went wrong in the background (a full disk); raised in the training loop.
         self.error: Exception | None = None
+        #: Grows with every look and every report: a training that hangs does neither.
+        self.progress = 0
 
     def set(self, why: Stop) -> None:
         """Ask for a stop."""
@@ -34,6 +36,7 @@ class Signals:
 
     def check(self) -> None:
         """Raise `TrialStopped`, or the background's error, if there is one."""
+        self.progress += 1
         if self.error is not None:
             raise self.error
         if self.stop is not None:

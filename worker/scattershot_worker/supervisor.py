@@ -75,6 +75,9 @@ class _Current:
     #: When a stop was asked for; the child gets `kill_grace` seconds, then SIGKILL.
     stop_since: float | None = None
     stop: str = ""
+    #: Seconds, as far as this process saw them pass, since the child last said that it gets on.
+    idle: float = 0.0
+    stalled: bool = False
 
     @property
     def key(self) -> list[object]:
@@ -109,6 +112,11 @@ class _Child:
             return None
         *lines, self.buffer = (self.buffer + data).split(b"\n")
         return [json.loads(text) for text in lines]
+
+    def kill(self) -> None:
+        """End the process at once, and whatever it has started: that may hang as well."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self) -> int:
         """End the process, gently if it lives; return its exit status."""
@@ -266,7 +274,7 @@ class Supervisor(Worker):
         """Wait for the child's word on the trial, beating its lease and enforcing stops."""
         current = self._current
         assert current is not None
-        next_tick = time.monotonic() + TICK
+        next_tick = (looked := time.monotonic()) + TICK
         while True:
             timeout = max(0.0, min(next_tick - time.monotonic(), 0.25))
             messages = child.hear(timeout)
@@ -275,12 +283,18 @@ class Supervisor(Worker):
             for message in messages:
                 if "began" in message:
                     current.info = StudyInfo(**message["began"])
+                    current.idle = 0.0
+                elif "progress" in message:
+                    current.idle = 0.0
                 elif "ready" in message:
                     self._pulse = replace(self._pulse, device=str(message["ready"]))
                 elif "outcome" in message:
                     return str(message["outcome"]), str(message["reason"])
+            # a longer pause was this process's own, or the whole machine's: the child had it too
+            current.idle += min(time.monotonic() - looked, 1.0)
+            looked = time.monotonic()
             self._enforce(child, current)
-            if time.monotonic() >= next_tick:
+            if looked >= next_tick:
                 next_tick = time.monotonic() + TICK
                 self._beat(child, job, execution, current)
 
@@ -295,6 +309,7 @@ class Supervisor(Worker):
             )
         except _CONNECTION_TROUBLE as error:
             log.warning("Redis does not answer (%s); trial %d goes on", error, current.spec.trial)
+            current.idle = 0.0  # the child may be waiting for Redis as well
             return
         if answer is Answer.KILL:
             self._ask("kill")
@@ -312,7 +327,7 @@ class Supervisor(Worker):
         child.tell(do=stop, attempt=current.key)
 
     def _enforce(self, child: _Child, current: _Current) -> None:
-        """End a child that did not heed a stop within the study's grace period."""
+        """End a child that did not heed a stop within the study's grace period, or hangs."""
         grace = current.info.kill_grace if current.info else 30.0
         if current.stop_since is not None and time.monotonic() > current.stop_since + grace:
             log.warning(
@@ -320,7 +335,13 @@ class Supervisor(Worker):
                 current.spec.trial,
                 grace,
             )
-            child.process.kill()
+            child.kill()
+        elif current.info and 0 < current.info.stall < current.idle and not current.stalled:
+            current.stalled = True
+            log.warning("trial %d hangs, its process is ended; it was here:", current.spec.trial)
+            child.process.send_signal(signal.SIGUSR1)
+            time.sleep(0.2)
+            child.kill()
 
     def _bury(self, child: _Child, current: _Current) -> tuple[str, str]:
         """Return what a child's death means for its trial, and start the next child at once."""
@@ -331,6 +352,8 @@ class Supervisor(Worker):
             return "fenced", ""
         if current.stop in ("drain", "hold"):
             return current.stop, ""
+        if current.stalled and current.info:
+            return "crash", f"no progress for {current.info.stall:g} s"
         if status < 0:
             name = signal.Signals(-status).name
             hint = " (out of memory?)" if name == "SIGKILL" and not current.stop else ""

@@ -19,7 +19,7 @@ class StudyInfo:
     """A study as its workers see it.
 
     `uid` tells two studies of one name apart; `folder` is the study's name under a worker's
-    output root; `kill_grace` is seconds.
+    output root; `kill_grace` and `stall` are seconds.
     """
 
     name: str
@@ -31,6 +31,7 @@ class StudyInfo:
     max_failures: int = 3
     kill_grace: float = 5.0
     recycle: int = 2000
+    stall: float = 0.0
 
 
 def publish(connection: Redis, info: StudyInfo) -> None:

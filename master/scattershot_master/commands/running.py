@@ -170,6 +170,7 @@ def _search(
         max_failures=study.worker.max_failures,
         kill_grace=study.worker.kill_grace,
         recycle=study.worker.recycle,
+        stall=study.worker.stall,
     )
     dispatch = Dispatch(url, info)
     reach(dispatch.connection, url)
