@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ class _Slot:
     attempt: int = 0
     epoch: int = 0
     until: int = 0
-    accepted: dict[int, float] = field(default_factory=dict)
 
 
 class PretendWorkers:
@@ -80,6 +79,7 @@ class PretendWorkers:
         self._zombies: list[_Slot] = []
         self._curve, self._fault, self._folder = curve, fault, folder
         self._random = random.Random(seed) if seed is not None else None
+        self._accepted: dict[int, dict[int, float]] = {}
         self._next_pulse = 0.0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -166,7 +166,7 @@ class PretendWorkers:
         rq.connection.delete(job.key)
         if claim.granted:
             slot.spec, slot.attempt, slot.epoch = spec, attempt, claim.epoch
-            slot.until, slot.accepted = claim.until, {}
+            slot.until = claim.until
         return True
 
     def _train(self, slot: _Slot) -> None:
@@ -182,8 +182,8 @@ class PretendWorkers:
         states = TrialStates(self._states, spec.study)
         (answer,) = states.run([report(spec.trial, slot.attempt, epoch, metrics, name)])
         slot.epoch = epoch
-        slot.accepted[epoch] = value
-        self._thin(slot)
+        self._accepted.setdefault(spec.trial, {})[epoch] = value
+        self._thin(spec)
         # as a real worker does: after its last epoch a trial ends, whatever it was told
         if epoch < slot.until or answer == Answer.FENCED:
             self._heed(slot, Answer(int(answer)))
@@ -231,8 +231,9 @@ class PretendWorkers:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).touch()
 
-    def _thin(self, slot: _Slot) -> None:
-        if self._folder is not None and slot.spec is not None:
-            folder = trial_folder(self._folder / slot.spec.study, slot.spec.trial)
-            for name in own_leftovers([path.name for path in folder.glob("*")], slot.accepted):
+    def _thin(self, spec: TrialSpec) -> None:
+        if self._folder is not None:
+            folder = trial_folder(self._folder / spec.study, spec.trial)
+            names = [path.name for path in folder.glob("*")]
+            for name in own_leftovers(names, self._accepted[spec.trial]):
                 (folder / name).unlink()

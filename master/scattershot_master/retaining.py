@@ -47,6 +47,7 @@ class Retaining:
         """The trial was killed, has failed, or is complete."""
         if trial.state == "complete" and self._may_continue():
             self._held.add(trial.number)
+            self._remove(self._best.lives(trial.number, trial.best_value))
             out = self._candidates.ended(trial.number, trial.best_value)
         else:
             out = [trial.number]
