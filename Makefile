@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-cluster lint bench clean
 
 install: $(DONE)
 
@@ -20,6 +20,10 @@ demo: $(DONE)
 
 test: $(DONE)
 	$(BIN)/python -m pytest
+
+# needs a docker engine with compose; skipped with a message where none answers
+test-cluster: $(DONE)
+	$(BIN)/python -m pytest -rs tests/cluster/test_compose.py
 
 lint: $(DONE)
 	$(BIN)/ruff check .
