@@ -63,14 +63,15 @@ class _Line:
 
     def _listen(self) -> None:
         attempt = None
-        for text in self._line.makefile("r"):
-            message = json.loads(text)
-            if message["do"] == "run":
-                # made here, not when the trial begins: a stop may come right behind
-                attempt, self._signals = message["attempt"], Signals()
-                self.trials.put((message, self._signals))
-            elif message["attempt"] == attempt:
-                self._signals.set(message["do"])
+        with contextlib.suppress(OSError):  # it left without hearing us out
+            for text in self._line.makefile("r"):
+                message = json.loads(text)
+                if message["do"] == "run":
+                    # made here, not when the trial begins: a stop may come right behind
+                    attempt, self._signals = message["attempt"], Signals()
+                    self.trials.put((message, self._signals))
+                elif message["attempt"] == attempt:
+                    self._signals.set(message["do"])
         os._exit(0)  # the supervisor is gone: a trial must not go on unwatched
 
     def _tell(self) -> None:
