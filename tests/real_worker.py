@@ -1,0 +1,125 @@
+"""Owns a worker that tests run as processes, and a study for it as its master sees it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from itertools import count, cycle
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from scattershot.bus import pulse
+from scattershot.bus.connection import URL_VARIABLE, connect
+from scattershot.bus.info import StudyInfo, publish
+from scattershot.bus.queue import TrialQueue, TrialSpec
+from scattershot.bus.state import TrialStates
+from scattershot.bus.stream import Event, EventStream
+from waiting import eventually
+
+#: The module in which a worker finds its tasks.
+MODULE = "their_tasks"
+
+
+class RealWorker:
+    """A worker process that takes trials from a database of its own.
+
+    `tasks` is the source of the users' module; `flags` go to its command and `environment` to its
+    processes. `url` may name another user than the one that the test itself is.
+    """
+
+    _databases = cycle(range(15, 9, -1))
+
+    def __init__(
+        self,
+        url: str,
+        root: Path,
+        tasks: str,
+        *flags: str,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.url = f"{url.rpartition('/')[0]}/{next(self._databases)}"
+        self.root = root
+        self.connection = connect(self.url)
+        self.connection.flushdb()
+        self.queue = TrialQueue(connect(self.url, decode=False))
+        self.log = root / "worker.log"
+        self._flags, self._environment = flags, environment or {}
+        (root / f"{MODULE}.py").write_text(tasks)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "scattershot_worker", "--device", "cpu"]
+        command += ["--out", str(self.root), "--path", str(self.root), *self._flags]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, URL_VARIABLE: self.url, **self._environment},
+                cwd=self.root,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    @property
+    def name(self) -> str:
+        return eventually(lambda: pulse.read(self.connection))[0].name
+
+    def children(self) -> list[int]:
+        """Return the pids of the warm processes."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [one.pid for one in found if "scattershot_worker.child" in " ".join(one.cmdline())]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            for pid in [*self.children(), self.process.pid]:
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class RealStudy:
+    """A study of one task, as its master sees it."""
+
+    _names = count(1)
+
+    def __init__(self, worker: RealWorker, task: str, **info: Any) -> None:
+        self.worker = worker
+        self.name = f"study-{next(self._names)}"
+        self.info = StudyInfo(self.name, "u1", f"{MODULE}:{task}", "acc", "maximize", **info)
+        publish(worker.connection, self.info)
+        self.states = TrialStates(worker.connection, self.name)
+        self.folder = worker.root / self.name
+
+    def spec(self, trial: int, epochs: int, **params: Any) -> TrialSpec:
+        return TrialSpec(self.name, "u1", trial, "coarse", params, trial, epochs)
+
+    def send(self, trial: int, until: int = 4, **params: Any) -> None:
+        """Make the trial known at a budget, and put its next attempt on the queue."""
+        _, last = self.states.submit(trial, until)
+        self.worker.queue.put([(self.spec(trial, until, **params), last + 1)])
+
+    def state(self, trial: int) -> str:
+        return str(self.states.connection.hget(self.states.keys.trial(trial), "state"))
+
+    def events(self, trial: int) -> list[Event]:
+        stream = EventStream(self.states.connection, self.name)
+        return [one for one in stream.read("", block_ms=None) if one.trial == trial]
+
+    def last(self, trial: int) -> Event:
+        return self.events(trial)[-1]
+
+    def epochs(self, trial: int) -> list[int]:
+        return [one.epoch for one in self.events(trial) if one.kind == "report"]
+
+    def until(self, trial: int, state: str) -> None:
+        """Wait for a trial's state; show the worker's log where it does not come."""
+        try:
+            eventually(lambda: self.state(trial) == state)
+        except AssertionError:
+            log = self.worker.log.read_text()
+            raise AssertionError(f"{self.state(trial)}, not {state}; the log:\n{log}") from None
+
+    def until_epoch(self, trial: int, epoch: int) -> None:
+        eventually(lambda: epoch in self.epochs(trial))
