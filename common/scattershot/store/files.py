@@ -171,8 +171,10 @@ def load(path: Path) -> bytes:
     return data
 
 
-def tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
+def tensors(path: Path, prefix: str | tuple[str, ...]) -> dict[str, np.ndarray]:
     """Return the tensors whose names start with `prefix`, of a checkpoint that is as sealed.
+
+    Of several prefixes one is enough.
 
     Needs no torch; dtypes are numpy's own. Raises CheckpointError like `load`.
     """

@@ -41,11 +41,15 @@ def build(board: Board, folder: Path, *, size: int, method: str) -> dict[str, An
     if targets is None:
         raise ScattershotError(
             "no ensemble: no checkpoint holds validation predictions (a train function gives "
-            "them by trial.report(..., predictions=, targets=))"
+            "them by trial.report(..., predictions=, targets=))" + "".join(f"; {n}" for n in notes)
         )
     name = score_name(board.metric, next(iter(predictions.values())), targets)
     selection = METHODS[method](predictions, targets, name, size)
-    single = {number: score(name, one, targets) for number, one in predictions.items()}
+    single = {
+        number: score(name, one, targets)
+        for number, one in predictions.items()
+        if np.isfinite(one).all()  # as for a member
+    }
     pick = max if metric(name).larger_is_better else min
     best = pick(single, key=lambda number: single[number])
     return {
@@ -78,26 +82,30 @@ def _candidates(
     trials: dict[int, TrialRecord] = {}
     predictions: dict[int, Array] = {}
     targets: Array | None = None
+    shape: tuple[int, ...] = ()
     notes: list[str] = []
     for trial in finite(board):
         if len(predictions) >= CANDIDATES:
             break
         if not trial.best_checkpoint:
             continue
-        path = resolve(folder, trial.number, trial.best_checkpoint)
-        if not path.exists():
-            continue
         try:
-            found = tensors(path, "")
+            path = resolve(folder, trial.number, trial.best_checkpoint)
+            if not path.exists():
+                continue
+            found = tensors(path, ("predictions", "targets"))
         except CheckpointError as error:
             notes.append(str(error))
             continue
         if "predictions" not in found or "targets" not in found:
             continue
         if targets is None:
-            targets = found["targets"]
+            targets, shape = found["targets"], found["predictions"].shape
         elif not np.array_equal(targets, found["targets"]):
             notes.append(f"trial {trial.number} was validated on other data: left out")
+            continue
+        elif found["predictions"].shape != shape:
+            notes.append(f"trial {trial.number} predicts in another shape: left out")
             continue
         trials[trial.number], predictions[trial.number] = trial, found["predictions"]
     return trials, predictions, targets, notes
@@ -183,8 +191,8 @@ def _ask_worker(request: Mapping[str, Any]) -> str:
     )
     lines = process.stdout.strip().splitlines()
     try:
-        answer = json.loads(lines[-1])
-    except (IndexError, ValueError):
+        answer = dict(json.loads(lines[-1]))
+    except (IndexError, ValueError, TypeError):
         tail = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
         return tail[0]
     return str(answer.get("error", ""))
