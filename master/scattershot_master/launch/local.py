@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from scattershot.bus.connection import URL_VARIABLE
+from scattershot.errors import StudyFileError
 from scattershot.processes import die_with_parent
 
 
@@ -28,7 +29,7 @@ class LocalWorkers:
         log: Path,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._log: IO[bytes] = log.open("ab")
+        self._log: IO[bytes] = log.open("ab+")
         self._url = url
         self._command = [sys.executable, "-m", "scattershot_worker"]
         self._command += ["--out", str(root), "--device", device, "--slots", str(slots)]
@@ -49,8 +50,17 @@ class LocalWorkers:
         )
 
     def tend(self) -> None:
-        """Start the command again if it has died."""
-        if self._process.poll() is not None:
+        """Start the command again if it has died.
+
+        Raises:
+            StudyFileError: it was started wrongly, and always will be.
+        """
+        status = self._process.poll()
+        if status == StudyFileError.exit_code:
+            self._log.seek(0)
+            said = self._log.read().decode(errors="replace").strip().splitlines() or ["no word"]
+            raise StudyFileError(f"the workers do not start: {said[-1]}")
+        if status is not None:
             self._process = self._start()
 
     @property
