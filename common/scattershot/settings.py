@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from scattershot.space import Space
+from scattershot.store.names import STUDY_NAME
 
 Goal = Literal["maximize", "minimize"]
 Sampler = Literal["random", "sobol"]
@@ -18,7 +19,7 @@ Rule = Literal["halving", "sync_halving", "median", "percentile", "diverged", "p
 RULES: tuple[Rule, ...] = get_args(Rule)
 
 #: A name that is also a safe folder name.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=f"^{STUDY_NAME}$")]
 
 
 def _rules(value: object) -> object:

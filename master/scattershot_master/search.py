@@ -21,7 +21,8 @@ from scattershot.bus.pulse import Pulse
 from scattershot.bus.stream import Event
 from scattershot.errors import ScattershotError
 from scattershot.settings import StudyFile
-from scattershot.store.names import trial_folder
+from scattershot.store.names import is_checkpoint_of, trial_folder
+from scattershot.trial import STATES
 from scattershot_master import planning
 from scattershot_master.board import Board, StageRecord, TrialRecord
 from scattershot_master.dispatch import Dispatch
@@ -133,14 +134,17 @@ class Search:
             # a power cut took its sampling from the ledger; drawn again, it is the same trial
             self._sample(event.trial + 1 - len(self._board.trials))
         trial = self._board.trials.get(event.trial)
-        if trial is None:
+        if trial is None or event.kind not in ("report", "started", *STATES):
+            self._ledger.append("skipped", c=event.id)  # none of ours: someone else writes here
             return
         about = {"t": event.trial, "a": event.attempt, "c": event.id}
         if event.kind == "report":
             if event.epoch > trial.done:
-                self._ledger.append(
-                    "report", **about, n=event.epoch, m=event.metrics, f=event.checkpoint
-                )
+                file = event.checkpoint
+                if file and not is_checkpoint_of(trial.number, file):
+                    self._view.note(f"trial {trial.number}: refused {file[:80]!r} as a checkpoint")
+                    file = ""
+                self._ledger.append("report", **about, n=event.epoch, m=event.metrics, f=file)
                 self._judge_report(trial)
             return
         if event.kind == "started":

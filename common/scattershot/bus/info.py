@@ -56,7 +56,8 @@ def fetch(connection: Redis, study: str) -> StudyInfo:
     """Return what the master published of `study`.
 
     Raises:
-        ScattershotError: it published nothing, or its signature does not fit this worker's secret.
+        ScattershotError: it published nothing, its signature does not fit this worker's secret, or
+            what it published is not what this version reads.
     """
     text: Any
     text, signature = connection.hmget(Keys(study).info, "info", "signature")
@@ -67,4 +68,13 @@ def fetch(connection: Redis, study: str) -> StudyInfo:
             f"study {study!r} is not signed with this worker's secret; set the same "
             f"{SECRET_VARIABLE} for the master and all workers"
         )
-    return StudyInfo(**json.loads(text))
+    try:
+        info = StudyInfo(**json.loads(text))
+    except (TypeError, ValueError):
+        info = None
+    if info is None or info.name != study:
+        raise ScattershotError(
+            f"what the master published of study {study!r} cannot be read here; use the same "
+            "version of scattershot for the master and all workers (scattershot doctor tells)"
+        )
+    return info

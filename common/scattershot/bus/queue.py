@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scattershot.bus.keys import QUEUE, job_id
 from scattershot.bus.signing import secret, sign
+from scattershot.store.names import is_study_name
 from scattershot.trial import Trial, Value
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class TrialSpec:
             and isinstance(params, dict)
         ):
             raise ValueError("not a trial: wrong types")
+        if not is_study_name(study):  # it becomes a folder
+            raise ValueError(f"not a trial: refused {study[:80]!r} as the name of a study")
+        if not 0 <= trial < 10**18:
+            raise ValueError(f"not a trial: refused {str(trial)[:80]} as its number")
         return cls(study, uid, trial, stage, params, seed, epochs)
 
 

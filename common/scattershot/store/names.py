@@ -19,6 +19,9 @@ from pathlib import Path
 from scattershot.errors import CheckpointError
 
 SUFFIX = ".safetensors"
+#: What a study may be called, as a pattern: its name is its folder's, and stands in Redis' keys.
+#: The number at its end is that of a fresh start.
+STUDY_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(-[0-9]{1,9})?"
 
 #: Digits are bounded because names also come from Redis: int() refuses thousands of them.
 _NAME = re.compile(
@@ -37,6 +40,15 @@ class CheckpointName:
     value: float
     trial: int
     epoch: int
+
+
+def is_study_name(name: str) -> bool:
+    """Return whether a study may be called so: a plain folder's name that leads nowhere else.
+
+    >>> [is_study_name(name) for name in ("digits-2", "../digits", "/tmp", "a\\0b", "", "..")]
+    [True, False, False, False, False, False]
+    """
+    return re.fullmatch(STUDY_NAME, name) is not None
 
 
 def checkpoint_name(metric: str, value: float, trial: int, epoch: int) -> str:
@@ -108,14 +120,19 @@ def list_checkpoints(study_folder: Path, trial: int) -> list[Path]:
     return [folder / name for _, name in ours]
 
 
+def is_checkpoint_of(trial: int, name: str) -> bool:
+    """Return whether `name` is the bare file name of a checkpoint of the trial."""
+    told = parse_name(name)
+    return told is not None and told.trial == trial
+
+
 def resolve(study_folder: Path, trial: int, name: str) -> Path:
     """Return the path of a checkpoint that a message names.
 
     A message carries a bare file name, never a path. Raises CheckpointError for anything that is
     not the name of one of this trial's checkpoints: separators, "..", absolute paths, others.
     """
-    told = parse_name(name)
-    if told is None or told.trial != trial:
+    if not is_checkpoint_of(trial, name):
         raise CheckpointError(
             f"refused {name[:120]!r} as a checkpoint of trial {trial}: a message names it by its "
             "bare file name; look for whoever else writes to this Redis"

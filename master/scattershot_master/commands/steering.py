@@ -83,6 +83,6 @@ def _states(given: Path | None, redis: str | None) -> TrialStates:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise StudyFileError(f"{text!r} is not a trial's number")
     return int(text)
