@@ -60,6 +60,15 @@ def undisturbed(
     return run
 
 
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """A Redis that a test may kill."""
+    server = EmbeddedServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.stop()
+
+
 def events(root: Path, kind: str = "") -> list[dict[str, Any]]:
     """Return the events of the ledger, all or those of a kind."""
     lines = (root / NAME / LEDGER).read_text().splitlines()
@@ -497,6 +506,10 @@ class Death(BaseException):
     """The master is gone, in the middle of whatever it was doing."""
 
 
+def die() -> None:
+    raise Death
+
+
 class Fate:
     """Lets a master die at random before or after anything that the world can see of it."""
 
@@ -597,16 +610,52 @@ def test_a_power_cut_may_take_what_the_disk_had_not_yet_got(
     assert [event["t"] for event in events(tmp_path, "sampled")] == list(range(16))
 
 
+def test_trials_whose_workers_went_down_with_the_master_go_on_at_once(
+    redis_url: str, tmp_path: Path, undisturbed: Callable[..., list[str]]
+) -> None:
+    expected = undisturbed()
+
+    def fault(trial: int, attempt: int, epoch: int) -> str:
+        return "wait" if len(workers.trained) >= 15 else ""
+
+    with PretendWorkers(redis_url, 3, fault=fault) as workers:
+        first = Master(redis_url, tmp_path, STUDY)
+        first.view.look = once(lambda board: reported(board) >= 15, die).look
+        with pytest.raises(Death):
+            first.search.run()
+        first.ledger._file.close()
+    lost = first.board.by_state["running"] | first.board.by_state["waiting"]
+    leases: Any = connect(redis_url).zrange(Keys(NAME).running, 0, -1)
+    assert leases
+    # what the ledger had last is gone, as after a power cut
+    lines = first.ledger.path.read_bytes().splitlines(keepends=True)
+    first.ledger.path.write_bytes(b"".join(lines[:-4]))
+    with PretendWorkers(redis_url, 3):
+        second = Master(redis_url, tmp_path, STUDY, workers_gone=True)
+        assert second.run()
+    assert table(second.board) == expected
+    assert {int(number) for number in leases} <= lost
+    given_back = [event for event in events(tmp_path, "waiting") if event["y"] == "drain"]
+    assert {str(event["t"]) for event in given_back} == set(leases)
+    assert sum(trial.failures for trial in second.board.trials.values()) == 0
+
+
+def test_a_master_that_never_reached_redis_can_be_stopped(
+    own_redis: EmbeddedServer, tmp_path: Path
+) -> None:
+    master = Master(own_redis.url, tmp_path, STUDY)
+
+    def tend() -> None:
+        master.search.stopping = True
+
+    master.search._tend = tend
+    own_redis.stop()
+    assert not master.search.run()
+    master.ledger.close()
+    assert any("Redis does not answer" in note for note in master.view.notes)
+
+
 # ---- what befalls Redis
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """A Redis that a test may kill."""
-    server = EmbeddedServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_the_study_goes_on_when_redis_comes_back_with_its_data(
