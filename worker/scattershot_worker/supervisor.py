@@ -39,6 +39,7 @@ from scattershot.bus.queue import RUN_TRIAL, TrialQueue, TrialSpec
 from scattershot.bus.state import LEASE, Answer, TrialStates
 from scattershot.processes import die_with_parent
 from scattershot_worker.child import SETTINGS, ChildSettings
+from scattershot_worker.queued import QueuedJob
 
 log = logging.getLogger("scattershot.worker")
 
@@ -152,6 +153,7 @@ class Supervisor(Worker):
             name=settings.name,
             connection=connection,
             serializer=queue.rq.serializer,
+            job_class=QueuedJob,
             worker_ttl=20,
             job_monitoring_interval=TICK,
             maintenance_interval=600,

@@ -96,7 +96,7 @@ class TrialQueue:
                 RUN_TRIAL,
                 args=_signed(spec, attempt),
                 job_id=job_id(spec.study, spec.trial, attempt),
-                **_JOB,
+                **BOOKS,
             )
             for spec, attempt in attempts
         ]
@@ -114,10 +114,10 @@ class TrialQueue:
                 job_id=job_id(spec.study, spec.trial, attempt),
                 at_front=True,
                 unique=True,
-                job_timeout=_JOB["timeout"],
-                result_ttl=_JOB["result_ttl"],
-                failure_ttl=_JOB["failure_ttl"],
-                description=_JOB["description"],
+                job_timeout=BOOKS["timeout"],
+                result_ttl=BOOKS["result_ttl"],
+                failure_ttl=BOOKS["failure_ttl"],
+                description=BOOKS["description"],
             )
 
     def waiting(self) -> list[str]:
@@ -143,7 +143,7 @@ class TrialQueue:
 
 #: RQ's own timeout is off (a trial may take days; leases watch it), and a finished job leaves
 #: nothing in Redis: its result stands in the stream and the checkpoint.
-_JOB: dict[str, Any] = {"timeout": -1, "result_ttl": 0, "failure_ttl": 3600, "description": "trial"}
+BOOKS: dict[str, Any] = {"timeout": -1, "result_ttl": 0, "failure_ttl": 3600, "description": "trial"}
 
 
 def _signed(spec: TrialSpec, attempt: int) -> tuple[str, int, str]:
