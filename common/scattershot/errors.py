@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 
 class ScattershotError(Exception):
     """An error with a message for the user. The commands print it without a traceback, exit 1."""
@@ -21,3 +24,12 @@ class CheckpointError(ScattershotError):
 
 class TaskError(ScattershotError):
     """The task cannot be loaded or lacks its data: every trial of the study would fail alike."""
+
+
+def told(command: Callable[[], object]) -> None:
+    """Run a command; an error meant for the user becomes one line, without a traceback."""
+    try:
+        command()
+    except ScattershotError as error:
+        print(f"scattershot: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

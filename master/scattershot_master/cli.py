@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from scattershot.errors import ScattershotError
+from scattershot.errors import told
 from scattershot_master.commands import ensembles, running, steering
 from scattershot_master.show import commands as looking
 
@@ -48,12 +48,9 @@ def worker(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run the command; errors meant for the user are one line, without a traceback."""
+    """Run the command."""
     try:
-        app()
-    except ScattershotError as error:
-        print(f"scattershot: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        told(app)
     except BrokenPipeError:  # `scattershot top | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

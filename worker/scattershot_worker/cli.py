@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from scattershot.bus.connection import URL_VARIABLE, connect, reach, url_from
-from scattershot.errors import ScattershotError, StudyFileError
+from scattershot.errors import ScattershotError, StudyFileError, told
 from scattershot.processes import die_with_parent
 
 log = logging.getLogger("scattershot.worker")
@@ -176,9 +176,5 @@ def _keep_slots(slots: int) -> None:
 
 
 def main() -> None:
-    """Run the command; errors meant for the user are one line, without a traceback."""
-    try:
-        app()
-    except ScattershotError as error:
-        print(f"scattershot: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    """Run the command."""
+    told(app)
