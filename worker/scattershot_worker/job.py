@@ -153,6 +153,8 @@ def _stopped(reporter: Reporter, attempt: Attempt, stopped: TrialStopped) -> tup
 
 
 def _ended(state: str) -> tuple[Outcome, str]:
+    if not state:
+        return "drain", "Redis could not be told of its end"
     return ("fenced", _TAKEN_OVER) if state == "fenced" else ("ended", state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -18,6 +19,8 @@ from scattershot.store.names import checkpoint_name, trial_folder
 from scattershot.store.retention import own_leftovers
 from scattershot_worker.checkpoint import Snapshot
 from scattershot_worker.signals import Signals
+
+log = logging.getLogger("scattershot.worker")
 
 #: Epochs that may wait to be written before training waits for the disk.
 _BACKLOG = 4
@@ -86,7 +89,10 @@ class Reporter:
         self._queue.put(_Line(attempt, epoch, metrics, snapshot, header))
 
     def end(self, attempt: Attempt, state: str, reason: str = "") -> str:
-        """Write and report what is left, end the attempt; return its state, or "fenced"."""
+        """Write and report what is left, end the attempt; return its state, or "fenced".
+
+        "" where Redis could not be told.
+        """
         item = _End(attempt, state, reason)
         self._queue.put(item)
         item.done.wait()
@@ -140,8 +146,9 @@ class Reporter:
         try:
             answers = items[0].attempt.states.run(steps)
         except Exception as error:  # Redis is gone for good: the training must not go on unheard
+            log.warning("Redis cannot be reached: %s", error)
             for item in items:
-                item.attempt.signals.error = ScattershotError(f"Redis cannot be reached: {error}")
+                item.attempt.signals.set("drain")
                 if isinstance(item, _End):
                     item.done.set()
             return

@@ -25,7 +25,7 @@ import redis.exceptions
 from redis import Redis
 from rq import Queue
 from rq.command import parse_payload
-from rq.exceptions import DeserializationError, InvalidJobOperation
+from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.job import Job
 from rq.timeouts import BaseDeathPenalty
@@ -47,10 +47,13 @@ log = logging.getLogger("scattershot.worker")
 TICK = 3
 #: Names a file to touch with every sign of life, for a container's health check.
 ALIVE_VARIABLE = "SCATTERSHOT_ALIVE"
-_CONNECTION_TROUBLE = (
+#: Redis is away, or takes no orders: a worker waits for it.
+_TROUBLE = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.BusyLoadingError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
 )
 
 
@@ -144,6 +147,8 @@ class Supervisor(Worker):
     """An RQ worker whose jobs are trials and whose work horse is a warm child."""
 
     death_penalty_class = _NoAlarm
+    #: Seconds between tries, at most, while Redis is away (RQ's default is a minute).
+    max_connection_wait_time = 4.0
 
     def __init__(self, connection: Redis, states: Redis, settings: SupervisorSettings) -> None:
         """Take a bytes connection for RQ and a text connection for the trial states."""
@@ -225,9 +230,15 @@ class Supervisor(Worker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run one trial in the child, keeping RQ's books and the trial's lease meanwhile."""
-        execution = self.prepare_execution(job)
         try:
+            execution = self.prepare_execution(job)
             self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+        except _TROUBLE as error:  # nobody has claimed it yet: the master finds that it is gone
+            log.warning("job %s is left alone, Redis does not answer: %s", job.id, error)
+            self.executions.clear()
+            self.set_state(WorkerStatus.IDLE)
+            return
+        try:
             job.started_at = now()
             current = self._accept(job)
         except (ValueError, DeserializationError) as error:
@@ -253,11 +264,7 @@ class Supervisor(Worker):
         finally:
             self._current = None
         self._settle(current, outcome, reason)
-        job.ended_at = now()
-        try:
-            self.handle_job_success(job, queue, queue.started_job_registry, execution)
-        except InvalidJobOperation:  # its twin, put on the queue by mistake, was quicker
-            self.executions.pop(execution.id, None)
+        self._close_books(job, queue, execution)
         self.set_state(WorkerStatus.IDLE)
         if current.info and self._child and self._child.served >= current.info.recycle:
             self._recycle_child()
@@ -305,11 +312,11 @@ class Supervisor(Worker):
             child.process.kill()
             os._exit(1)  # `scattershot run` was killed; its next start takes the trial up again
         try:
-            self.maintain_heartbeats(job, execution)
             answer = TrialStates(self._states, current.spec.study).beat(
                 current.spec.trial, current.number
             )
-        except _CONNECTION_TROUBLE as error:
+            self.maintain_heartbeats(job, execution)
+        except _TROUBLE as error:
             log.warning("Redis does not answer (%s); trial %d goes on", error, current.spec.trial)
             current.idle = 0.0  # the child may be waiting for Redis as well
             return
@@ -378,14 +385,47 @@ class Supervisor(Worker):
                 if state == "waiting" and outcome != "hold":
                     self._trial_queue.put_front(current.spec, current.number + 1)
                 break
-            except _CONNECTION_TROUBLE as error:
+            except _TROUBLE as error:
                 if time.monotonic() > deadline:  # the lease runs out: the master takes over
                     log.warning("trial %d is left to its lease: %s", current.spec.trial, error)
                     return
                 time.sleep(0.5)
         log.info("trial %d given back (%s): %s", current.spec.trial, reason or outcome, state)
 
+    def _close_books(self, job: Job, queue: Queue, execution: Execution) -> None:
+        """Let RQ forget the job; its books decide nothing."""
+        job.ended_at = now()
+        try:
+            self.handle_job_success(job, queue, queue.started_job_registry, execution)
+        except Exception as error:  # a twin was quicker, parts of the books are gone, no Redis
+            log.debug("RQ's books on job %s cannot be closed: %s", job.id, error)
+            self.executions.pop(execution.id, None)
+            with contextlib.suppress(*_TROUBLE):
+                self._trial_queue.remove([job.id])
+
     # ---- RQ's hooks
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Never pause for `rq suspend`: it is the studies' masters who decide."""
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Wait for a trial, through whatever befalls Redis meanwhile."""
+        while True:
+            try:
+                return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+            except _TROUBLE as error:
+                log.warning("Redis does not answer (%s); waiting for it", error)
+                time.sleep(1)
+
+    def set_state(self, state: str, pipeline: Any = None) -> None:
+        """Note what this worker does; only RQ's own commands ever look at it."""
+        with contextlib.suppress(*_TROUBLE):
+            super().set_state(state, pipeline)
+
+    def set_shutdown_requested_date(self) -> None:
+        """Write nothing: this runs in a signal handler, in the middle of anything."""
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Return RQ's own lease in seconds: its default of over a minute is too long."""
@@ -397,13 +437,15 @@ class Supervisor(Worker):
         RQ beats three times per job with three round trips each; a short trial would feel it.
         """
         due = time.monotonic() >= self._pulse_due
-        if pipeline is not None or due:
+        if pipeline is not None:
             super().heartbeat(timeout, pipeline)
         if due:
             self._pulse_due = time.monotonic() + TICK
             if self._settings.with_parent and os.getppid() != self._parent:
                 raise SystemExit(1)
-            with contextlib.suppress(*_CONNECTION_TROUBLE):
+            with contextlib.suppress(*_TROUBLE):
+                if pipeline is None:
+                    super().heartbeat(timeout)
                 pulse.write(self._states, self._pulse)
                 if alive := os.environ.get(ALIVE_VARIABLE):
                     Path(alive).touch()
@@ -416,6 +458,12 @@ class Supervisor(Worker):
         current = self._current
         if current is not None and payload.get("attempt") == current.key:
             self._ask(str(payload.get("stop", "kill")))
+
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
+        """Keep listening through an outage; RQ would give up after a timeout."""
+        if not isinstance(exc, _TROUBLE):
+            raise exc
+        time.sleep(2)
 
     def handle_warm_shutdown_request(self) -> None:
         """On SIGTERM or Ctrl-C the running trial goes back to the queue."""
@@ -441,7 +489,7 @@ class Supervisor(Worker):
         for child in filter(None, (self._child, self._successor)):
             child.end()
         self._child = self._successor = None
-        with contextlib.suppress(*_CONNECTION_TROUBLE):
+        with contextlib.suppress(*_TROUBLE):
             pulse.remove(self._states, self.name)
             super().teardown()  # type: ignore[no-untyped-call]
 
