@@ -275,9 +275,10 @@ class Supervisor(Worker):
             raise ValueError(f"a worker runs trials only, not {job.func_name}")
         try:
             text, number, signature = job.args
-            return _Current(TrialSpec.from_json(text), int(number), text, str(signature))
+            number = int(number)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a trial: {error}") from None
+        return _Current(TrialSpec.from_json(text), number, text, str(signature))
 
     def _attend(self, child: _Child, job: Job, execution: Execution) -> tuple[str, str]:
         """Wait for the child's word on the trial, beating its lease and enforcing stops."""
