@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -30,6 +28,7 @@ from scattershot_master.judging import Judge, stage_killers
 from scattershot_master.killers.base import Killer
 from scattershot_master.ledger import Ledger
 from scattershot_master.retaining import Retaining
+from scattershot_master.roster import Roster
 from scattershot_master.show.warnings import border_warnings
 
 _TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
@@ -76,10 +75,8 @@ class Search:
         self._judge: Judge | None = None
         self._outbox: list[TrialRecord] = []
         self._kills: list[TrialRecord] = []
-        self._workers: list[Pulse] = []
+        self._roster = Roster(view.note)
         self._due = 0.0
-        self._unattended_since: float | None = time.monotonic()
-        self._ends: deque[float] = deque(maxlen=200)
         self._away_since: float | None = None
         #: Set (by a signal handler, or by the `stop` command) to end the loop cleanly.
         self.stopping = False
@@ -122,7 +119,7 @@ class Search:
         if time.monotonic() >= self._due:
             self._housekeep()
             self._due = time.monotonic() + _HOUSEKEEPING
-        self._view.update(self._board, self._workers, rate=self._rate())
+        self._view.update(self._board, self._roster.workers, rate=self._roster.rate())
         return over
 
     def _take(self, event: Event) -> None:
@@ -167,7 +164,7 @@ class Search:
             self._kills.append(trial)
 
     def _ended(self, trial: TrialRecord) -> None:
-        self._ends.append(time.monotonic())
+        self._roster.trial_ended()
         self._retaining.ended(trial)
         if trial.state == "killed":
             text = f"trial {trial.number} killed at epoch {trial.done}: {trial.reason}"
@@ -179,7 +176,7 @@ class Search:
     def _give_up_if_all_fail(self) -> None:
         """Stop a study whose every trial fails the same way: more of them would teach nothing."""
         failed = self._board.by_state["failed"]
-        enough = max(3, len(self._workers) + 1)
+        enough = max(3, len(self._roster.workers) + 1)
         if any(trial.history for trial in self._board.trials.values()):
             return
         if len(failed) < min(enough, sum(stage.trials or 1 for stage in self._study.stages)):
@@ -216,7 +213,7 @@ class Search:
                     self._kills.append(board.trials[number])
                     self._ended(board.trials[number])
                 continue
-            self._sample(self._lookahead() - len(board.by_state["waiting"]))
+            self._sample(self._roster.lookahead() - len(board.by_state["waiting"]))
             return False
 
     def _sample(self, count: int) -> None:
@@ -257,16 +254,6 @@ class Search:
         for warning in border_warnings(self._board):
             if warning.stage == stage.name:
                 self._view.note(f"warning: {warning}")
-
-    def _lookahead(self) -> int:
-        """Return how many trials should wait on the queue so that no worker ever does."""
-        return max(2, len(self._workers)) + math.ceil(0.5 * (self._rate() or 0.0))
-
-    def _rate(self) -> float | None:
-        """Return trials ended per second, of late; None before there is evidence."""
-        if len(self._ends) < 3:
-            return None
-        return (len(self._ends) - 1) / max(time.monotonic() - self._ends[0], 1e-6)
 
     # ---- acting
 
@@ -360,29 +347,11 @@ class Search:
         self._tend()
         dispatch.renew()
         self._restore()
-        self._meet(dispatch.workers())
+        self._roster.meet(dispatch.workers())
         dispatch.reap(board.trials, self._study.worker.max_failures)
         dispatch.find_lost(board.trials[number] for number in board.by_state["waiting"])
         if self._ledger.synced_cursor:
             dispatch.trim(self._ledger.synced_cursor)
-
-    def _meet(self, workers: list[Pulse]) -> None:
-        before, now = {one.name for one in self._workers}, {one.name for one in workers}
-        self._workers = workers
-        for worker in workers:
-            if worker.name not in before:
-                self._view.note(f"worker {worker.name} is here ({worker.device.split(':')[0]})")
-        for name in sorted(before - now):
-            self._view.note(f"worker {name} has gone")
-        if workers:
-            self._unattended_since = None
-        elif self._unattended_since is None:
-            self._unattended_since = time.monotonic()
-        elif time.monotonic() - self._unattended_since > 15:
-            self._unattended_since = math.inf
-            self._view.note(
-                "no worker is here: start one with `scattershot worker --redis URL --out FOLDER`"
-            )
 
     # ---- stopping
 
