@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ class RealWorker:
     """A worker process that takes trials from a database of its own.
 
     `tasks` is the source of the users' module; `flags` go to its command and `environment` to its
-    processes. `url` may name another user than the one that the test itself is.
+    processes, which log in at Redis as `user` ("name:password").
     """
 
     _databases = cycle(range(15, 9, -1))
@@ -39,15 +40,19 @@ class RealWorker:
         root: Path,
         tasks: str,
         *flags: str,
+        user: str = "",
         environment: dict[str, str] | None = None,
     ) -> None:
-        self.url = f"{url.rpartition('/')[0]}/{next(self._databases)}"
+        self.database = next(self._databases)
+        self.url = f"{url.rpartition('/')[0]}/{self.database}"
         self.root = root
+        root.mkdir(exist_ok=True)
         self.connection = connect(self.url)
         self.connection.flushdb()
         self.queue = TrialQueue(connect(self.url, decode=False))
         self.log = root / "worker.log"
-        self._flags, self._environment = flags, environment or {}
+        own_url = re.sub("//.*@", f"//{user}@", self.url) if user else self.url
+        self._flags, self._environment = flags, {URL_VARIABLE: own_url, **(environment or {})}
         (root / f"{MODULE}.py").write_text(tasks)
 
     def start(self) -> None:
@@ -56,7 +61,7 @@ class RealWorker:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
-                env={**os.environ, URL_VARIABLE: self.url, **self._environment},
+                env={**os.environ, **self._environment},
                 cwd=self.root,
                 stdout=log,
                 stderr=log,
