@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 from rq.command import send_command
 
@@ -58,6 +58,20 @@ class Dispatch:
             f"another master runs the study {self.info.name!r} in this Redis; stop it first, "
             "or take over with --take-over"
         )
+
+    def outwait(self, note: Callable[[str], object] = lambda text: None) -> None:
+        """Wait until the claim of a master that was killed has run out, at most its 15 s.
+
+        Returns at once where there is none, and soon where its holder lives: it renews its claim.
+        """
+        left: Any = self.connection.pttl(self._keys.master)
+        if left > 0:
+            note(f"the last master's claim on the study runs out in {left / 1000:.0f} s")
+        while left > 0:
+            time.sleep(min(left / 1000 + 0.01, 0.5))
+            before, left = left, self.connection.pttl(self._keys.master)
+            if left > before:
+                return
 
     def renew(self) -> None:
         """Stay the master.

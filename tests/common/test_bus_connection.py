@@ -2,6 +2,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from scattershot.bus.connection import URL_VARIABLE, connect, reach, safe_url, url_from
 from scattershot.errors import ScattershotError
@@ -27,6 +29,32 @@ def closed_port() -> int:
 
 def test_a_running_redis_is_reached(redis_url: str) -> None:
     reach(connect(redis_url), redis_url)
+
+
+def test_a_redis_that_starts_later_is_waited_for(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connect(redis_url)
+    notes: list[str] = []
+
+    def not_yet(self: Redis) -> None:
+        monkeypatch.undo()
+        raise RedisConnectionError("Connection refused. Some more")
+
+    monkeypatch.setattr(Redis, "ping", not_yet)
+    reach(connection, "redis://:s3cr3t@there", wait_s=60, note=notes.append)
+    assert notes == [
+        "no Redis answers at redis://there (Connection refused); start one, or check the address; "
+        "trying again"
+    ]
+
+
+def test_a_redis_that_refuses_is_not_asked_again(redis_url: str) -> None:
+    url = redis_url.replace("redis://", "redis://x")
+    notes: list[str] = []
+    with pytest.raises(ScattershotError, match="refused the password"):
+        reach(connect(url), url, wait_s=600, note=notes.append)
+    assert not notes
 
 
 def test_text_or_bytes_come_back_as_asked_for(redis_url: str) -> None:

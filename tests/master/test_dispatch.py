@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Literal
@@ -93,6 +94,39 @@ def test_a_master_that_lost_its_claim_gives_nothing_back(
         dispatch.renew()
     dispatch.release()
     assert redis.get(Keys("digits").master) == other.token
+
+
+def test_the_claim_of_a_killed_master_is_waited_out(
+    dispatch: Dispatch, redis_url: str, redis: Redis
+) -> None:
+    redis.pexpire(Keys("digits").master, 1200)
+    other = Dispatch(redis_url, INFO)
+    notes: list[str] = []
+    other.outwait(notes.append)
+    other.take()
+    assert notes == ["the last master's claim on the study runs out in 1 s"]
+
+
+def test_a_master_that_lives_is_not_waited_for(
+    dispatch: Dispatch, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            dispatch.renew()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    dispatch.connection.pexpire(Keys("digits").master, 14_000)
+    Dispatch(redis_url, INFO).outwait()
+    assert len(slept) == 3
+
+
+def test_where_no_master_was_nothing_is_waited_for(redis_url: str) -> None:
+    notes: list[str] = []
+    Dispatch(redis_url, INFO).outwait(notes.append)
+    assert not notes
 
 
 def test_a_master_that_is_refused_publishes_nothing(

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from scattershot.bus.connection import URL_VARIABLE, connect, reach, url_from
-from scattershot.errors import ScattershotError, StudyFileError, told
+from scattershot.errors import StudyFileError, told
 from scattershot.processes import die_with_parent
 
 log = logging.getLogger("scattershot.worker")
@@ -100,7 +100,7 @@ def _supervise(
     from scattershot_worker.supervisor import Supervisor, SupervisorSettings
 
     rq_connection, states = connect(url, decode=False), connect(url)
-    _wait_for(states, url, wait)
+    reach(states, url, wait_s=wait, note=log.info)
     name = f"{socket.gethostname()}-{index}-{os.getpid()}"
     settings = SupervisorSettings(
         name=name,
@@ -120,19 +120,6 @@ def _supervise(
     log.info("worker %s takes trials", name)
     Supervisor(rq_connection, states, settings).work(logging_level=None)
     log.info("worker %s has stopped", name)
-
-
-def _wait_for(connection: object, url: str, wait: float) -> None:
-    end = time.monotonic() + wait
-    while True:
-        try:
-            reach(connection, url)  # type: ignore[arg-type]
-            return
-        except ScattershotError as error:
-            if ("refused" in str(error) and "password" in str(error)) or time.monotonic() > end:
-                raise
-            log.info("%s; trying again", error)
-            time.sleep(1)
 
 
 def _keep_slots(slots: int) -> None:

@@ -21,7 +21,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import redis.exceptions
 from redis import Redis
 from rq import Queue
 from rq.command import parse_payload
@@ -37,6 +36,7 @@ from scattershot.bus import pulse
 from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import RUN_TRIAL, TrialQueue, TrialSpec
 from scattershot.bus.state import LEASE, Answer, TrialStates
+from scattershot.bus.trouble import TROUBLE
 from scattershot.processes import die_with_parent
 from scattershot_worker.child import SETTINGS, ChildSettings
 from scattershot_worker.queued import QueuedJob
@@ -47,14 +47,6 @@ log = logging.getLogger("scattershot.worker")
 TICK = 3
 #: Names a file to touch with every sign of life, for a container's health check.
 ALIVE_VARIABLE = "SCATTERSHOT_ALIVE"
-#: Redis is away, or takes no orders: a worker waits for it.
-_TROUBLE = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.BusyLoadingError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-)
 
 
 class _NoAlarm(BaseDeathPenalty):
@@ -233,7 +225,7 @@ class Supervisor(Worker):
         try:
             execution = self.prepare_execution(job)
             self.prepare_job_execution(job, remove_from_intermediate_queue=True)
-        except _TROUBLE as error:  # nobody has claimed it yet: the master finds that it is gone
+        except TROUBLE as error:  # nobody has claimed it yet: the master finds that it is gone
             log.warning("job %s is left alone, Redis does not answer: %s", job.id, error)
             self.executions.clear()
             self.set_state(WorkerStatus.IDLE)
@@ -317,7 +309,7 @@ class Supervisor(Worker):
                 current.spec.trial, current.number
             )
             self.maintain_heartbeats(job, execution)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             log.warning("Redis does not answer (%s); trial %d goes on", error, current.spec.trial)
             current.idle = 0.0  # the child may be waiting for Redis as well
             return
@@ -386,7 +378,7 @@ class Supervisor(Worker):
                 if state == "waiting" and outcome != "hold":
                     self._trial_queue.put_front(current.spec, current.number + 1)
                 break
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 if time.monotonic() > deadline:  # the lease runs out: the master takes over
                     log.warning("trial %d is left to its lease: %s", current.spec.trial, error)
                     return
@@ -401,7 +393,7 @@ class Supervisor(Worker):
         except Exception as error:  # a twin was quicker, parts of the books are gone, no Redis
             log.debug("RQ's books on job %s cannot be closed: %s", job.id, error)
             self.executions.pop(execution.id, None)
-            with contextlib.suppress(*_TROUBLE):
+            with contextlib.suppress(*TROUBLE):
                 self._trial_queue.remove([job.id])
 
     # ---- RQ's hooks
@@ -416,13 +408,13 @@ class Supervisor(Worker):
         while True:
             try:
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 log.warning("Redis does not answer (%s); waiting for it", error)
                 time.sleep(1)
 
     def set_state(self, state: str, pipeline: Any = None) -> None:
         """Note what this worker does; only RQ's own commands ever look at it."""
-        with contextlib.suppress(*_TROUBLE):
+        with contextlib.suppress(*TROUBLE):
             super().set_state(state, pipeline)
 
     def set_shutdown_requested_date(self) -> None:
@@ -444,7 +436,7 @@ class Supervisor(Worker):
             self._pulse_due = time.monotonic() + TICK
             if self._settings.with_parent and os.getppid() != self._parent:
                 raise SystemExit(1)
-            with contextlib.suppress(*_TROUBLE):
+            with contextlib.suppress(*TROUBLE):
                 if pipeline is None:
                     super().heartbeat(timeout)
                 pulse.write(self._states, self._pulse)
@@ -462,7 +454,7 @@ class Supervisor(Worker):
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
         """Keep listening through an outage; RQ would give up after a timeout."""
-        if not isinstance(exc, _TROUBLE):
+        if not isinstance(exc, TROUBLE):
             raise exc
         time.sleep(2)
 
@@ -490,7 +482,7 @@ class Supervisor(Worker):
         for child in filter(None, (self._child, self._successor)):
             child.end()
         self._child = self._successor = None
-        with contextlib.suppress(*_TROUBLE):
+        with contextlib.suppress(*TROUBLE):
             pulse.remove(self._states, self.name)
             super().teardown()  # type: ignore[no-untyped-call]
 

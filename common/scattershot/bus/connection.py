@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scattershot.errors import ScattershotError
@@ -54,12 +56,36 @@ def connect(url: str, *, decode: bool = True, retries: int = 3) -> Redis:
         ) from None
 
 
-def reach(connection: Redis, url: str) -> None:
-    """Ping the server.
+class _NoAnswer(ScattershotError):
+    """Nobody is at the address: perhaps not yet."""
+
+
+def reach(
+    connection: Redis,
+    url: str,
+    *,
+    wait_s: float = 0.0,
+    note: Callable[[str], object] = lambda text: None,
+) -> None:
+    """Ping the server until it answers, for `wait_s` seconds; tell `note` what is waited for.
+
+    A server that refuses is not asked again.
 
     Raises:
         ScattershotError: one line that says what to do; the password is left out of it.
     """
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            return _ping(connection, url)
+        except _NoAnswer as error:
+            if time.monotonic() > end:
+                raise
+            note(f"{error}; trying again")
+        time.sleep(1)
+
+
+def _ping(connection: Redis, url: str) -> None:
     from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
     try:
@@ -75,7 +101,7 @@ def reach(connection: Redis, url: str) -> None:
         ) from None
     except (RedisError, OSError) as error:
         reason = str(error).split(". ")[0]
-        raise ScattershotError(
+        raise _NoAnswer(
             f"no Redis answers at {safe_url(url)} ({reason}); start one, or check the address"
         ) from None
 

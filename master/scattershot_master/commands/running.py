@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How a search ended: at its end, by `scattershot stop`, or by a signal.
 End = Literal["over", "stopped", "interrupted"]
+#: Seconds to wait for a Redis that may be starting as well; as long as workers do.
+_PATIENCE = 60.0
 #: What a shell calls "ended by Ctrl-C".
 INTERRUPTED = 130
 
@@ -155,7 +157,6 @@ def _search(
     tend: Callable[[], None] = lambda: None,
 ) -> End:
     """Run the search; return how it ended."""
-    from scattershot.bus.connection import reach
     from scattershot.bus.info import StudyInfo
     from scattershot_master.dispatch import Dispatch
     from scattershot_master.search import Search
@@ -173,8 +174,7 @@ def _search(
         stall=study.worker.stall,
     )
     dispatch = Dispatch(url, info)
-    reach(dispatch.connection, url)
-    dispatch.take(by_force=take_over or workers_gone)
+    _become_master(dispatch, url, view, by_force=take_over or workers_gone)
     try:
         search = Search(study, ledger, dispatch, view, tend)
         with _stops_cleanly(search, view) as interrupted:
@@ -182,6 +182,20 @@ def _search(
         return "over" if over else "interrupted" if interrupted else "stopped"
     finally:
         _release(dispatch)
+
+
+def _become_master(dispatch: Dispatch, url: str, view: LiveView, *, by_force: bool) -> None:
+    """Take the study, once Redis answers and no master that was killed holds it any more."""
+    from scattershot.bus.connection import reach
+    from scattershot.bus.trouble import TROUBLE
+
+    while True:
+        reach(dispatch.connection, url, wait_s=_PATIENCE, note=view.note)
+        with suppress(*TROUBLE):
+            if not by_force:
+                dispatch.outwait(view.note)
+            dispatch.take(by_force=by_force)
+            return
 
 
 def _release(dispatch: Dispatch) -> None:
