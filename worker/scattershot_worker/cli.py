@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -101,7 +102,8 @@ def _supervise(
 
     rq_connection, states = connect(url, decode=False), connect(url)
     reach(states, url, wait_s=wait, note=log.info)
-    name = f"{socket.gethostname()}-{index}-{os.getpid()}"
+    # no pid: a container that is started again has the same one, and RQ takes it for its last self
+    name = f"{socket.gethostname()}-{index}-{secrets.token_hex(3)}"
     settings = SupervisorSettings(
         name=name,
         child=ChildSettings(
