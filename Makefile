@@ -36,7 +36,7 @@ $(VENV)/.bench: $(DONE)
 	@touch $@
 
 bench: $(VENV)/.bench
-	$(BIN)/python tests/bench/run_all.py
+	PYTHONPATH=tests $(BIN)/python -m bench.run_all
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,24 @@
+"""Owns the table of all figures: every benchmark in turn, about eight minutes."""
+
+from __future__ import annotations
+
+import time
+
+from bench import harness, kill_latency, looking, orchestration, overhead
+
+
+def main() -> None:
+    """Run all benchmarks; figures are no tests, so missed targets are shown and nothing more."""
+    print(harness.machine())
+    begun = time.monotonic()
+    figures = []
+    for module in (looking, kill_latency, orchestration, overhead):
+        name = module.__name__.rpartition(".")[2]
+        print(f"\n{name}: {(module.__doc__ or '').partition(': ')[2].strip()}", flush=True)
+        figures += module.measure()
+    print(f"\nall in {time.monotonic() - begun:.0f} s")
+    harness.show(figures)
+
+
+if __name__ == "__main__":
+    main()
