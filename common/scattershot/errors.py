@@ -22,6 +22,10 @@ class CheckpointError(ScattershotError):
     """A checkpoint cannot be read or written: torn, altered, missing, or the disk refused it."""
 
 
+class StoreUnreachable(CheckpointError):
+    """The object store does not answer, for the time being: nothing is said of the checkpoint."""
+
+
 class TaskError(ScattershotError):
     """The task cannot be loaded or lacks its data: every trial of the study would fail alike."""
 

@@ -93,9 +93,13 @@ class Kill(_Table):
 
 
 class Checkpoints(_Table):
-    """[checkpoints]: `keep` is how many of the study's best are kept."""
+    """[checkpoints]: `keep` is how many of the study's best are kept.
+
+    `store` is the URL of an object store to keep them in; by default it is the study's folder.
+    """
 
     keep: Annotated[int, Field(ge=1)] = 20
+    store: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Ensemble(_Table):

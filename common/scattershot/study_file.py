@@ -15,6 +15,7 @@ from scattershot.dimensions import read_space
 from scattershot.errors import StudyFileError
 from scattershot.problems import KeyPath, Problem, nearest, show
 from scattershot.settings import Checkpoints, Ensemble, Kill, Stage, Study, StudyFile, Worker
+from scattershot.store import place
 from scattershot.tables import keys, read_table
 from scattershot.task_names import problem_with
 
@@ -89,6 +90,7 @@ def _problems(tables: Mapping[str, object], folder: Path) -> list[Problem]:
         if key in tables or key == "kill"
     }
     problems += _study_problems(tables.get("study"), folder)
+    problems += _store_problems(tables.get("checkpoints"))
     space = tables.get("space", {})
     if isinstance(space, dict):
         problems += read_space(space).problems
@@ -122,6 +124,13 @@ def _study_problems(study: object, folder: Path) -> Iterator[Problem]:
             f'{show(metric)} looks better when smaller, but the default goal is "maximize"; '
             'write goal = "minimize" (or goal = "maximize")',
         )
+
+
+def _store_problems(checkpoints: object) -> Iterator[Problem]:
+    store = checkpoints.get("store") if isinstance(checkpoints, dict) else None
+    wrong = place.problem_with(store) if isinstance(store, str) and store else ""
+    if wrong:
+        yield Problem(("checkpoints", "store"), wrong)
 
 
 def _stage_problems(stages: Sequence[Stage | None]) -> Iterator[Problem]:

@@ -27,7 +27,7 @@ def keys(model: type[BaseModel]) -> list[str]:
 
     >>> from scattershot.settings import Checkpoints
     >>> keys(Checkpoints)
-    ['keep']
+    ['keep', 'store']
     """
     return [str(field.validation_alias or name) for name, field in model.model_fields.items()]
 

@@ -19,7 +19,8 @@ class StudyInfo:
     """A study as its workers see it.
 
     `uid` tells two studies of one name apart; `folder` is the study's name under a worker's
-    output root; `kill_grace` and `stall` are seconds.
+    output root, `store` the URL of the object store that has its checkpoints instead;
+    `kill_grace` and `stall` are seconds.
     """
 
     name: str
@@ -32,6 +33,7 @@ class StudyInfo:
     kill_grace: float = 5.0
     recycle: int = 2000
     stall: float = 0.0
+    store: str | None = None
 
 
 def publish(connection: Redis, info: StudyInfo) -> None:

@@ -1,5 +1,7 @@
 """Owns what the disk does to checkpoints: whole files or none, grouped fsync, damage found.
 
+Everything takes paths on a disk and in an object store alike; see `place` and `remote`.
+
 Writing one takes the serializer of the side that has the tensors:
 
     data = files.seal(safetensors.torch.save(tensors, files.metadata(header)))
@@ -18,23 +20,30 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from scattershot.errors import CheckpointError
+from scattershot.errors import CheckpointError, StoreUnreachable
+from scattershot.store import remote
 from scattershot.store.header import MAX_HEADER, Header, damaged, metadata, parse, seal, verify
 from scattershot.store.names import list_checkpoints, parse_name
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
+
+    from scattershot.store.place import Place
 
 __all__ = [
     "Checkpoint",
     "Header",
     "Syncer",
     "clean_stale",
+    "exists",
     "load",
     "metadata",
     "newest_valid",
+    "read",
     "read_header",
     "remove",
     "seal",
@@ -50,18 +59,21 @@ _TEMP = ".tmp-"
 class Checkpoint(NamedTuple):
     """A checkpoint whose checksum holds; `data` is the whole file, ready for safetensors."""
 
-    path: Path
+    path: Place
     header: Header
     data: bytes
 
 
-def write(path: Path, data: bytes | bytearray, *, sync: bool) -> None:
+def write(path: Place, data: bytes | bytearray, *, sync: bool) -> None:
     """Write a whole file or nothing: a temp file beside it takes its name once complete.
 
     Missing folders are made. `sync` also waits until file and folder are on the disk; without it
     a power cut may tear the file, which its checksum tells. Raises CheckpointError with a remedy
-    where the disk refuses, and leaves no temp file behind.
+    where the disk refuses, and leaves no temp file behind. In an object store it is one put.
     """
+    if not isinstance(path, Path):
+        remote.put(path, data)
+        return
     temp = path.with_name(f"{_TEMP}{os.getpid()}-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +94,7 @@ def write(path: Path, data: bytes | bytearray, *, sync: bool) -> None:
         raise _refused("write", path, error) from error
 
 
-def write_json(path: Path, obj: object, *, sync: bool = True) -> None:
+def write_json(path: Place, obj: object, *, sync: bool = True) -> None:
     """Write `obj` as JSON the way `write` does; NaN and infinities as Python's tokens."""
     write(path, (json.dumps(obj, indent=2) + "\n").encode(), sync=sync)
 
@@ -98,10 +110,11 @@ class Syncer:
         self._noted: set[Path] = set()
         self._lock = threading.Lock()
 
-    def note(self, path: Path) -> None:
-        """Remember a file for the next `flush`."""
-        with self._lock:
-            self._noted.add(path)
+    def note(self, path: Place) -> None:
+        """Remember a file for the next `flush`; what a store has accepted it keeps by itself."""
+        if isinstance(path, Path):
+            with self._lock:
+                self._noted.add(path)
 
     def flush(self) -> None:
         """Wait until all noted files that still exist, and their folders, are on the disk.
@@ -143,15 +156,31 @@ def _sync_folder(path: Path) -> None:
             raise
 
 
-def read_header(path: Path) -> Header:
+def exists(path: Place) -> bool:
+    """Return whether there is such a file; raises CheckpointError where it cannot be told."""
+    return path.exists() if isinstance(path, Path) else remote.exists(path)
+
+
+def read(path: Place) -> bytes:
+    """Return a file's bytes, whatever they are; raises CheckpointError where it cannot be read."""
+    if not isinstance(path, Path):
+        return remote.get(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _refused("read", path, error) from error
+
+
+def read_header(path: Place) -> Header:
     """Return a checkpoint's header; of the file only its 8 length bytes and header are read.
 
     Notices a file that is cut, not an altered bit: only `load` sees the checksum's whole range.
     Raises CheckpointError for anything that is not a whole checkpoint of a known format.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with _opened(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_HEADER or 8 + length > size:
                 raise damaged(path, f"its {size} bytes do not hold its header of {length}")
@@ -160,39 +189,53 @@ def read_header(path: Path) -> Header:
         raise _refused("read", path, error) from error
 
 
-def load(path: Path) -> bytes:
+def _opened(path: Place) -> AbstractContextManager[IO[bytes]]:
+    return open(path, "rb") if isinstance(path, Path) else remote.opened(path)
+
+
+def load(path: Place) -> bytes:
     """Return a checkpoint's bytes; raises CheckpointError where they are not as sealed."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _refused("read", path, error) from error
+    data = read(path)
     if not verify(data):
         raise damaged(path, f"its {len(data)} bytes do not match its checksum")
     return data
 
 
-def tensors(path: Path, prefix: str | tuple[str, ...]) -> dict[str, np.ndarray]:
+def tensors(path: Place, prefix: str | tuple[str, ...]) -> dict[str, np.ndarray]:
     """Return the tensors whose names start with `prefix`, of a checkpoint that is as sealed.
 
     Of several prefixes one is enough.
 
     Needs no torch; dtypes are numpy's own. Raises CheckpointError like `load`.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
-    load(path)
+    data = load(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            return {name: file.get_tensor(name) for name in names}
+        if isinstance(path, Path):
+            return _picked(path, prefix)
+        from tempfile import NamedTemporaryFile
+
+        with NamedTemporaryFile() as copy:  # only files of this machine can be read in parts
+            copy.write(data)
+            copy.flush()
+            return _picked(Path(copy.name), prefix)
     except OSError as error:
         raise _refused("read", path, error) from error
     except SafetensorError as error:
         raise damaged(path, str(error)) from error
 
 
+def _picked(path: Path, prefix: str | tuple[str, ...]) -> dict[str, np.ndarray]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in names}
+
+
 def newest_valid(
-    study_folder: Path,
+    study_folder: Place,
     trial: int,
     at_most: int | None = None,
     on_damaged: Callable[[CheckpointError], None] = lambda error: None,
@@ -201,6 +244,7 @@ def newest_valid(
 
     Every one that has to be passed over is told to `on_damaged`. Of two files for one epoch the
     later attempt's is taken: an earlier one comes from a worker that was given up for lost.
+    Raises StoreUnreachable where not the checkpoint but the whole store is at fault.
     """
     newest_first = reversed(list_checkpoints(study_folder, trial))
     for epoch, twins in groupby(newest_first, key=_epoch):
@@ -212,6 +256,8 @@ def newest_valid(
                 data = load(path)
                 raw = data[8 : 8 + int.from_bytes(data[:8], "little")]
                 valid.append(Checkpoint(path, parse(path, raw, len(data)), data))
+            except StoreUnreachable:
+                raise
             except CheckpointError as error:
                 on_damaged(error)
         if valid:
@@ -219,13 +265,13 @@ def newest_valid(
     return None
 
 
-def _epoch(path: Path) -> int:
+def _epoch(path: Place) -> int:
     name = parse_name(path.name)
     assert name is not None  # from list_checkpoints
     return name.epoch
 
 
-def remove(paths: Iterable[Path]) -> None:
+def remove(paths: Iterable[Place]) -> None:
     """Remove files; those already gone are fine.
 
     Goes through all of them, then raises CheckpointError for the first that would not go.
@@ -233,20 +279,29 @@ def remove(paths: Iterable[Path]) -> None:
     failed: list[CheckpointError] = []
     for path in paths:
         try:
-            path.unlink(missing_ok=True)
+            if isinstance(path, Path):
+                path.unlink(missing_ok=True)
+            else:
+                remote.delete(path)
+        except CheckpointError as error:
+            failed.append(error)
         except OSError as error:
             failed.append(_refused("remove", path, error))
     if failed:
         raise failed[0]
 
 
-def clean_stale(folder: Path, older_than_s: float) -> list[Path]:
+def clean_stale(folder: Place, older_than_s: float) -> list[Path]:
     """Remove and return temp files that a killed writer left in `folder` or below.
+
+    In an object store there are none.
 
     `older_than_s` is in seconds since the last write, by this machine's clock: leave room for
     slow disks and for clocks that differ (an hour), or a living writer loses its file.
     """
-    stale = []
+    stale: list[Path] = []
+    if not isinstance(folder, Path):
+        return stale
     for root, _, names in os.walk(folder):
         for name in names:
             path = Path(root, name)
@@ -269,7 +324,7 @@ _REMEDIES = {
 }
 
 
-def _refused(verb: str, path: Path, error: OSError) -> CheckpointError:
+def _refused(verb: str, path: Place, error: OSError) -> CheckpointError:
     """Return the error for the user: what the disk said and what to do."""
     tried = f"cannot {verb} {path}"
     default = f"{error.strerror or error}: {{}}; check the folder and its disk"

@@ -12,11 +12,13 @@ import json
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
-from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from scattershot.errors import CheckpointError
 from scattershot.trial import Value
+
+if TYPE_CHECKING:
+    from scattershot.store.place import Place
 
 FORMAT = 1
 #: What safetensors itself allows; keeps a flipped bit in the length from asking for exabytes.
@@ -89,7 +91,7 @@ def _digest(data: bytes | bytearray | memoryview, at: int) -> bytes:
     return state.hexdigest().encode()
 
 
-def parse(path: Path, raw: bytes, size: int) -> Header:
+def parse(path: Place, raw: bytes, size: int) -> Header:
     """Return the header in `raw`, the JSON of a file of `size` bytes.
 
     Raises CheckpointError where it is none of ours, of another format, or asks for another size.
@@ -112,6 +114,6 @@ def parse(path: Path, raw: bytes, size: int) -> Header:
     return cast(Header, header)
 
 
-def damaged(path: Path, what: str) -> CheckpointError:
+def damaged(path: Place, what: str) -> CheckpointError:
     """Return the error for a file that cannot be trusted."""
     return CheckpointError(f"{path} is damaged: {what}; the checkpoint before it is used")

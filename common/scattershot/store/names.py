@@ -15,8 +15,16 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from scattershot.errors import CheckpointError
+from scattershot.store import remote
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+#: A `place.Place`; what is asked for one of a kind is answered with the same kind.
+Somewhere = TypeVar("Somewhere", bound="Path | UPath")
 
 SUFFIX = ".safetensors"
 #: What a study may be called, as a pattern: its name is its folder's, and stands in Redis' keys.
@@ -90,7 +98,7 @@ def parse_name(name: str) -> CheckpointName | None:
     return CheckpointName(match["metric"], value, int(match["trial"]), int(match["epoch"]))
 
 
-def trial_folder(study_folder: Path, trial: int) -> Path:
+def trial_folder(study_folder: Somewhere, trial: int) -> Somewhere:
     """Return the folder of a trial's checkpoints; raises ValueError for a negative number.
 
     >>> trial_folder(Path("checkpoints/digits"), 17).as_posix()
@@ -98,26 +106,36 @@ def trial_folder(study_folder: Path, trial: int) -> Path:
     """
     if trial < 0:
         raise ValueError(f"trials count from 0, got {trial}")
-    return study_folder / "trials" / f"{trial:05d}"
+    return cast(Somewhere, study_folder / "trials" / f"{trial:05d}")
 
 
-def list_checkpoints(study_folder: Path, trial: int) -> list[Path]:
+def list_checkpoints(study_folder: Somewhere, trial: int) -> list[Somewhere]:
     """Return a trial's checkpoints by epoch, ascending; none where there is no folder yet.
 
     Nothing is opened, so damaged files are listed too. Raises CheckpointError where the folder
     cannot be read.
     """
     folder = trial_folder(study_folder, trial)
+    parsed = ((parse_name(name), name) for name in _names(folder))
+    ours = sorted((told.epoch, name) for told, name in parsed if told and told.trial == trial)
+    return [cast(Somewhere, folder / name) for _, name in ours]
+
+
+def list_trials(study_folder: Path | UPath) -> list[int]:
+    """Return the numbers of the trials that have a folder; raises like `list_checkpoints`."""
+    return sorted(int(name) for name in _names(study_folder / "trials") if name.isdigit())
+
+
+def _names(folder: Path | UPath) -> list[str]:
+    if not isinstance(folder, Path):
+        return remote.names(folder)
     try:
-        names = os.listdir(folder)
+        return os.listdir(folder)
     except FileNotFoundError:
         return []
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(f"cannot list {folder}: {reason}; make it readable") from error
-    parsed = ((parse_name(name), name) for name in names)
-    ours = sorted((told.epoch, name) for told, name in parsed if told and told.trial == trial)
-    return [folder / name for _, name in ours]
 
 
 def is_checkpoint_of(trial: int, name: str) -> bool:
@@ -126,7 +144,7 @@ def is_checkpoint_of(trial: int, name: str) -> bool:
     return told is not None and told.trial == trial
 
 
-def resolve(study_folder: Path, trial: int, name: str) -> Path:
+def resolve(study_folder: Somewhere, trial: int, name: str) -> Somewhere:
     """Return the path of a checkpoint that a message names.
 
     A message carries a bare file name, never a path. Raises CheckpointError for anything that is
@@ -137,4 +155,4 @@ def resolve(study_folder: Path, trial: int, name: str) -> Path:
             f"refused {name[:120]!r} as a checkpoint of trial {trial}: a message names it by its "
             "bare file name; look for whoever else writes to this Redis"
         )
-    return trial_folder(study_folder, trial) / name
+    return cast(Somewhere, trial_folder(study_folder, trial) / name)
