@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from scattershot.errors import ScattershotError, TaskError
-from scattershot.store import files
+from scattershot.store import files, place
 from scattershot.task import Task
 from scattershot_worker.checkpoint import read_tensors, rebuild
 from scattershot_worker.loading import load_task
@@ -29,7 +29,7 @@ def run_members(
 ) -> dict[str, Tensor]:
     """Return `predictions/<trial>` of every member on the test part, and its `targets`.
 
-    A member is {"trial", "params", "checkpoint": path}.
+    A member is {"trial", "params", "checkpoint": path or URL}.
 
     Raises:
         ScattershotError: the task has no test part, or a checkpoint cannot be used.
@@ -39,7 +39,7 @@ def run_members(
         raise TaskError(f"{type(task).__name__}.data() gives no test part")
     results: dict[str, Tensor] = {}
     for member in models:
-        path = Path(member["checkpoint"])
+        path = place.at(member["checkpoint"])
         header = files.read_header(path)
         state = cast(Mapping[str, Any], header["state"])
         model = task.model(member["params"])

@@ -16,8 +16,8 @@ from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import TrialSpec
 from scattershot.errors import CheckpointError, ScattershotError
 from scattershot.seeds import derive
-from scattershot.store.files import newest_valid
-from scattershot.store.names import list_checkpoints
+from scattershot.store.files import STALE, clean_stale, newest_valid
+from scattershot.store.names import list_checkpoints, trial_folder
 from scattershot_worker.checkpoint import Snapshot, Stateful, restore
 from scattershot_worker.reporter import Attempt, Reporter
 
@@ -38,6 +38,7 @@ class TrialHandle:
         attempt: Attempt,
         reporter: Reporter,
         *,
+        folder: Path,
         until: int,
         reported: int,
         device: torch.device,
@@ -53,8 +54,8 @@ class TrialHandle:
         self.budget = spec.epochs
         #: Where to train.
         self.device = device
-        #: The study's output folder.
-        self.folder: Path = attempt.folder
+        #: The study's output folder on this machine.
+        self.folder = folder
         #: One line per epoch so far: "epoch" and the metrics reported.
         self.history: list[dict[str, float]] = []
         self._spec, self._info, self._attempt, self._reporter = spec, info, attempt, reporter
@@ -173,11 +174,14 @@ class TrialHandle:
 
     def _resume(self) -> None:
         """Go on from the newest sound checkpoint at or before what was last reported."""
-        self._attempt.files = {path.name for path in list_checkpoints(self.folder, self.number)}
+        checkpoints = self._attempt.checkpoints
+        if self._attempt.number > 1:
+            clean_stale(trial_folder(checkpoints, self.number), STALE)
+        self._attempt.files = {path.name for path in list_checkpoints(checkpoints, self.number)}
         if not self._parts or not self._reported:
             return
         found = newest_valid(
-            self.folder,
+            checkpoints,
             self.number,
             self._reported,
             lambda error: self._log.warning("trial %d: %s", self.number, error),
@@ -187,7 +191,7 @@ class TrialHandle:
                 "trial %d: no sound checkpoint of its %d epochs is in %s; it starts again",
                 self.number,
                 self._reported,
-                self.folder,
+                checkpoints,
             )
             return
         if found.header["seed"] != self.seed or found.header["params"] != dict(self.params):

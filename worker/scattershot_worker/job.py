@@ -18,7 +18,8 @@ import scattershot
 from scattershot.bus.info import StudyInfo, fetch
 from scattershot.bus.queue import TrialSpec
 from scattershot.bus.state import TrialStates, finish
-from scattershot.errors import ScattershotError
+from scattershot.errors import ScattershotError, StoreUnreachable
+from scattershot.store import place
 from scattershot.store.files import write
 from scattershot.store.names import trial_folder
 from scattershot.task import Task
@@ -84,14 +85,13 @@ def run_trial(
         return "refused", "its study has been replaced"
     if bench.allow and not any(fnmatchcase(info.task, pattern) for pattern in bench.allow):
         raise ScattershotError(f"this worker may not train the task {info.task!r} (see --allow)")
+    checkpoints = place.root(info.store, bench.root / spec.study, spec.study)
     begun(info)
     states = TrialStates(bench.connection, spec.study)
     claim = states.claim(spec.trial, number, bench.worker)
     if not claim.granted:
         return "refused", f"it is {claim.state}"
-    attempt = Attempt(
-        states, spec.trial, number, bench.root / spec.study, info.metric, info.goal, signals
-    )
+    attempt = Attempt(states, spec.trial, number, checkpoints, info.metric, info.goal, signals)
     try:
         _train(bench, spec, info, attempt, claim.until, claim.epoch)
     except TrialStopped as stopped:
@@ -101,13 +101,18 @@ def run_trial(
         _release_memory()
         bench.reporter.flush(attempt)
         return "crash", f"out of memory: {_first_line(error)}"
+    except StoreUnreachable as error:
+        return _unsaved(bench.reporter, attempt, error)
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, ScattershotError) else _where(error)
         log.error("trial %d failed: %s", spec.trial, reason)
         _keep_traceback(attempt)
         return _ended(bench.reporter.end(attempt, "failed", reason))
     state = "complete" if claim.until >= spec.epochs else "paused"
-    return _ended(bench.reporter.end(attempt, state))
+    answer = bench.reporter.end(attempt, state)
+    if attempt.unsaved:
+        return _unsaved(bench.reporter, attempt, signals.error)
+    return _ended(answer)
 
 
 def refuse(bench: Bench, spec: TrialSpec, number: int, why: str) -> tuple[Outcome, str]:
@@ -129,6 +134,7 @@ def _train(
         info,
         attempt,
         bench.reporter,
+        folder=bench.root / spec.study,
         until=until,
         reported=reported,
         device=bench.device,
@@ -150,6 +156,14 @@ def _stopped(reporter: Reporter, attempt: Attempt, stopped: TrialStopped) -> tup
         return _ended(reporter.end(attempt, "killed"))
     reporter.flush(attempt)  # a fenced one's too: the next trial's must not mix with them
     return ("fenced", _TAKEN_OVER) if stopped.why == "fenced" else (stopped.why, "")
+
+
+def _unsaved(reporter: Reporter, attempt: Attempt, error: Exception | None) -> tuple[Outcome, str]:
+    """Give the trial back, whose last epochs an object store did not take."""
+    if attempt.signals.stop is not None:
+        return _stopped(reporter, attempt, TrialStopped(attempt.signals.stop))
+    reporter.flush(attempt)
+    return "crash", str(error)
 
 
 def _ended(state: str) -> tuple[Outcome, str]:
@@ -175,7 +189,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _keep_traceback(attempt: Attempt) -> None:
-    path = trial_folder(attempt.folder, attempt.trial) / "error.txt"
+    path = trial_folder(attempt.checkpoints, attempt.trial) / "error.txt"
     try:
         write(path, traceback.format_exc().encode(), sync=False)
     except ScattershotError as error:

@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from scattershot.bus.state import LEASE, Answer, Step, TrialStates, finish, report
-from scattershot.errors import CheckpointError, ScattershotError
+from scattershot.errors import CheckpointError, ScattershotError, StoreUnreachable
 from scattershot.store.files import Syncer, remove, write
 from scattershot.store.names import checkpoint_name, trial_folder
+from scattershot.store.place import Place
 from scattershot.store.retention import own_leftovers
 from scattershot_worker.checkpoint import Snapshot
 from scattershot_worker.signals import Signals
@@ -25,6 +25,8 @@ log = logging.getLogger("scattershot.worker")
 #: Epochs that may wait to be written before training waits for the disk.
 _BACKLOG = 4
 _SYNC_EVERY = 2.0
+#: Seconds for which training waits for an object store that does not answer.
+_PATIENCE = 120.0
 
 
 @dataclass
@@ -34,7 +36,8 @@ class Attempt:
     states: TrialStates
     trial: int
     number: int
-    folder: Path
+    #: What holds `trials/` of its study.
+    checkpoints: Place
     metric: str
     goal: Literal["maximize", "minimize"]
     signals: Signals
@@ -42,6 +45,11 @@ class Attempt:
     files: set[str] = field(default_factory=set)
     #: The metric of every epoch that Redis has accepted.
     accepted: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether only a store that does not answer is in its way: another attempt may get on."""
+        return isinstance(self.signals.error, StoreUnreachable)
 
 
 @dataclass(frozen=True)
@@ -133,8 +141,8 @@ class Reporter:
                     continue
                 steps.append(report(attempt.trial, attempt.number, item.epoch, item.metrics, name))
                 after.append(_listener(item, name))
-            elif item.state:
-                error_ = attempt.signals.error
+            elif item.state == "killed" or (item.state and not attempt.unsaved):
+                error_ = None if attempt.unsaved else attempt.signals.error
                 state, reason = ("failed", str(error_)) if error_ else (item.state, item.reason)
                 steps.append(finish(attempt.trial, attempt.number, state, reason))
                 after.append(_ending(item))
@@ -162,16 +170,29 @@ class Reporter:
         name = checkpoint_name(
             attempt.metric, line.metrics[attempt.metric], attempt.trial, line.epoch
         )
-        path = trial_folder(attempt.folder, attempt.trial) / name
+        path = trial_folder(attempt.checkpoints, attempt.trial) / name
         try:
             data = line.snapshot.serialize(line.header)
         except Exception as error:  # a kind of tensor that the format does not know
             raise CheckpointError(
                 f"its state cannot be written to a checkpoint: {error}"
             ) from error
-        write(path, data, sync=False)
+        _outwait(attempt, lambda: write(path, data, sync=False))
         self._syncer.note(path)
         return name
+
+
+def _outwait(attempt: Attempt, work: Callable[[], None]) -> None:
+    """Do `work`; try again while an object store is away, the attempt goes on and time is left."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return work()
+        except StoreUnreachable as error:
+            if attempt.signals.stop or time.monotonic() > end:
+                raise
+            log.warning("trial %d waits: %s", attempt.trial, error)
+            time.sleep(1)
 
 
 def _listener(line: _Line, name: str) -> Callable[[object], None]:
@@ -190,7 +211,7 @@ def _listener(line: _Line, name: str) -> Callable[[object], None]:
         if name:
             attempt.files.add(name)
             leftovers = own_leftovers(attempt.files, attempt.accepted, attempt.goal)
-            folder = trial_folder(attempt.folder, attempt.trial)
+            folder = trial_folder(attempt.checkpoints, attempt.trial)
             with contextlib.suppress(CheckpointError):  # a file too many harms nobody
                 remove(folder / one for one in leftovers)
             attempt.files.difference_update(leftovers)

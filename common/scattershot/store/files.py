@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scattershot.store.place import Place
 
 __all__ = [
+    "STALE",
     "Checkpoint",
     "Header",
     "Syncer",
@@ -53,6 +54,8 @@ __all__ = [
     "write_json",
 ]
 
+#: Seconds after which a temp file's writer is taken for dead.
+STALE = 3600.0
 _TEMP = ".tmp-"
 
 
