@@ -53,10 +53,11 @@ class PretendWorkers:
     """`count` workers in one thread, which acts for one of them at a time.
 
     `fault(trial, attempt, epoch)` is asked before each epoch what befalls the worker there:
-    "" nothing; "wait" it does not get on, but lives; "crash" its process dies and it gives the
-    trial back; "vanish" it is never heard of again, and its lease has run out; "zombie" the same,
-    but it wakes up after the trial was given to another and reports on; "fail: why" its task
-    raises; "drain" it gives the trial back; "drop" it dies between the queue and its claim.
+    "" nothing; "wait" it does not get on, but lives; "hush" the same, without a word; "crash" its
+    process dies and it gives the trial back; "vanish" it is never heard of again, and its lease
+    has run out; "zombie" the same, but it wakes up after the trial was given to another and
+    reports on; "fail: why" its task raises; "drain" it gives the trial back; "drop" it dies
+    between the queue and its claim.
     With a `seed` the workers take turns in a shuffled order, without one in a fixed order. With a
     `folder` (the output root) checkpoint files, without anything in them, are written and thinned
     out as the real worker does.
@@ -131,6 +132,8 @@ class PretendWorkers:
         if slot.epoch < slot.until:
             word = self._fault(slot.spec.trial, slot.attempt, slot.epoch + 1)
         states = TrialStates(self._states, slot.spec.study)
+        if word == "hush":
+            return False
         if word == "wait":
             self._heed(slot, states.beat(slot.spec.trial, slot.attempt))
             return False

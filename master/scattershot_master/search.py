@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from redis.exceptions import (
@@ -17,8 +18,9 @@ from redis.exceptions import (
 
 from scattershot.bus.pulse import Pulse
 from scattershot.bus.stream import Event
-from scattershot.errors import ScattershotError
+from scattershot.errors import CheckpointError, ScattershotError
 from scattershot.settings import StudyFile
+from scattershot.store.files import exists
 from scattershot.store.names import is_checkpoint_of, trial_folder
 from scattershot.trial import STATES
 from scattershot_master import planning
@@ -70,7 +72,8 @@ class Search:
         self._study, self._ledger, self._dispatch, self._view = study, ledger, dispatch, view
         self._tend = tend
         self._board = ledger.board
-        self._retaining = Retaining(self._board, study, ledger.folder)
+        self._checkpoints = self._board.checkpoints(ledger.folder)
+        self._retaining = Retaining(self._board, study, self._checkpoints)
         self._killers: list[Killer] = []
         self._judge: Judge | None = None
         self._outbox: list[TrialRecord] = []
@@ -93,15 +96,18 @@ class Search:
             ScattershotError: the study cannot go on; nothing is lost.
         """
         self._begin(workers_gone)
-        while not self.stopping:
-            try:
-                if self._turn():
-                    return True
-                self._away_since = None
-            except _TROUBLE as error:
-                self._wait_for_redis(error)
-        self._hold()
-        return False
+        try:
+            while not self.stopping:
+                try:
+                    if self._turn():
+                        return True
+                    self._away_since = None
+                except _TROUBLE as error:
+                    self._wait_for_redis(error)
+            self._hold()
+            return False
+        finally:
+            self._retaining.settle()
 
     # ---- a turn of the loop
 
@@ -134,15 +140,17 @@ class Search:
         if trial is None or event.kind not in ("report", "started", *STATES):
             self._ledger.append("skipped", c=event.id)  # none of ours: someone else writes here
             return
+        if event.kind == "report" and event.epoch <= trial.done:
+            self._ledger.append("skipped", c=event.id)  # Redis had lost its data: trained again
+            return
         about = {"t": event.trial, "a": event.attempt, "c": event.id}
         if event.kind == "report":
-            if event.epoch > trial.done:
-                file = event.checkpoint
-                if file and not is_checkpoint_of(trial.number, file):
-                    self._view.note(f"trial {trial.number}: refused {file[:80]!r} as a checkpoint")
-                    file = ""
-                self._ledger.append("report", **about, n=event.epoch, m=event.metrics, f=file)
-                self._judge_report(trial)
+            file = event.checkpoint
+            if file and not is_checkpoint_of(trial.number, file):
+                self._view.note(f"trial {trial.number}: refused {file[:80]!r} as a checkpoint")
+                file = ""
+            self._ledger.append("report", **about, n=event.epoch, m=event.metrics, f=file)
+            self._judge_report(trial)
             return
         if event.kind == "started":
             self._ledger.append("started", **about, w=event.worker)
@@ -185,8 +193,10 @@ class Search:
         if len({re.sub(r"[-+.\d]+", "#", trial.reason) for trial in trials}) > 1:
             return
         self._ledger.commit()
-        where = trial_folder(self._ledger.folder, trials[0].number) / "error.txt"
-        hint = f" (traceback: {where})" if where.exists() else ""
+        where = trial_folder(self._checkpoints, trials[0].number) / "error.txt"
+        hint = ""
+        with suppress(CheckpointError):
+            hint = f" (traceback: {where})" if exists(where) else ""
         raise ScattershotError(
             f"the first {len(trials)} trials all failed: {trials[0].reason}{hint}; "
             "mend it and run with --fresh"
@@ -302,9 +312,7 @@ class Search:
             number for state in ("waiting", "running", "paused") for number in board.by_state[state]
         )
         records = [board.trials[number] for number in living]
-        # a paused trial needs nothing from Redis until its rung is settled, unless it is to end
-        sent = [record for record in records if record.state != "paused" or record.kill_asked]
-        self._dispatch.send(sent, queued=self._dispatch.queue.waiting())
+        self._dispatch.send(records, queued=self._dispatch.queue.waiting())
         self._outbox.clear()
         self._kills[:] = [record for record in records if record.kill_asked]
 

@@ -203,6 +203,27 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 # ---- the disk
 
 
+@pytest.mark.parametrize("kind", ["study", "stage", "settled"])
+def test_what_nothing_in_redis_tells_of_is_on_the_disk_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    ledger = begin(tmp_path)
+    synced: list[int] = []
+    monkeypatch.setattr("scattershot_master.ledger.os.fsync", synced.append)
+    ledger.append("settings", study=STUDY)
+    ledger.commit()
+    assert not synced
+    fields: dict[str, dict[str, Any]] = {
+        "study": {"study": STUDY, "uid": "u1"},
+        "stage": {"stage": "fine", "index": 1, "target": 1},
+        "settled": {"n": 1, "go": [], "kill": [], "until": 3},
+    }
+    ledger.append(kind, **fields[kind])
+    ledger.commit()
+    assert synced
+    ledger.close()
+
+
 def test_decisions_are_on_the_disk_at_once_and_the_rest_in_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

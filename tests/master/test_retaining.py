@@ -108,6 +108,20 @@ def test_a_master_that_takes_up_a_study_keeps_the_same(redis_url: str, tmp_path:
     assert on_disk(master.board, tmp_path / NAME) == best(values, 3)
 
 
+def test_who_could_go_on_but_did_not_is_let_go(redis_url: str, tmp_path: Path) -> None:
+    stages = [
+        {"name": "coarse", "trials": 6, "epochs": 2},
+        {"name": "longer", "continue": 4, "epochs": 3},
+        {"name": "final", "continue": 1, "epochs": 4},
+    ]
+    study = study_file(stage=stages, kill={"rule": "none"}, checkpoints={"keep": 2})
+    with PretendWorkers(redis_url, 2, folder=tmp_path):
+        master = Master(redis_url, tmp_path, study)
+        assert master.run()
+    values = {trial.number: trial.best_value for trial in master.board.trials.values()}
+    assert on_disk(master.board, tmp_path / NAME) == best(values, 2)
+
+
 def test_trials_without_a_value_leave_nothing_but_their_traceback(
     redis_url: str, tmp_path: Path
 ) -> None:
