@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from scattershot.store import place
+from scattershot.store.place import Place
 from scattershot.trial import ENDED, STATES, State, Value, trial_seed
 
 #: One line of a ledger. "e" names the event; the other keys are those `Board.apply` reads.
@@ -96,6 +99,16 @@ class Board:
     def name(self) -> str:
         """The study's name, which is also its folder's."""
         return str(self.study["study"]["name"])
+
+    @property
+    def store(self) -> str | None:
+        """The URL of the object store that has the checkpoints, unless its folder has them."""
+        store: str | None = self.study.get("checkpoints", {}).get("store")
+        return store
+
+    def checkpoints(self, folder: Path) -> Place:
+        """Return what holds `trials/`; `folder` is the study's. Raises like `place.root`."""
+        return place.root(self.store, folder, self.name)
 
     @property
     def metric(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scattershot.errors import StudyFileError
 from scattershot.settings import StudyFile
-from scattershot.store.files import write
+from scattershot.store.files import STALE, clean_stale, write
 from scattershot_master.ledger import LEDGER, Ledger
 
 _STUDY = "study.toml"
@@ -20,7 +20,8 @@ def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple
     """Open the study's ledger under `root`; return it and the study under its folder's name.
 
     Without `fresh` the newest folder of this name goes on; with it a new one is made, and
-    nothing is ever deleted. `text` is the study file's, kept as `study.toml` beside the ledger.
+    nothing is ever deleted but stale temp files. `text` is the study file's, kept as `study.toml`
+    beside the ledger.
 
     Raises:
         StudyFileError: the folder holds a study that was begun with other settings.
@@ -42,12 +43,19 @@ def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple
         ledger.commit()
         return study, ledger
     begun = StudyFile.model_validate(board.study)
+    if board.trials and begun.checkpoints.store != study.checkpoints.store:
+        ledger.close()
+        raise StudyFileError(
+            f"{folder} has its checkpoints in {board.store or 'it'}: [checkpoints] store cannot "
+            "change any more; restore it to go on, or use --fresh to begin a new study beside it"
+        )
     if begun.identity() != study.identity():
         ledger.close()
         raise StudyFileError(
             f"{folder} was begun with other settings ({_difference(begun, study)}); "
             "restore them to go on, or use --fresh to begin a new study beside it"
         )
+    clean_stale(folder, STALE)
     if board.study != dumped:
         ledger.append("settings", study=dumped)
         write(folder / _STUDY, text.encode(), sync=False)

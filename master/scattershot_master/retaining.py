@@ -1,17 +1,23 @@
-"""Owns which ended trials' checkpoints stay on disk while the search goes on."""
+"""Owns which ended trials' checkpoints stay while the search goes on."""
 
 from __future__ import annotations
 
 import contextlib
+import queue
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 from scattershot.errors import CheckpointError
 from scattershot.settings import StudyFile
 from scattershot.store.files import remove
-from scattershot.store.names import list_checkpoints
+from scattershot.store.names import list_all, list_checkpoints
+from scattershot.store.place import Place
 from scattershot.store.retention import Keeper
 from scattershot_master.board import Board, TrialRecord
+
+#: Seconds that the end of a search waits for what is still to be removed from an object store.
+_SETTLE = 30.0
 
 
 class Retaining:
@@ -21,8 +27,10 @@ class Retaining:
     living until that stage has chosen.
     """
 
-    def __init__(self, board: Board, study: StudyFile, folder: Path) -> None:
-        self._board, self._folder = board, folder
+    def __init__(self, board: Board, study: StudyFile, checkpoints: Place) -> None:
+        """Take what holds `trials/`, and remove what an earlier master has left over."""
+        self._board = board
+        self._bin = _Folder(checkpoints) if isinstance(checkpoints, Path) else _Store(checkpoints)
         self._best = Keeper(study.checkpoints.keep, board.goal)
         self._continues = {
             index: stage.continue_ for index, stage in enumerate(study.stages) if stage.continue_
@@ -70,11 +78,61 @@ class Retaining:
             self._held.discard(number)
             self._remove(self._best.ended(number, self._board.trials[number].best_value))
 
+    def settle(self) -> None:
+        """Wait for what is still being removed; the search is over."""
+        self._bin.settle()
+
     def _remove(self, numbers: Iterable[int]) -> None:
+        self._bin.take(numbers)
+
+
+# A file that cannot be removed costs space, not results: the search goes on.
+
+
+class _Folder:
+    """Removes trials' checkpoints from a folder, at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            # A file that cannot be removed costs space, not results: the search goes on.
             with contextlib.suppress(CheckpointError, OSError):
                 paths = list_checkpoints(self._folder, number)
                 remove(paths)
                 if paths:
                     paths[0].parent.rmdir()  # stays where a traceback lies in it
+
+    def settle(self) -> None:
+        pass
+
+
+class _Store:
+    """Removes trials' checkpoints from an object store, in the background: it answers slowly."""
+
+    def __init__(self, store: Place) -> None:
+        self._store = store
+        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="retaining", daemon=True)
+
+    def take(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._queue.put(number)
+            if not self._thread.is_alive():
+                self._thread.start()
+
+    def settle(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(_SETTLE)
+
+    def _work(self) -> None:
+        asked: set[int | None] = set()
+        while None not in asked:
+            asked = {self._queue.get()}
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    asked.add(self._queue.get_nowait())
+            with contextlib.suppress(CheckpointError):
+                there = list_all(self._store)
+                remove(path for number in there.keys() & asked for path in there[number])

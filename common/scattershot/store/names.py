@@ -126,6 +126,19 @@ def list_trials(study_folder: Path | UPath) -> list[int]:
     return sorted(int(name) for name in _names(study_folder / "trials") if name.isdigit())
 
 
+def list_all(study_folder: Somewhere) -> dict[int, list[Somewhere]]:
+    """Return every trial's checkpoints, in no order; of an object store by one listing."""
+    if isinstance(study_folder, Path):
+        numbers = list_trials(study_folder)
+        return {number: list_checkpoints(study_folder, number) for number in numbers}
+    found: dict[int, list[Somewhere]] = {}
+    for path in remote.below(study_folder / "trials"):
+        told = parse_name(path.name)
+        if told and path.parent.name == f"{told.trial:05d}":
+            found.setdefault(told.trial, []).append(cast(Somewhere, path))
+    return found
+
+
 def _names(folder: Path | UPath) -> list[str]:
     if not isinstance(folder, Path):
         return remote.names(folder)

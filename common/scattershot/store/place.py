@@ -58,7 +58,16 @@ def root(store: str | None, folder: Path, study: str) -> Place:
         return folder
     if wrong := problem_with(store):  # the master has looked, but a worker got it from Redis
         raise CheckpointError(f"[checkpoints] store {wrong}")
-    return at(store.rstrip("/")) / study
+    return at(address(store, folder, study))
+
+
+def address(store: str | None, folder: Path, study: str) -> str:
+    """Return what to call the `root` of the same arguments; needs no library.
+
+    >>> address("s3://bucket/prefix/", Path("checkpoints/digits"), "digits")
+    's3://bucket/prefix/digits'
+    """
+    return str(folder) if store is None else f"{store.rstrip('/')}/{study}"
 
 
 def at(text: str) -> Place:

@@ -158,6 +158,7 @@ def _search(
 ) -> End:
     """Run the search; return how it ended."""
     from scattershot.bus.info import StudyInfo
+    from scattershot.store import place
     from scattershot_master.dispatch import Dispatch
     from scattershot_master.search import Search
 
@@ -172,7 +173,10 @@ def _search(
         kill_grace=study.worker.kill_grace,
         recycle=study.worker.recycle,
         stall=study.worker.stall,
+        store=study.checkpoints.store,
     )
+    if info.store is not None:
+        place.claim(ledger.board.checkpoints(ledger.folder), info.uid)
     dispatch = Dispatch(url, info)
     _become_master(dispatch, url, view, by_force=take_over or workers_gone)
     try:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from scattershot.errors import CheckpointError, ScattershotError
-from scattershot.store.files import tensors
+from scattershot.errors import CheckpointError, ScattershotError, StoreUnreachable
+from scattershot.store.files import exists, tensors
 from scattershot.store.names import resolve
 from scattershot_master.board import Board, TrialRecord
 from scattershot_master.ensemble import METHODS
@@ -35,7 +35,7 @@ def build(board: Board, folder: Path, *, size: int, method: str) -> dict[str, An
     `test_members` has run.
 
     Raises:
-        ScattershotError: no checkpoint holds predictions.
+        ScattershotError: no checkpoint holds predictions, or their store does not answer.
     """
     trials, predictions, targets, notes = _candidates(board, folder)
     if targets is None:
@@ -79,6 +79,7 @@ def build(board: Board, folder: Path, *, size: int, method: str) -> dict[str, An
 def _candidates(
     board: Board, folder: Path
 ) -> tuple[dict[int, TrialRecord], dict[int, Array], Array | None, list[str]]:
+    checkpoints = board.checkpoints(folder)
     trials: dict[int, TrialRecord] = {}
     predictions: dict[int, Array] = {}
     targets: Array | None = None
@@ -90,10 +91,12 @@ def _candidates(
         if not trial.best_checkpoint:
             continue
         try:
-            path = resolve(folder, trial.number, trial.best_checkpoint)
-            if not path.exists():
+            path = resolve(checkpoints, trial.number, trial.best_checkpoint)
+            if not exists(path):
                 continue
             found = tensors(path, ("predictions", "targets"))
+        except StoreUnreachable:
+            raise
         except CheckpointError as error:
             notes.append(str(error))
             continue
@@ -140,6 +143,7 @@ def test_members(
     single = ensemble["validation"]["best_single_trial"]
     numbers = list(dict.fromkeys([*(m["trial"] for m in ensemble["members"]), single]))
     out = folder / "ensemble" / _TEST_FILE
+    checkpoints = board.checkpoints(folder.resolve())
     request = {
         "task": board.study["study"]["task"],
         "data": data,
@@ -151,7 +155,7 @@ def test_members(
                 "trial": number,
                 "params": board.trials[number].params,
                 "checkpoint": str(
-                    resolve(folder, number, board.trials[number].best_checkpoint).resolve()
+                    resolve(checkpoints, number, board.trials[number].best_checkpoint)
                 ),
             }
             for number in numbers

@@ -40,6 +40,7 @@ def status(folder: Folder = None, json: Json = False) -> None:
         return
     stages = progress.stages(board)
     rate = progress.rate_from_ends(board, now) if running else None
+    kept = exporting.Kept(board, found)
     _put_json(
         {
             "study": exporting.study(board, found),
@@ -47,7 +48,7 @@ def status(folder: Folder = None, json: Json = False) -> None:
             "seconds_left": progress.time_left(stages, rate),
             "stages": exporting.stages(board),
             "warnings": exporting.warnings(border_warnings(board)),
-            "best": [exporting.trial(one, found) for one in progress.leaders(board, 1)],
+            "best": [exporting.trial(one, kept) for one in progress.leaders(board, 1)],
             "failures": [
                 {"reason": reason, "trials": trials} for reason, trials in progress.failures(board)
             ],
@@ -76,7 +77,8 @@ def top(
         from scattershot_master.show import progress
 
         best = progress.leaders(board, number)
-        trials = [exporting.trial(one, found) for one in best]
+        kept = exporting.Kept(board, found)
+        trials = [exporting.trial(one, kept) for one in best]
         _put_json({"study": exporting.study(board, found), "trials": trials})
     else:
         from scattershot_master.show.page import put

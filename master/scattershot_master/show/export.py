@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scattershot.store.names import trial_folder
+from scattershot.errors import CheckpointError
+from scattershot.store.names import list_all, trial_folder
 from scattershot.trial import Value
 from scattershot_master.board import Board, TrialRecord
 from scattershot_master.ranking import ranked
@@ -26,11 +28,12 @@ def export(board: Board, folder: Path) -> dict[str, Any]:
 
     {"study", "stages", "warnings", "trials", "ensemble"}; `dumps` writes it as strict JSON.
     """
+    kept = Kept(board, folder)
     return {
         "study": study(board, folder),
         "stages": stages(board),
         "warnings": warnings(border_warnings(board)),
-        "trials": [trial(record, folder) for record in ranked(board)],
+        "trials": [trial(record, kept) for record in ranked(board)],
         "ensemble": board.ensemble,
     }
 
@@ -77,11 +80,40 @@ def warnings(found: Sequence[StageWarning]) -> list[dict[str, Any]]:
     return [{"stage": one.stage, **asdict(one.warning)} for one in found]
 
 
-def trial(record: TrialRecord, folder: Path) -> dict[str, Any]:
+class Kept:
+    """Where the trials' best checkpoints are; an object store is asked once for all of them."""
+
+    def __init__(self, board: Board, folder: Path) -> None:
+        """Take the study and its folder."""
+        self._board, self._folder = board, folder
+        self._stored: dict[str, str] | None = None
+
+    def __call__(self, trial: TrialRecord) -> str | None:
+        """Return it relative to the study's folder, as a URL, or None where it is not kept."""
+        name = trial.best_checkpoint
+        if not name:
+            return None
+        if self._board.store is None:
+            path = trial_folder(self._folder, trial.number) / name
+            return path.relative_to(self._folder).as_posix() if path.exists() else None
+        if self._stored is None:
+            self._stored = self._list()
+        return self._stored.get(name)
+
+    def _list(self) -> dict[str, str]:
+        try:
+            found = list_all(self._board.checkpoints(self._folder))
+        except CheckpointError as error:  # the ledger alone has much to tell
+            print(f"scattershot: which checkpoints are kept is not known: {error}", file=sys.stderr)
+            return {}
+        return {path.name: str(path) for paths in found.values() for path in paths}
+
+
+def trial(record: TrialRecord, kept: Kept) -> dict[str, Any]:
     """Return one trial.
 
-    `epochs` are those done; `best_checkpoint` is relative to the study's folder, None where the
-    file is no longer kept.
+    `epochs` are those done; `best_checkpoint` is relative to the study's folder or a URL, None
+    where the file is no longer kept.
     """
     return {
         "trial": record.number,
@@ -95,17 +127,9 @@ def trial(record: TrialRecord, folder: Path) -> dict[str, Any]:
         "epochs": record.done,
         "best_value": record.best_value,
         "best_epoch": record.best_epoch or None,
-        "best_checkpoint": kept(folder, record.number, record.best_checkpoint),
+        "best_checkpoint": kept(record),
         "history": record.history,
     }
-
-
-def kept(folder: Path, number: int, name: str) -> str | None:
-    """Return a checkpoint's path relative to the study's folder, or None if it is not there."""
-    if not name:
-        return None
-    path = trial_folder(folder, number) / name
-    return path.relative_to(folder).as_posix() if path.exists() else None
 
 
 def dumps(data: object) -> str:
@@ -134,8 +158,9 @@ def trial_rows(board: Board, folder: Path) -> list[Row]:
     """Return one row per trial, best first, with a column `param.lr` for each hyperparameter."""
     names = list(dict.fromkeys(n for record in board.trials.values() for n in record.params))
     rows: list[Row] = []
+    kept = Kept(board, folder)
     for record in ranked(board):
-        whole = trial(record, folder)
+        whole = trial(record, kept)
         for key in ("params", "history"):
             del whole[key]
         rows.append(whole | {f"param.{name}": record.params.get(name) for name in names})

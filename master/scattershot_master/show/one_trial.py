@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scattershot.errors import CheckpointError, ScattershotError
+from scattershot.store.files import read as read_file
 from scattershot.store.files import read_header
 from scattershot.store.header import Header
-from scattershot.store.names import list_checkpoints, parse_name, trial_folder
+from scattershot.store.names import list_checkpoints, list_trials, parse_name, trial_folder
+from scattershot.store.place import Place
 from scattershot_master.board import Board, TrialRecord
 from scattershot_master.ledger import LEDGER, read
 from scattershot_master.show import export, tables, words
@@ -27,11 +30,13 @@ class OneTrial:
     board: Board
     record: TrialRecord
     known: bool
-    #: Its checkpoints on the disk, by epoch, and why some of them cannot be read.
-    files: list[Path] = field(default_factory=list)
+    #: Its checkpoints, by epoch, and why some of them cannot be read.
+    files: Sequence[Place] = ()
     damage: list[str] = field(default_factory=list)
     #: The end of the traceback, where the trial failed.
     error: list[str] = field(default_factory=list)
+    #: Why it is not known which checkpoints there are.
+    trouble: str = ""
 
 
 def find(folder: Path, number: int) -> OneTrial:
@@ -44,7 +49,7 @@ def find(folder: Path, number: int) -> OneTrial:
     """
     known = (folder / LEDGER).exists()
     board = read(folder) if known else Board()
-    files = list_checkpoints(folder, number)
+    files, trouble = _files(board, folder, number)
     header, damage = _newest_header(files)
     if number not in board.trials:
         if header is None:
@@ -61,11 +66,24 @@ def find(folder: Path, number: int) -> OneTrial:
             done = int(epoch["epoch"])
             metrics = {name: value for name, value in epoch.items() if name != "epoch"}
             board.apply({"e": "report", "t": number, "n": done, "m": metrics, "f": names.get(done)})
-    error = _traceback(folder, number) if record.state == "failed" or not known else []
-    return OneTrial(board, record, known, files, damage, error)
+    error = _traceback(board, folder, number) if record.state == "failed" or not known else []
+    return OneTrial(board, record, known, files, damage, error, trouble)
 
 
-def _newest_header(files: list[Path]) -> tuple[Header | None, list[str]]:
+def _files(board: Board, folder: Path, number: int) -> tuple[Sequence[Place], str]:
+    try:
+        return list_checkpoints(_checkpoints(board, folder), number), ""
+    except CheckpointError as error:
+        if number not in board.trials:
+            raise
+        return (), str(error)
+
+
+def _checkpoints(board: Board, folder: Path) -> Place:
+    return board.checkpoints(folder) if board.study else folder
+
+
+def _newest_header(files: Sequence[Place]) -> tuple[Header | None, list[str]]:
     damage: list[str] = []
     for path in reversed(files):
         try:
@@ -93,29 +111,32 @@ def _unknown(folder: Path, number: int, board: Board, damage: list[str]) -> str:
         return damage[0]
     there = sorted(board.trials)
     if not there:
-        names = (path.name for path in (folder / "trials").glob("*") if path.name.isdigit())
-        there = sorted(map(int, names))
+        there = list_trials(_checkpoints(board, folder))
     having = f"it has {there[0]} to {there[-1]}" if there else "it has none yet"
     return f"there is no trial {number} in {folder}: {having}"
 
 
-def _traceback(folder: Path, number: int) -> list[str]:
+def _traceback(board: Board, folder: Path, number: int) -> list[str]:
     try:
-        text = (trial_folder(folder, number) / "error.txt").read_text(errors="replace")
-    except OSError:
+        path = trial_folder(_checkpoints(board, folder), number) / "error.txt"
+        text = read_file(path).decode(errors="replace")
+    except CheckpointError:
         return []
     return text.rstrip().splitlines()[-TAIL:]
 
 
 def data(found: OneTrial, folder: Path) -> dict[str, Any]:
     """Return the trial as `export` has it, with its "error" and its "checkpoints"."""
-    whole = export.trial(found.record, folder)
+    whole = export.trial(found.record, export.Kept(found.board, folder))
     if not found.known:
         whole["state"] = None
     return {
         **whole,
         "error": "\n".join(found.error),
-        "checkpoints": [path.relative_to(folder).as_posix() for path in found.files],
+        "checkpoints": [
+            path.relative_to(folder).as_posix() if isinstance(path, Path) else str(path)
+            for path in found.files
+        ],
     }
 
 
@@ -141,6 +162,7 @@ def page(found: OneTrial) -> Page:
     blocks += section("error", [line(words.clean(text)) for text in found.error])
     blocks += section("checkpoints", [line(str(path)) for path in found.files])
     blocks += [line(Cell("damaged ", "red"), text) for text in found.damage]
+    blocks += [line(Cell("not seen ", "red"), found.trouble)] if found.trouble else []
     return blocks
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from scattershot.store.names import trial_folder
+from scattershot.store import place
 from scattershot_master.board import Board, TrialRecord
 from scattershot_master.ledger import LEDGER
 from scattershot_master.show import progress, tables, words
-from scattershot_master.show.export import kept
+from scattershot_master.show.export import Kept
 from scattershot_master.show.page import Cell, Line, Page, line, section
 from scattershot_master.show.warnings import border_warnings
 
@@ -36,7 +36,7 @@ def status(board: Board, folder: Path, *, running: bool, now: float) -> Page:
         *section("warnings", warnings(board)),
         *section("ensemble", tables.ensemble(board.ensemble) if board.ensemble else []),
         *section("workers", _workers(board)),
-        *section("files", files(folder)),
+        *section("files", files(board, folder)),
     ]
 
 
@@ -78,13 +78,13 @@ def best_trial(board: Board, trial: TrialRecord, folder: Path) -> list[Line]:
             f" at epoch {trial.best_epoch} of {trial.done}",
         ),
         line(tables.params(trial.params)),
-        *_checkpoint(trial, folder),
+        *_checkpoint(board, trial, folder),
     ]
 
 
-def _checkpoint(trial: TrialRecord, folder: Path) -> list[Line]:
-    path = kept(folder, trial.number, trial.best_checkpoint)
-    return [line(str(folder / path))] if path else []
+def _checkpoint(board: Board, trial: TrialRecord, folder: Path) -> list[Line]:
+    path = Kept(board, folder)(trial)
+    return [line(path if board.store else str(folder / path))] if path else []
 
 
 def warnings(board: Board) -> list[Line]:
@@ -97,10 +97,10 @@ def _workers(board: Board) -> Page:
     return [tables.workers(last)] if last else []
 
 
-def files(folder: Path) -> list[Line]:
+def files(board: Board, folder: Path) -> list[Line]:
     """Return where things are."""
     return [
-        line(f"checkpoints  {trial_folder(folder, 0).parent}"),
+        line(f"checkpoints  {place.address(board.store, folder, board.name)}/trials"),
         line(f"ledger       {folder / LEDGER}"),
     ]
 
@@ -116,5 +116,11 @@ def final(board: Board, folder: Path) -> Page:
         *section("ensemble", tables.ensemble(board.ensemble) if board.ensemble else []),
         line(),
         line(*counts(board), f"; {words.duration(progress.elapsed(board, time.time()))}"),
-        line("everything is in ", Cell(str(folder), "bold")),
+        line("everything is in ", Cell(str(folder), "bold"), *_but(board, folder)),
     ]
+
+
+def _but(board: Board, folder: Path) -> list[str]:
+    if board.store is None:
+        return []
+    return [f", its checkpoints in {place.address(board.store, folder, board.name)}"]
