@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -32,7 +33,7 @@ from rq.utils import now
 from rq.worker import Worker
 from rq.worker.base import WorkerStatus
 
-from scattershot.bus import pulse
+from scattershot.bus import inquiry, pulse
 from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import RUN_TRIAL, TrialQueue, TrialSpec
 from scattershot.bus.state import LEASE, Answer, TrialStates
@@ -446,6 +447,10 @@ class Supervisor(Worker):
     def handle_payload(self, message: dict[str, Any]) -> None:
         """Take a stop from the master at once; the next beat or report would tell it anyway."""
         payload = parse_payload(message)
+        if payload.get("command") == inquiry.COMMAND:
+            about = (self.name, Path(self._settings.child.root), str(payload.get("nonce")))
+            # a file system that hangs must not keep kills from being heard
+            Thread(target=inquiry.reply, args=(self._states, *about), daemon=True).start()
         if payload.get("command") != "scattershot-stop":
             return  # RQ's own commands (kill the horse, stop the job) would bypass the state
         current = self._current

@@ -20,11 +20,11 @@ class Pulse:
     """A worker's sign of life. `beat` is Redis' time in seconds, set when it is written."""
 
     name: str
-    host: str
-    pid: int
-    device: str
-    version: str
-    started: float
+    host: str = "?"
+    pid: int = 0
+    device: str = "?"
+    version: str = "?"
+    started: float = 0.0
     beat: float = 0.0
 
 
@@ -44,7 +44,9 @@ def read(connection: Redis) -> list[Pulse]:
     now = redis_time(connection)
     alive: list[Pulse] = []
     for name, text in connection.hgetall(WORKERS).items():
-        pulse = Pulse(**json.loads(text))
+        told = json.loads(text)
+        # a worker of another version may tell less, or more
+        pulse = Pulse(**{key: told[key] for key in Pulse.__slots__ if key in told})
         if now - pulse.beat <= SILENCE:
             alive.append(pulse)
         elif now - pulse.beat > 10 * SILENCE:
