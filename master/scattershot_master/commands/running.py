@@ -55,6 +55,7 @@ def run(
     paths, data, view = [file.resolve().parent, Path.cwd()], _data_folder(study, file), _view()
     try:
         if not ledger.board.finished:
+            _claim_store(ledger)
             with ExitStack() as stack:
                 url, server = _redis_for(ledger.folder, url_from(redis), stack)
                 pool = LocalWorkers(
@@ -122,6 +123,7 @@ def master(
     data = study.study.data
     try:
         if not ledger.board.finished:
+            _claim_store(ledger)
             end = _search(study, ledger, url, data, view, take_over=take_over)
             if end != "over":
                 _say_how_to_go_on(view, ledger.folder, end)
@@ -137,6 +139,15 @@ def _open(file: Path, out: Path, fresh: bool) -> tuple[StudyFile, Ledger]:
     from scattershot_master.opening import open_study
 
     return open_study(load(file), file.read_text(encoding="utf-8-sig"), out, fresh=fresh)
+
+
+def _claim_store(ledger: Ledger) -> None:
+    """Let the study have its place in the object store, if it is to keep checkpoints in one."""
+    from scattershot.store import place
+
+    board = ledger.board
+    if board.store is not None:
+        place.claim(board.checkpoints(ledger.folder), board.uid)
 
 
 def _view() -> LiveView:
@@ -158,7 +169,6 @@ def _search(
 ) -> End:
     """Run the search; return how it ended."""
     from scattershot.bus.info import StudyInfo
-    from scattershot.store import place
     from scattershot_master.dispatch import Dispatch
     from scattershot_master.search import Search
 
@@ -175,8 +185,6 @@ def _search(
         stall=study.worker.stall,
         store=study.checkpoints.store,
     )
-    if info.store is not None:
-        place.claim(ledger.board.checkpoints(ledger.folder), info.uid)
     dispatch = Dispatch(url, info)
     _become_master(dispatch, url, view, by_force=take_over or workers_gone)
     try:
