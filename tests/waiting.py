@@ -11,7 +11,7 @@ import psutil
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], seconds: float = 30.0) -> T:
+def eventually(look: Callable[[], T], seconds: float = 60.0) -> T:
     """Return what `look` returns once it is truthy; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not (found := look()):

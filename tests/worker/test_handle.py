@@ -569,6 +569,31 @@ def test_a_full_disk_fails_the_trial_and_nothing_is_reported_that_is_not_saved(
     assert not list(workbench.folder.rglob(".tmp-*"))
 
 
+def test_nothing_is_reported_after_an_epoch_that_could_not_be_saved(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the epochs behind it wait already, and the disk has room for them."""
+    write = files.write
+    all_wait = threading.Event()
+
+    def refuse_the_second(path: Path, data: bytes, *, sync: bool) -> None:
+        if "epoch=002" in path.name:
+            assert all_wait.wait(20)
+            raise CheckpointError("disk is full")
+        write(path, data, sync=sync)
+
+    def train(trial: Any) -> None:
+        for epoch in trial.epochs(model=nn.Linear(1, 1)):
+            trial.report(acc=0.5)
+            if epoch == 3:
+                all_wait.set()
+
+    monkeypatch.setattr("scattershot_worker.reporter.write", refuse_the_second)
+    assert workbench.run(train) == ("ended", "failed")
+    assert workbench.reported() == [(1, {"acc": 0.5})]
+    assert workbench.reason() == "disk is full"
+
+
 def test_a_state_that_the_format_does_not_know_fails_the_trial(workbench: Workbench) -> None:
     def train(trial: Any) -> None:
         for _ in trial.epochs(model=nn.Linear(1, 1, dtype=torch.complex128)):

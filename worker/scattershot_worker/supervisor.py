@@ -225,19 +225,20 @@ class Supervisor(Worker):
         """Run one trial in the child, keeping RQ's books and the trial's lease meanwhile."""
         try:
             execution = self.prepare_execution(job)
-            self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+            try:
+                # reads the job's call for the process's title: a stranger's may not be readable
+                self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+                job.started_at = now()
+                current = self._accept(job)
+            except (ValueError, DeserializationError) as error:
+                log.warning("job %s refused: %s", job.id, str(error) or "it is not JSON")
+                job.ended_at = now()
+                self.handle_job_failure(job, queue, exc_string=str(error), execution=execution)
+                self.set_state(WorkerStatus.IDLE)
+                return
         except TROUBLE as error:  # nobody has claimed it yet: the master finds that it is gone
             log.warning("job %s is left alone, Redis does not answer: %s", job.id, error)
             self.executions.clear()
-            self.set_state(WorkerStatus.IDLE)
-            return
-        try:
-            job.started_at = now()
-            current = self._accept(job)
-        except (ValueError, DeserializationError) as error:
-            log.warning("job %s refused: %s", job.id, error or "it is not JSON")
-            job.ended_at = now()
-            self.handle_job_failure(job, queue, exc_string=str(error), execution=execution)
             self.set_state(WorkerStatus.IDLE)
             return
         child = self._ready_child()
