@@ -186,6 +186,8 @@ class Board:
         if event["a"] <= trial.attempts:
             return
         trial.attempts, trial.worker = event["a"], event["w"]
+        if not trial.living:
+            return  # Redis has lost its end; who started it will hear of it
         self._move(trial, "running")
         if math.isnan(trial.started):
             trial.started = event["at"]
@@ -193,7 +195,7 @@ class Board:
     def _report(self, event: Event) -> None:
         trial = self.trials[event["t"]]
         epoch = event["n"]
-        if epoch <= trial.done:
+        if epoch <= trial.done or not trial.living:
             return
         metrics = event["m"]
         trial.history.append({"epoch": epoch, **metrics})

@@ -140,7 +140,7 @@ class Search:
         if trial is None or event.kind not in ("report", "started", *STATES):
             self._ledger.append("skipped", c=event.id)  # none of ours: someone else writes here
             return
-        if event.kind == "report" and event.epoch <= trial.done:
+        if event.kind == "report" and (event.epoch <= trial.done or not trial.living):
             self._ledger.append("skipped", c=event.id)  # Redis had lost its data: trained again
             return
         about = {"t": event.trial, "a": event.attempt, "c": event.id}

@@ -157,7 +157,15 @@ def test_what_comes_after_a_trials_end_changes_nothing(state: str) -> None:
         board.apply(change(late, r="late", y="lost"))
         board.apply(change(late, attempt=2, r="late", y="lost"))
     board.apply({"e": "kill", "t": 0, "r": "late", "at": 10.0})
+    board.apply(report(1, 0.9))
     assert image(board) == before
+
+
+def test_an_ended_trial_that_redis_let_start_again_stays_ended() -> None:
+    board = fold(*BASE, started(), report(1, 0.5), change("killed", r="so"), started(attempt=2))
+    trial = board.trials[0]
+    assert (trial.state, trial.reason, trial.attempts) == ("killed", "so", 2)
+    assert board.by_state["killed"] == {0} and not board.by_state["running"]
 
 
 def test_what_an_earlier_attempt_did_changes_nothing() -> None:
