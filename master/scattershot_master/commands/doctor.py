@@ -1,0 +1,96 @@
+"""Owns `doctor`: whether this machine, its Redis, its folders and its workers can run a study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scattershot.bus.connection import URL_VARIABLE, connect, url_from
+
+if TYPE_CHECKING:
+    from scattershot_master.doctor.finding import Finding
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def doctor(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="A study's folder, or an output root.", show_default=True),
+    ] = Path("checkpoints"),
+    redis: Annotated[
+        str | None, typer.Option(help=f"Redis URL; or {URL_VARIABLE}, or the study's embedded one.")
+    ] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the workers' answers.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check Redis, clocks, folders, devices, workers and versions, and say what to do.
+
+    Exit code 1 if something is wrong that a study would trip over.
+    """
+    found = []
+    for one in _findings(folder, url_from(redis), wait):
+        found.append(one)
+        if not as_json:
+            _show(one)
+    failed = any(one.level == "fail" for one in found)
+    if as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(one) for one in found]}))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _findings(folder: Path, url: str | None, wait_s: float) -> Iterator[Finding]:
+    from scattershot.bus.server import running_url
+    from scattershot_master.doctor import machine, storage
+    from scattershot_master.doctor.finding import ok
+    from scattershot_master.ledger import LEDGER
+
+    torch = machine.Torch()  # takes seconds: the rest is looked at meanwhile
+    is_study = (folder / LEDGER).exists() or (folder / "study.toml").exists()
+    root = folder.absolute().parent if is_study else folder.absolute()
+    yield machine.packages()
+    yield machine.redis_binary(needed=url is None)
+    yield from storage.check(root)
+    if is_study:
+        yield from storage.study(folder)
+    url = url or (running_url(folder / "redis") if is_study else None)
+    if url is None:
+        yield ok("redis", f"none was named (--redis, {URL_VARIABLE}): `run` starts its own")
+    else:
+        yield from machine.trust(url)
+        yield from _cluster(url, root, wait_s)
+    yield torch.look()
+
+
+def _cluster(url: str, root: Path, wait_s: float) -> Iterator[Finding]:
+    from redis.exceptions import RedisError
+
+    from scattershot.bus import pulse
+    from scattershot_master.doctor import server, storage, workers
+    from scattershot_master.doctor.finding import fail
+
+    connection = connect(url)
+    findings = list(server.check(connection, url))
+    yield from findings
+    if findings[0].level == "fail":
+        return
+    try:
+        there = pulse.read(connection)
+        yield from workers.check(there)
+        if there and root.is_dir():
+            yield from storage.seen_by(connection, root, [one.name for one in there], wait_s)
+    except RedisError as error:
+        yield fail("workers", f"Redis does not tell: {error}", "look at the rights of your user")
+
+
+def _show(one: Finding) -> None:
+    from scattershot_master.show.page import Cell, line, put
+
+    put([line(Cell(f"{one.level:<6}", _STYLES[one.level]), f"{one.about:<16}", one.found)])
+    if one.do:
+        put([line(" " * 22, Cell("→ ", _STYLES[one.level]), one.do)])

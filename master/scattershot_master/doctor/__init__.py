@@ -1,0 +1,1 @@
+"""Owns what `doctor` looks at, one file for each kind of thing; nothing here changes a study."""
