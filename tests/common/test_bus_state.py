@@ -65,6 +65,11 @@ def begin(states: TrialStates, until: int = 4, number: int = 7) -> None:
     assert states.claim(number, 1, "w1").granted
 
 
+def train(states: TrialStates, until: int, metrics: dict[str, float] | None = None) -> None:
+    """Report the epochs up to `until` of trial 7's first attempt, with files of their names."""
+    do(states, *(report(7, 1, n, metrics or {}, f"file{n}") for n in range(1, until + 1)))
+
+
 def bring_to(states: TrialStates, state: str) -> None:
     """Bring trial 7 to `state`, on its first attempt where it had one."""
     if state == "waiting":
@@ -72,7 +77,7 @@ def bring_to(states: TrialStates, state: str) -> None:
         return
     begin(states)
     if state != "running":
-        do(states, report(7, 1, 4, {"acc": 0.5}, "best"))
+        train(states, 4)
         assert do(states, finish(7, 1, state)) == state
 
 
@@ -95,9 +100,24 @@ def test_a_trial_from_the_ledger_goes_on_where_it_was(states: TrialStates) -> No
 def test_submitting_twice_changes_nothing(states: TrialStates, state: str) -> None:
     bring_to(states, state)
     before = everything(states)
-    answer = states.submit(7, 4, attempt=5, epoch=1, checkpoint="other", failures=2)
+    answer = states.submit(7, 4, attempt=0, epoch=0, checkpoint="other", failures=2)
     assert answer == (state, 0 if state == "waiting" else 1)
     assert everything(states) == before
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_redis_has_lost_is_made_good_by_submitting_again(
+    states: TrialStates, state: str
+) -> None:
+    bring_to(states, state)
+    answer = states.submit(7, 4, attempt=5, epoch=6, checkpoint="file6", failures=2)
+    # who runs now is not cut off: its attempt is an old one, and its lease decides
+    assert answer == (state, 1 if state == "running" else 5)
+    found = trial(states)
+    assert (found["state"], found["epoch"], found["checkpoint"]) == (state, "6", "file6")
+    if state == "waiting":
+        assert not states.claim(7, 5, "w5").granted
+        assert states.claim(7, 6, "w6").epoch == 6
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -203,12 +223,20 @@ def test_a_reported_nan_arrives_as_nan(states: TrialStates) -> None:
 
 def test_an_epoch_is_reported_once_whoever_repeats_it(states: TrialStates) -> None:
     begin(states, until=20)
-    do(states, report(7, 1, 9, {"acc": 0.5}, "nine"), report(7, 1, 10, {"acc": 0.6}, "ten"))
+    train(states, 10)
     before = everything(states)
     for epoch in (10, 9):
         assert do(states, report(7, 1, epoch, {"acc": 0.9}, "again")) == Answer.GO_ON
     after = everything(states)
     assert (after["trials"], after["events"]) == (before["trials"], before["events"])
+
+
+def test_an_attempt_ends_when_redis_has_lost_an_epoch_of_it(states: TrialStates) -> None:
+    begin(states)
+    train(states, 1)
+    before = everything(states)
+    assert do(states, report(7, 1, 3, {"acc": 0.9}, "three")) == Answer.FENCED
+    assert everything(states) == before
 
 
 def test_reports_and_beats_renew_the_lease(states: TrialStates) -> None:
@@ -276,7 +304,7 @@ def test_an_end_is_told_with_its_reason_and_frees_the_lease(
     states: TrialStates, state: str
 ) -> None:
     begin(states)
-    do(states, report(7, 1, 4, {}, ""))
+    train(states, 4)
     assert do(states, finish(7, 1, state, "why")) == state
     assert trial(states)["state"] == state
     assert lease(states) is None
@@ -287,7 +315,7 @@ def test_an_end_is_told_with_its_reason_and_frees_the_lease(
 @pytest.mark.parametrize("state", ["complete", "paused"])
 def test_a_trial_whose_budget_grew_meanwhile_waits_again(states: TrialStates, state: str) -> None:
     begin(states, until=2)
-    do(states, report(7, 1, 2, {}, ""))
+    train(states, 2)
     states.submit(7, 4)
     assert do(states, finish(7, 1, state)) == "waiting"
     event = events(states)[-1]
@@ -381,7 +409,7 @@ def test_a_signal_to_an_unknown_trial_makes_none(states: TrialStates) -> None:
 
 def test_a_kill_that_comes_with_the_last_epoch_of_a_rung_is_not_lost(states: TrialStates) -> None:
     begin(states)
-    do(states, report(7, 1, 4, {}, ""))
+    train(states, 4)
     states.signal(7, "kill", "by hand")
     assert do(states, finish(7, 1, "paused")) == "killed"
     assert events(states)[-1].reason == "by hand"
@@ -389,7 +417,7 @@ def test_a_kill_that_comes_with_the_last_epoch_of_a_rung_is_not_lost(states: Tri
 
 def test_a_kill_is_not_lost_when_the_budget_grew_too(states: TrialStates) -> None:
     begin(states)
-    do(states, report(7, 1, 4, {}, ""))
+    train(states, 4)
     states.submit(7, 9)
     states.signal(7, "kill", "by hand")
     assert do(states, finish(7, 1, "complete")) == "killed"
@@ -399,7 +427,7 @@ def test_a_trial_that_completes_before_it_hears_of_its_kill_is_complete(
     states: TrialStates,
 ) -> None:
     begin(states)
-    do(states, report(7, 1, 4, {}, ""))
+    train(states, 4)
     states.signal(7, "kill", "by hand")
     assert do(states, finish(7, 1, "complete")) == "complete"
     assert events(states)[-1].reason == ""
@@ -448,10 +476,10 @@ def test_a_trial_that_was_to_be_killed_is_not_tried_again(states: TrialStates, w
 
 def test_the_next_attempt_goes_on_from_the_last_report(states: TrialStates) -> None:
     begin(states)
-    do(states, report(7, 1, 2, {}, "two"))
+    train(states, 2)
     states.requeue(7, 1, "lost", max_failures=3)
     claim = states.claim(7, 2, "w2")
-    assert (claim.epoch, claim.checkpoint) == (2, "two")
+    assert (claim.epoch, claim.checkpoint) == (2, "file2")
 
 
 # ---- leases

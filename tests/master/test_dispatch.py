@@ -12,7 +12,7 @@ from scattershot.bus.connection import connect
 from scattershot.bus.info import StudyInfo, fetch
 from scattershot.bus.keys import Keys, job_id
 from scattershot.bus.queue import TrialSpec
-from scattershot.bus.state import TrialStates, finish, report
+from scattershot.bus.state import Step, TrialStates, finish, report
 from scattershot.errors import ScattershotError
 from scattershot_master import dispatch as module
 from scattershot_master.board import TrialRecord
@@ -41,6 +41,11 @@ def record(number: int, **known: Any) -> TrialRecord:
 
 def claim(dispatch: Dispatch, number: int, attempt: int = 1) -> None:
     assert dispatch.states.claim(number, attempt, "w1").granted
+
+
+def trained(number: int) -> list[Step]:
+    """Return the steps of an attempt that reports its four epochs."""
+    return [report(number, 1, epoch, {}, f"file{epoch}") for epoch in range(1, 5)]
 
 
 def lose(dispatch: Dispatch, number: int) -> None:
@@ -182,7 +187,7 @@ def test_only_trials_that_wait_are_put_on_the_queue(dispatch: Dispatch) -> None:
     dispatch.send(trials)
     for number, end in enumerate(("paused", "complete", "killed", "failed")):
         claim(dispatch, number)
-        dispatch.states.run([report(number, 1, 4, {}, ""), finish(number, 1, end)])
+        dispatch.states.run([*trained(number), finish(number, 1, end)])
     claim(dispatch, 4)
     dispatch.queue.remove(jobs(dispatch))
     dispatch.send(trials)
@@ -192,11 +197,11 @@ def test_only_trials_that_wait_are_put_on_the_queue(dispatch: Dispatch) -> None:
 def test_a_larger_budget_wakes_a_paused_trial_for_its_next_attempt(dispatch: Dispatch) -> None:
     dispatch.send([record(0)])
     claim(dispatch, 0)
-    dispatch.states.run([report(0, 1, 4, {}, "file"), finish(0, 1, "paused")])
+    dispatch.states.run([*trained(0), finish(0, 1, "paused")])
     dispatch.send([record(0, until=9)])
     assert jobs(dispatch)[-1] == job_id("digits", 0, 2)
     again = dispatch.states.claim(0, 2, "w2")
-    assert (again.epoch, again.checkpoint, again.until) == (4, "file", 9)
+    assert (again.epoch, again.checkpoint, again.until) == (4, "file4", 9)
 
 
 def test_what_is_on_the_queue_is_not_put_there_again(dispatch: Dispatch) -> None:

@@ -60,13 +60,21 @@ end
 # KEYS of all: trial hash, running set, event stream. ARGV[1] of all: the trial's number.
 _SCRIPTS = {
     # ARGV: until, attempt, epoch, checkpoint, failures. Creates the trial, or gives an ended or
-    # paused one a larger budget; what is already so is left alone, so it may be sent twice.
+    # paused one a larger budget; what is already so is left alone, so it may be sent twice. What
+    # the master knows and Redis has lost (its last second, in a crash) is made good.
     "submit": """
-local s = redis.call('HMGET', KEYS[1], 'state', 'until', 'attempt')
+local s = redis.call('HMGET', KEYS[1], 'state', 'until', 'attempt', 'epoch')
 if not s[1] then
   redis.call('HSET', KEYS[1], 'state', 'waiting', 'until', ARGV[2], 'attempt', ARGV[3],
              'epoch', ARGV[4], 'checkpoint', ARGV[5], 'failures', ARGV[6])
   return {'waiting', ARGV[3]}
+end
+if tonumber(s[4]) < tonumber(ARGV[4]) then
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'checkpoint', ARGV[5])
+end
+if tonumber(s[3]) < tonumber(ARGV[3]) and s[1] ~= 'running' then
+  redis.call('HSET', KEYS[1], 'attempt', ARGV[3])
+  s[3] = ARGV[3]
 end
 if tonumber(s[2]) < tonumber(ARGV[2]) then
   redis.call('HSET', KEYS[1], 'until', ARGV[2])
@@ -92,10 +100,12 @@ end
 redis.call('ZADD', KEYS[2], now() + ARGV[4], ARGV[1])
 return {1, tonumber(s[3]), s[4], tonumber(s[5]), 'running'}
 """,
-    # ARGV: attempt, epoch, metrics (JSON), checkpoint, lease (ms)
+    # ARGV: attempt, epoch, metrics (JSON), checkpoint, lease (ms). Where Redis has lost the epoch
+    # before, the attempt ends, and the next one trains that epoch again: no history has gaps.
     "report": """
 local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'epoch', 'signal')
 if s[1] ~= 'running' or s[2] ~= ARGV[2] then return -1 end
+if tonumber(ARGV[3]) > tonumber(s[3]) + 1 then return -1 end
 redis.call('ZADD', KEYS[2], 'XX', now() + ARGV[6], ARGV[1])
 if tonumber(ARGV[3]) > tonumber(s[3]) then
   redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'checkpoint', ARGV[5])
