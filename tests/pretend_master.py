@@ -44,7 +44,7 @@ def study_file(**tables: Any) -> StudyFile:
 class Watcher:
     """A view that keeps the notes, calls `look` at every turn, and ends a search that hangs."""
 
-    def __init__(self, look: Callable[[Board], None] | None = None, seconds: float = 20.0) -> None:
+    def __init__(self, look: Callable[[Board], None] | None = None, seconds: float = 60.0) -> None:
         self.notes: list[str] = []
         self.look = look or (lambda board: None)
         self._end = time.monotonic() + seconds
