@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import object_store
 from scattershot.bus.connection import connect
 from scattershot.bus.server import EmbeddedServer
 
@@ -25,3 +26,18 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _empty_database(request: pytest.FixtureRequest) -> None:
     if "redis_url" in request.fixturenames:
         connect(request.getfixturevalue("redis_url")).flushdb()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The endpoint of an object store of this test run alone."""
+    with object_store.server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3: str) -> Iterator[str]:
+    """The URL of an empty bucket, which this process and those it starts can write to."""
+    with pytest.MonkeyPatch.context() as patch:
+        object_store.use(s3, patch)
+        yield object_store.make_bucket()

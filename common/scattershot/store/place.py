@@ -36,10 +36,16 @@ def problem_with(store: str) -> str:
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role)"
         )
     found = _URL.fullmatch(store)
-    if found is None or "::" in store or ".." in store.split("/"):
-        return "must be a URL such as s3://bucket/prefix"
-    if found["protocol"] in ("file", "local", "memory"):
-        return "must name an object store; a folder is chosen by --out, of master and workers alike"
+    if (
+        found is None
+        or found["protocol"] in ("file", "local", "memory")
+        or "::" in store
+        or ".." in store.split("/")
+    ):
+        return (
+            "must be the URL of an object store, such as s3://bucket/prefix; a folder is chosen by "
+            "--out, the same for the master and all workers"
+        )
     return ""
 
 
@@ -80,12 +86,12 @@ def at(text: str) -> Place:
         return Path(text)
     protocol = text.partition(":")[0]
     try:
+        from fsspec import get_filesystem_class
         from upath import UPath
 
+        get_filesystem_class(protocol)  # UPath would take an unknown one for a folder's name
         # other processes write there, too: nothing may be remembered of what was listed
-        place = UPath(text, use_listings_cache=False)
-        _ = place.fs  # imports the store's library
-        return place
+        return UPath(text, use_listings_cache=False)
     except ImportError as error:
         install = "scattershot[s3]" if protocol in ("s3", "s3a") else "universal_pathlib"
         remedy = f"pip install '{install}'"
