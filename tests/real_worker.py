@@ -9,9 +9,10 @@ import subprocess
 import sys
 from itertools import count, cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
+from rq.command import send_command
 
 from scattershot.bus import pulse
 from scattershot.bus.connection import URL_VARIABLE, connect
@@ -19,6 +20,7 @@ from scattershot.bus.info import StudyInfo, publish
 from scattershot.bus.queue import TrialQueue, TrialSpec
 from scattershot.bus.state import TrialStates
 from scattershot.bus.stream import Event, EventStream
+from scattershot.processes import die_with_parent
 from waiting import eventually
 
 #: The module in which a worker finds its tasks.
@@ -32,7 +34,7 @@ class RealWorker:
     processes, which log in at Redis as `user` ("name:password").
     """
 
-    _databases = cycle(range(15, 9, -1))
+    _databases = cycle(range(15, 0, -1))
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class RealWorker:
                 stdout=log,
                 stderr=log,
                 process_group=0,
+                preexec_fn=die_with_parent(signal.SIGKILL),  # should pytest itself be killed
             )
 
     @property
@@ -100,23 +103,36 @@ class RealStudy:
     def spec(self, trial: int, epochs: int, **params: Any) -> TrialSpec:
         return TrialSpec(self.name, "u1", trial, "coarse", params, trial, epochs)
 
-    def send(self, trial: int, until: int = 4, **params: Any) -> None:
-        """Make the trial known at a budget, and put its next attempt on the queue."""
+    def send(self, trial: int, until: int = 4, epochs: int | None = None, **params: Any) -> None:
+        """Make the trial known at a budget, and put its next attempt on the queue.
+
+        `epochs` is what it has when it is complete, if that is more.
+        """
         _, last = self.states.submit(trial, until)
-        self.worker.queue.put([(self.spec(trial, until, **params), last + 1)])
+        self.worker.queue.put([(self.spec(trial, epochs or until, **params), last + 1)])
+
+    def stop(self, trial: int, kind: Literal["kill", "hold"], reason: str = "") -> None:
+        """Ask for a trial's end: the flag first, then the message that makes it quick."""
+        _, worker, attempt = self.states.signal(trial, kind, reason)
+        key = [self.name, trial, attempt]
+        send_command(self.worker.connection, worker, "scattershot-stop", stop=kind, attempt=key)
 
     def state(self, trial: int) -> str:
         return str(self.states.connection.hget(self.states.keys.trial(trial), "state"))
 
     def events(self, trial: int) -> list[Event]:
         stream = EventStream(self.states.connection, self.name)
-        return [one for one in stream.read("", block_ms=None) if one.trial == trial]
+        return [one for one in stream.read("", block_ms=None, count=10**6) if one.trial == trial]
 
     def last(self, trial: int) -> Event:
         return self.events(trial)[-1]
 
     def epochs(self, trial: int) -> list[int]:
         return [one.epoch for one in self.events(trial) if one.kind == "report"]
+
+    def pids(self, trial: int) -> list[int]:
+        """Return the process that trained each epoch, where the task reports it."""
+        return [int(one.metrics["pid"]) for one in self.events(trial) if one.kind == "report"]
 
     def until(self, trial: int, state: str) -> None:
         """Wait for a trial's state; show the worker's log where it does not come."""

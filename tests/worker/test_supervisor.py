@@ -17,13 +17,11 @@ from rq import Callback
 from rq.command import send_command, send_kill_horse_command, send_shutdown_command
 from rq.job import Job
 
+from real_worker import RealStudy, RealWorker
 from scattershot.bus import pulse
-from scattershot.bus.connection import URL_VARIABLE, connect
-from scattershot.bus.info import StudyInfo, publish
+from scattershot.bus.connection import URL_VARIABLE
 from scattershot.bus.keys import job_id
-from scattershot.bus.queue import RUN_TRIAL, TrialQueue, TrialSpec
-from scattershot.bus.state import TrialStates
-from scattershot.bus.stream import Event, EventStream
+from scattershot.bus.queue import RUN_TRIAL, TrialSpec
 from scattershot.store.names import list_checkpoints, trial_folder
 from waiting import alive, eventually
 
@@ -110,131 +108,33 @@ def forks_and_dies_once(trial):
             pid = os.fork()
             if pid == 0:
                 time.sleep(600)
+                os._exit(0)
             Path(sys.path[0], "forked").write_text(str(pid))
             os.kill(os.getpid(), signal.SIGKILL)
     _train(trial, 30, fork)
 '''
 
 
-class Worker:
-    """A worker process that takes trials from a database of its own."""
-
-    _databases = count(1)
-
-    def __init__(self, url: str, root: Path, *flags: str) -> None:
-        self.url = f"{url.rpartition('/')[0]}/{next(self._databases)}"
-        self.root = root
-        self.connection = connect(self.url)
-        self.queue = TrialQueue(connect(self.url, decode=False))
-        self.log = root / "worker.log"
-        self._flags = flags
-        (root / "their_tasks.py").write_text(TASKS)
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "scattershot_worker", "--device", "cpu"]
-        command += ["--out", str(self.root), "--path", str(self.root), *self._flags]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                env={**os.environ, URL_VARIABLE: self.url},
-                cwd=self.root,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
-
-    @property
-    def name(self) -> str:
-        return eventually(lambda: pulse.read(self.connection))[0].name
-
-    def children(self) -> list[int]:
-        """Return the pids of the warm processes."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        return [one.pid for one in found if "scattershot_worker.child" in " ".join(one.cmdline())]
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            for pid in [*self.children(), self.process.pid]:
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
-
-
-class Study:
-    """A study of one task, as its master sees it."""
-
-    _names = count(1)
-
-    def __init__(self, worker: Worker, task: str, **info: Any) -> None:
-        self.worker = worker
-        self.name = f"study-{next(self._names)}"
-        self.info = StudyInfo(self.name, "u1", f"their_tasks:{task}", "acc", "maximize", **info)
-        publish(worker.connection, self.info)
-        self.states = TrialStates(worker.connection, self.name)
-        self.folder = worker.root / self.name
-
-    def spec(self, trial: int, epochs: int, **params: Any) -> TrialSpec:
-        return TrialSpec(self.name, "u1", trial, "coarse", params, trial, epochs)
-
-    def send(self, trial: int, until: int = 4, epochs: int | None = None, **params: Any) -> None:
-        """Make the trial known at a budget, and put its next attempt on the queue."""
-        _, last = self.states.submit(trial, until)
-        self.worker.queue.put([(self.spec(trial, epochs or until, **params), last + 1)])
-
-    def stop(self, trial: int, kind: Any, reason: str = "") -> None:
-        """Ask for a trial's end: the flag first, then the message that makes it quick."""
-        _, worker, attempt = self.states.signal(trial, kind, reason)
-        key = [self.name, trial, attempt]
-        send_command(self.worker.connection, worker, "scattershot-stop", stop=kind, attempt=key)
-
-    def state(self, trial: int) -> str:
-        return str(self.states.connection.hget(self.states.keys.trial(trial), "state"))
-
-    def events(self, trial: int) -> list[Event]:
-        stream = EventStream(self.states.connection, self.name)
-        return [one for one in stream.read("", block_ms=None, count=10**6) if one.trial == trial]
-
-    def last(self, trial: int) -> Event:
-        return self.events(trial)[-1]
-
-    def epochs(self, trial: int) -> list[int]:
-        return [one.epoch for one in self.events(trial) if one.kind == "report"]
-
-    def pids(self, trial: int) -> list[int]:
-        """Return the process that trained each epoch."""
-        return [int(one.metrics["pid"]) for one in self.events(trial) if one.kind == "report"]
-
-    def until(self, trial: int, state: str) -> None:
-        """Wait for a trial's state; show the worker's log where it does not come."""
-        try:
-            eventually(lambda: self.state(trial) == state)
-        except AssertionError:
-            log = self.worker.log.read_text()
-            raise AssertionError(f"{self.state(trial)}, not {state}; the log:\n{log}") from None
-
-    def until_epoch(self, trial: int, epoch: int) -> None:
-        eventually(lambda: epoch in self.epochs(trial))
-
-
 @pytest.fixture(scope="module")
-def worker(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+def worker(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorker]:
     """One worker for most of the tests: its child needs seconds to import torch."""
-    worker = Worker(redis_url, tmp_path_factory.mktemp("worker"))
+    worker = RealWorker(redis_url, tmp_path_factory.mktemp("worker"), TASKS)
     worker.start()
     yield worker
     worker.stop()
 
 
 @pytest.fixture
-def own_worker(redis_url: str, tmp_path: Path) -> Iterator[Worker]:
+def own_worker(redis_url: str, tmp_path: Path) -> Iterator[RealWorker]:
     """A worker of this test alone, not started yet."""
-    worker = Worker(redis_url, tmp_path)
+    worker = RealWorker(redis_url, tmp_path, TASKS)
     yield worker
     worker.stop()
 
 
-def still_works(worker: Worker) -> int:
+def still_works(worker: RealWorker) -> int:
     """Let a trial run to its end; return the child's pid."""
-    study = Study(worker, "steady")
+    study = RealStudy(worker, "steady")
     study.send(0)
     study.until(0, "complete")
     assert worker.process.poll() is None
@@ -244,8 +144,8 @@ def still_works(worker: Worker) -> int:
 # ---- a trial's way
 
 
-def test_a_trial_runs_to_its_end(worker: Worker) -> None:
-    study = Study(worker, "steady")
+def test_a_trial_runs_to_its_end(worker: RealWorker) -> None:
+    study = RealStudy(worker, "steady")
     study.send(3)
     study.until(3, "complete")
     assert [one.kind for one in study.events(3)] == ["started", *["report"] * 4, "complete"]
@@ -255,8 +155,8 @@ def test_a_trial_runs_to_its_end(worker: Worker) -> None:
     assert study.events(3)[-2].checkpoint == names[-1]
 
 
-def test_a_finished_trial_leaves_nothing_in_rq(worker: Worker) -> None:
-    study = Study(worker, "steady")
+def test_a_finished_trial_leaves_nothing_in_rq(worker: RealWorker) -> None:
+    study = RealStudy(worker, "steady")
     study.send(3)
     study.until(3, "complete")
     registry = worker.queue.rq.started_job_registry
@@ -265,8 +165,8 @@ def test_a_finished_trial_leaves_nothing_in_rq(worker: Worker) -> None:
     assert worker.queue.rq.connection.keys(f"rq:*{job_id(study.name, 3, 1)}*") == []
 
 
-def test_a_trial_pauses_at_its_rung_and_goes_on_when_it_may(worker: Worker) -> None:
-    study = Study(worker, "steady")
+def test_a_trial_pauses_at_its_rung_and_goes_on_when_it_may(worker: RealWorker) -> None:
+    study = RealStudy(worker, "steady")
     study.send(3, until=2, epochs=4)
     study.until(3, "paused")
     assert study.epochs(3) == [1, 2]
@@ -276,15 +176,15 @@ def test_a_trial_pauses_at_its_rung_and_goes_on_when_it_may(worker: Worker) -> N
     assert [one.attempt for one in study.events(3) if one.kind == "started"] == [1, 2]
 
 
-def test_trials_are_trained_by_one_warm_process(worker: Worker) -> None:
-    study = Study(worker, "steady")
+def test_trials_are_trained_by_one_warm_process(worker: RealWorker) -> None:
+    study = RealStudy(worker, "steady")
     for trial in range(5):
         study.send(trial)
     study.until(4, "complete")
     assert {pid for trial in range(5) for pid in study.pids(trial)} == set(worker.children())
 
 
-def test_only_the_child_has_torch(worker: Worker) -> None:
+def test_only_the_child_has_torch(worker: RealWorker) -> None:
     child = still_works(worker)
 
     def libraries(pid: int) -> str:
@@ -294,7 +194,7 @@ def test_only_the_child_has_torch(worker: Worker) -> None:
     assert "libtorch" not in libraries(worker.process.pid)
 
 
-def test_neither_process_shows_the_password(worker: Worker) -> None:
+def test_neither_process_shows_the_password(worker: RealWorker) -> None:
     password = worker.url.partition("@")[0].rpartition(":")[2]
     for pid in [worker.process.pid, *worker.children()]:
         assert password not in " ".join(psutil.Process(pid).cmdline())
@@ -304,8 +204,8 @@ def test_neither_process_shows_the_password(worker: Worker) -> None:
 # ---- kill and hold
 
 
-def test_a_kill_in_the_middle_of_an_epoch_spares_the_process(worker: Worker) -> None:
-    study = Study(worker, "endless")
+def test_a_kill_in_the_middle_of_an_epoch_spares_the_process(worker: RealWorker) -> None:
+    study = RealStudy(worker, "endless")
     study.send(3)
     study.send(4, until=2)
     study.until_epoch(3, 2)
@@ -317,8 +217,8 @@ def test_a_kill_in_the_middle_of_an_epoch_spares_the_process(worker: Worker) -> 
     assert study.pids(4)[0] == study.pids(3)[0]
 
 
-def test_a_kill_whose_message_is_lost_is_heard_with_the_next_beat(worker: Worker) -> None:
-    study = Study(worker, "endless")
+def test_a_kill_whose_message_is_lost_is_heard_with_the_next_beat(worker: RealWorker) -> None:
+    study = RealStudy(worker, "endless")
     study.send(3)
     study.until_epoch(3, 2)
     study.states.signal(3, "kill", "too poor")
@@ -326,8 +226,8 @@ def test_a_kill_whose_message_is_lost_is_heard_with_the_next_beat(worker: Worker
     assert study.last(3).reason == "too poor"
 
 
-def test_a_trial_that_does_not_hear_its_kill_is_ended_with_its_process(worker: Worker) -> None:
-    study = Study(worker, "deaf", kill_grace=0.2)
+def test_a_trial_that_does_not_hear_its_kill_is_ended_with_its_process(worker: RealWorker) -> None:
+    study = RealStudy(worker, "deaf", kill_grace=0.2)
     study.send(3)
     study.until_epoch(3, 2)
     child = study.pids(3)[0]
@@ -338,8 +238,8 @@ def test_a_trial_that_does_not_hear_its_kill_is_ended_with_its_process(worker: W
     assert still_works(worker) != child
 
 
-def test_a_held_trial_goes_back_but_not_on_the_queue(worker: Worker) -> None:
-    study = Study(worker, "endless_once")
+def test_a_held_trial_goes_back_but_not_on_the_queue(worker: RealWorker) -> None:
+    study = RealStudy(worker, "endless_once")
     study.send(3)
     study.until_epoch(3, 2)
     study.stop(3, "hold")
@@ -352,8 +252,8 @@ def test_a_held_trial_goes_back_but_not_on_the_queue(worker: Worker) -> None:
     assert study.epochs(3) == [1, 2, 3, 4]
 
 
-def test_a_stop_for_another_attempt_is_not_meant_for_this_one(worker: Worker) -> None:
-    study = Study(worker, "endless")
+def test_a_stop_for_another_attempt_is_not_meant_for_this_one(worker: RealWorker) -> None:
+    study = RealStudy(worker, "endless")
     study.send(3)
     study.until_epoch(3, 2)
     for key in ([study.name, 3, 2], [study.name, 4, 1], ["other", 3, 1], None, "3"):
@@ -363,8 +263,8 @@ def test_a_stop_for_another_attempt_is_not_meant_for_this_one(worker: Worker) ->
     assert study.last(3).why == "hold"
 
 
-def test_commands_of_rq_itself_do_not_get_past_the_states(worker: Worker) -> None:
-    study = Study(worker, "endless")
+def test_commands_of_rq_itself_do_not_get_past_the_states(worker: RealWorker) -> None:
+    study = RealStudy(worker, "endless")
     study.send(3)
     study.until_epoch(3, 2)
     send_kill_horse_command(worker.connection, worker.name)
@@ -377,8 +277,8 @@ def test_commands_of_rq_itself_do_not_get_past_the_states(worker: Worker) -> Non
 # ---- errors and crashes
 
 
-def test_an_error_of_the_users_code_fails_the_trial_with_its_place(worker: Worker) -> None:
-    study = Study(worker, "bug")
+def test_an_error_of_the_users_code_fails_the_trial_with_its_place(worker: RealWorker) -> None:
+    study = RealStudy(worker, "bug")
     study.send(3)
     study.until(3, "failed")
     line = TASKS.splitlines().index("    _train(trial, 2, lambda: 1 / 0)") + 1
@@ -388,15 +288,15 @@ def test_an_error_of_the_users_code_fails_the_trial_with_its_place(worker: Worke
     assert still_works(worker)
 
 
-def test_a_task_that_cannot_be_imported_fails_the_trial_with_the_cause(worker: Worker) -> None:
-    study = Study(worker, "no_such_function")
+def test_a_task_that_cannot_be_imported_fails_the_trial_with_the_cause(worker: RealWorker) -> None:
+    study = RealStudy(worker, "no_such_function")
     study.send(3)
     study.until(3, "failed")
     assert "has no attribute 'no_such_function'" in study.last(3).reason
 
 
-def test_out_of_memory_is_tried_again_and_then_told(worker: Worker) -> None:
-    study = Study(worker, "hungry", max_failures=3)
+def test_out_of_memory_is_tried_again_and_then_told(worker: RealWorker) -> None:
+    study = RealStudy(worker, "hungry", max_failures=3)
     study.send(3)
     study.until(3, "failed")
     ends = [one for one in study.events(3) if one.kind in ("waiting", "failed")]
@@ -415,29 +315,29 @@ def test_out_of_memory_is_tried_again_and_then_told(worker: Worker) -> None:
     ],
 )
 def test_a_trial_whose_process_died_goes_on_from_its_checkpoint(
-    worker: Worker, task: str, reason: str
+    worker: RealWorker, task: str, reason: str
 ) -> None:
-    study = Study(worker, task)
+    study = RealStudy(worker, task)
     study.send(3, until=40)
     study.until(3, "complete")
     lost = next(one for one in study.events(3) if one.kind == "waiting")
     assert (lost.why, lost.attempt, lost.reason) == ("crash", 1, reason)
     assert study.epochs(3) == list(range(1, 41)), "no epoch twice, none left out"
+    forked = worker.root / "forked"
+    if forked.exists():
+        os.kill(int(forked.read_text()), signal.SIGKILL)
+        forked.unlink()
     reports = [one for one in study.events(3) if one.kind == "report"]
     first = [one for one in reports if one.attempt == 1]
     assert len(first) > 10, "only a few epochs may wait for the disk"
     assert {one.metrics["began"] for one in first} == {1}
     assert {one.metrics["began"] for one in reports[len(first) :]} == {len(first) + 1}
     assert len(set(study.pids(3))) == 2
-    forked = worker.root / "forked"
-    if forked.exists():
-        os.kill(int(forked.read_text()), signal.SIGKILL)
-        forked.unlink()
 
 
-def test_a_worn_child_is_replaced_without_making_a_trial_wait(worker: Worker) -> None:
+def test_a_worn_child_is_replaced_without_making_a_trial_wait(worker: RealWorker) -> None:
     still_works(worker)
-    study = Study(worker, "steady", recycle=1)
+    study = RealStudy(worker, "steady", recycle=1)
     for trial in (0, 1):
         study.send(trial)
     study.until(1, "complete")
@@ -447,9 +347,9 @@ def test_a_worn_child_is_replaced_without_making_a_trial_wait(worker: Worker) ->
     eventually(lambda: not alive(old))
 
 
-def test_a_successor_that_dies_before_its_time_is_replaced_too(worker: Worker) -> None:
+def test_a_successor_that_dies_before_its_time_is_replaced_too(worker: RealWorker) -> None:
     old = still_works(worker)
-    study = Study(worker, "steady", recycle=1)
+    study = RealStudy(worker, "steady", recycle=1)
     study.send(0)
     (successor,) = eventually(lambda: set(worker.children()) - {old})
     os.kill(successor, signal.SIGKILL)
@@ -458,7 +358,7 @@ def test_a_successor_that_dies_before_its_time_is_replaced_too(worker: Worker) -
     assert {one.attempt for trial in range(9) for one in study.events(trial)} == {1}
 
 
-def next_child(study: Study, old: int) -> int:
+def next_child(study: RealStudy, old: int) -> int:
     """Send trials until another process than `old` trains one; return its pid."""
 
     def look() -> int | None:
@@ -479,7 +379,7 @@ def next_child(study: Study, old: int) -> int:
 # ---- what is no trial
 
 
-def undecodable(worker: Worker, data: bytes) -> None:
+def undecodable(worker: RealWorker, data: bytes) -> None:
     """Put a job on the queue as a stranger with access to Redis could."""
     key, now = "stranger", "2020-01-01T00:00:00.000000Z"
     fields: dict[Any, Any] = {
@@ -491,7 +391,7 @@ def undecodable(worker: Worker, data: bytes) -> None:
     worker.queue.rq.connection.rpush(worker.queue.rq.key, key)
 
 
-STRANGERS: dict[str, Callable[[Worker, Path], object]] = {
+STRANGERS: dict[str, Callable[[RealWorker, Path], object]] = {
     "a function by name": lambda w, mark: w.queue.rq.enqueue("os.system", f"touch {mark}"),
     "a pickle": lambda w, mark: undecodable(
         w, b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR."
@@ -514,7 +414,7 @@ STRANGERS: dict[str, Callable[[Worker, Path], object]] = {
 
 @pytest.mark.parametrize("stranger", STRANGERS)
 def test_a_job_that_is_no_trial_is_refused_and_the_worker_goes_on(
-    worker: Worker, tmp_path: Path, stranger: str
+    worker: RealWorker, tmp_path: Path, stranger: str
 ) -> None:
     mark = tmp_path / "mark"
     STRANGERS[stranger](worker, mark)
@@ -523,7 +423,7 @@ def test_a_job_that_is_no_trial_is_refused_and_the_worker_goes_on(
     assert not mark.exists()
 
 
-def test_a_refused_job_says_why(worker: Worker) -> None:
+def test_a_refused_job_says_why(worker: RealWorker) -> None:
     job = worker.queue.rq.enqueue("os.system", "true")
     registry = worker.queue.rq.failed_job_registry
     eventually(lambda: job.id in registry.get_job_ids(cleanup=False))
@@ -534,8 +434,8 @@ def test_a_refused_job_says_why(worker: Worker) -> None:
     assert result.exc_string == "a worker runs trials only, not os.system"
 
 
-def test_a_trial_on_the_queue_twice_is_trained_once(worker: Worker) -> None:
-    study = Study(worker, "steady")
+def test_a_trial_on_the_queue_twice_is_trained_once(worker: RealWorker) -> None:
+    study = RealStudy(worker, "steady")
     study.states.submit(3, 4)
     for _ in range(2):
         worker.queue.put([(study.spec(3, 4), 1)])
@@ -548,17 +448,17 @@ def test_a_trial_on_the_queue_twice_is_trained_once(worker: Worker) -> None:
 # ---- coming and going
 
 
-def test_a_worker_shows_that_it_is_there(worker: Worker) -> None:
+def test_a_worker_shows_that_it_is_there(worker: RealWorker) -> None:
     (seen,) = eventually(lambda: pulse.read(worker.connection))
     assert (seen.pid, seen.device) == (worker.process.pid, "cpu")
     assert seen.name in worker.log.read_text()
 
 
 def test_a_worker_that_is_told_to_go_gives_its_trial_back_first_in_the_queue(
-    own_worker: Worker,
+    own_worker: RealWorker,
 ) -> None:
     own_worker.start()
-    study, other = Study(own_worker, "endless_once"), Study(own_worker, "steady")
+    study, other = RealStudy(own_worker, "endless_once"), RealStudy(own_worker, "steady")
     study.send(3)
     other.send(4)
     study.until_epoch(3, 2)
@@ -580,9 +480,9 @@ def test_a_worker_that_is_told_to_go_gives_its_trial_back_first_in_the_queue(
 
 
 def test_a_worker_can_be_told_to_go_while_its_child_still_imports_torch(
-    own_worker: Worker,
+    own_worker: RealWorker,
 ) -> None:
-    study = Study(own_worker, "endless", kill_grace=60)
+    study = RealStudy(own_worker, "endless", kill_grace=60)
     study.send(3)
     own_worker.start()
     eventually(lambda: own_worker.queue.taken() or study.state(3) == "running")
@@ -594,8 +494,8 @@ def test_a_worker_can_be_told_to_go_while_its_child_still_imports_torch(
     assert study.last(3).why == "drain"
 
 
-def test_a_second_signal_ends_the_worker_at_once(own_worker: Worker) -> None:
-    study = Study(own_worker, "deaf", kill_grace=600)
+def test_a_second_signal_ends_the_worker_at_once(own_worker: RealWorker) -> None:
+    study = RealStudy(own_worker, "deaf", kill_grace=600)
     study.send(3)
     own_worker.start()
     study.until_epoch(3, 2)
@@ -607,8 +507,8 @@ def test_a_second_signal_ends_the_worker_at_once(own_worker: Worker) -> None:
     assert study.state(3) == "running", "its lease gives the trial back"
 
 
-def test_a_child_dies_with_its_supervisor(own_worker: Worker) -> None:
-    study = Study(own_worker, "stuck")
+def test_a_child_dies_with_its_supervisor(own_worker: RealWorker) -> None:
+    study = RealStudy(own_worker, "stuck")
     study.send(3, until=40)
     own_worker.start()
     study.until_epoch(3, 10)
@@ -620,20 +520,20 @@ def test_a_child_dies_with_its_supervisor(own_worker: Worker) -> None:
 
 
 @pytest.fixture
-def slots(redis_url: str, tmp_path: Path) -> Iterator[Worker]:
+def slots(redis_url: str, tmp_path: Path) -> Iterator[RealWorker]:
     """A worker of two slots, both there."""
-    worker = Worker(redis_url, tmp_path, "--slots", "2")
+    worker = RealWorker(redis_url, tmp_path, TASKS, "--slots", "2")
     worker.start()
     eventually(lambda: len(there(worker)) == 2)
     yield worker
     worker.stop()
 
 
-def there(worker: Worker) -> set[int]:
+def there(worker: RealWorker) -> set[int]:
     return {one.pid for one in pulse.read(worker.connection)}
 
 
-def test_every_slot_is_a_worker_and_is_started_again_when_it_dies(slots: Worker) -> None:
+def test_every_slot_is_a_worker_and_is_started_again_when_it_dies(slots: RealWorker) -> None:
     before = there(slots)
     os.kill(min(before), signal.SIGKILL)
     eventually(lambda: there(slots) - before)
@@ -642,7 +542,7 @@ def test_every_slot_is_a_worker_and_is_started_again_when_it_dies(slots: Worker)
     assert not any(map(alive, there(slots) | before))
 
 
-def test_a_slot_that_died_is_not_started_again_once_all_are_told_to_go(slots: Worker) -> None:
+def test_a_slot_that_died_is_not_started_again_once_all_are_told_to_go(slots: RealWorker) -> None:
     killed, spared = there(slots)
     os.kill(killed, signal.SIGKILL)
     eventually(lambda: "starting it again" in slots.log.read_text())
