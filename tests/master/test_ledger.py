@@ -64,7 +64,7 @@ def test_the_fold_of_the_file_is_the_board_in_memory(tmp_path: Path) -> None:
 values = st.floats() | st.integers() | st.text() | st.booleans() | st.none()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.dictionaries(st.text(), values | st.lists(values))))
 def test_whatever_is_appended_is_read_back_as_it_was(events: list[dict[str, Any]]) -> None:
     whole = [{**event, "e": "x"} for event in events]
