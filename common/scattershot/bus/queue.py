@@ -143,7 +143,12 @@ class TrialQueue:
 
 #: RQ's own timeout is off (a trial may take days; leases watch it), and a finished job leaves
 #: nothing in Redis: its result stands in the stream and the checkpoint.
-BOOKS: dict[str, Any] = {"timeout": -1, "result_ttl": 0, "failure_ttl": 3600, "description": "trial"}
+BOOKS: dict[str, Any] = {
+    "timeout": -1,
+    "result_ttl": 0,
+    "failure_ttl": 3600,
+    "description": "trial",
+}
 
 
 def _signed(spec: TrialSpec, attempt: int) -> tuple[str, int, str]:
