@@ -246,7 +246,12 @@ def test_a_folder_that_cannot_be_written_does_not_hide_the_error(
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")]
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_out_of_memory_is_worth_another_attempt(workbench: Workbench, error: Exception) -> None:
     outcome, reason = workbench.run(raising(error))

@@ -96,14 +96,14 @@ def run_trial(
         _train(bench, spec, info, attempt, claim.until, claim.epoch)
     except TrialStopped as stopped:
         return _stopped(bench.reporter, attempt, stopped)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        # It may be a neighbour's memory: worth another attempt, counted as a failure.
-        _release_memory()
-        bench.reporter.flush(attempt)
-        return "crash", f"out of memory: {_first_line(error)}"
     except StoreUnreachable as error:
         return _unsaved(bench.reporter, attempt, error)
     except (Exception, SystemExit) as error:
+        if _out_of_memory(error):
+            # It may be a neighbour's memory: worth another attempt, counted as a failure.
+            _release_memory()
+            bench.reporter.flush(attempt)
+            return "crash", f"out of memory: {_first_line(error)}"
         reason = str(error) if isinstance(error, ScattershotError) else _where(error)
         log.error("trial %d failed: %s", spec.trial, reason)
         _keep_traceback(attempt)
@@ -194,6 +194,13 @@ def _keep_traceback(attempt: Attempt) -> None:
         write(path, traceback.format_exc().encode(), sync=False)
     except ScattershotError as error:
         log.error("%s", error)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # on the CPU torch's allocator raises a plain RuntimeError
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
 
 
 def _release_memory() -> None:
