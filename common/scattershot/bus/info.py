@@ -13,6 +13,8 @@ from scattershot.errors import ScattershotError
 if TYPE_CHECKING:
     from redis import Redis
 
+    from scattershot.settings import StudyFile
+
 
 @dataclass(frozen=True, slots=True)
 class StudyInfo:
@@ -34,6 +36,23 @@ class StudyInfo:
     recycle: int = 2000
     stall: float = 0.0
     store: str | None = None
+
+
+def info_of(study: StudyFile, uid: str, data: str | None) -> StudyInfo:
+    """Return what workers must know of a study; `data` is the folder of its data as they see it."""
+    return StudyInfo(
+        name=study.study.name,
+        uid=uid,
+        task=study.study.task,
+        metric=study.study.metric,
+        goal=study.study.goal,
+        data=data,
+        max_failures=study.worker.max_failures,
+        kill_grace=study.worker.kill_grace,
+        recycle=study.worker.recycle,
+        stall=study.worker.stall,
+        store=study.checkpoints.store,
+    )
 
 
 def publish(connection: Redis, info: StudyInfo) -> None:

@@ -168,24 +168,11 @@ def _search(
     tend: Callable[[], None] = lambda: None,
 ) -> End:
     """Run the search; return how it ended."""
-    from scattershot.bus.info import StudyInfo
+    from scattershot.bus.info import info_of
     from scattershot_master.dispatch import Dispatch
     from scattershot_master.search import Search
 
-    info = StudyInfo(
-        name=study.study.name,
-        uid=ledger.board.uid,
-        task=study.study.task,
-        metric=study.study.metric,
-        goal=study.study.goal,
-        data=data,
-        max_failures=study.worker.max_failures,
-        kill_grace=study.worker.kill_grace,
-        recycle=study.worker.recycle,
-        stall=study.worker.stall,
-        store=study.checkpoints.store,
-    )
-    dispatch = Dispatch(url, info)
+    dispatch = Dispatch(url, info_of(study, ledger.board.uid, data))
     _become_master(dispatch, url, view, by_force=take_over or workers_gone)
     try:
         search = Search(study, ledger, dispatch, view, tend)
