@@ -107,10 +107,32 @@ class Dispatch:
         trimmed = str(self.connection.hget(self._keys.info, "trimmed") or "")
         if place(cursor) >= place(trimmed):
             return False
+        self._forget_trials()
+        return True
+
+    def forget_namesake(self) -> bool:
+        """Forget a study of this name that is known by another uid; return whether there was one.
+
+        For a ledger that was recovered: it goes on under a new uid, so that nothing which was on
+        its way to or from the old one can be taken for its own.
+
+        Raises:
+            ScattershotError: a master runs it.
+        """
+        if self.connection.hget(self._keys.info, "uid") in (None, self.info.uid):
+            return False
+        if self.connection.exists(self._keys.master):
+            raise ScattershotError(
+                f"a master runs the study {self.info.name!r} in this Redis; stop it first"
+            )
+        self._forget_trials()
+        self.connection.delete(self._keys.info)
+        return True
+
+    def _forget_trials(self) -> None:
         trials = self.connection.scan_iter(f"{self._keys.prefix}*", count=1000)
         self.connection.delete(self._keys.running, self._keys.events, *trials)
         self.connection.hdel(self._keys.info, "trimmed")
-        return True
 
     def workers(self) -> list[pulse.Pulse]:
         """Return the workers that are there."""

@@ -109,6 +109,11 @@ class Search:
         finally:
             self._retaining.settle()
 
+    def restore(self) -> None:
+        """Give Redis all it must know of the study, and leave it at that."""
+        self._begin(workers_gone=False)
+        self._act()
+
     # ---- a turn of the loop
 
     def _turn(self) -> bool:

@@ -102,8 +102,10 @@ def at(text: str) -> Place:
         raise CheckpointError(f"{text} cannot be used as a store: {error}") from error
 
 
-def claim(place: Place, uid: str) -> None:
+def claim(place: Place, uid: str, *, by_force: bool = False) -> None:
     """Make sure that the study known by `uid` can keep its checkpoints at `place`, and it alone.
+
+    `by_force` takes the place from whoever has it: the same study, before its ledger was lost.
 
     Writes a small file there that says whose they are, the first time and every time: what is
     wrong with bucket, credentials or rights shows before any trial has been trained.
@@ -115,7 +117,7 @@ def claim(place: Place, uid: str) -> None:
     from scattershot.store.files import exists, read, write_json
 
     owner = place / _OWNER
-    if exists(owner):
+    if not by_force and exists(owner):
         try:
             known = json.loads(read(owner))["uid"]
         except (ValueError, LookupError, TypeError):
