@@ -145,6 +145,7 @@ class Dispatch:
 
         `queued` are job ids known to be on it already.
         """
+        trials = [*{trial.number: trial for trial in trials}.values()]  # RQ puts no job twice
         if not trials:
             return
         steps = [

@@ -176,6 +176,11 @@ def test_trials_are_sent_with_all_that_a_worker_needs(dispatch: Dispatch) -> Non
     assert dispatch.states.claim(1, 3, "w1").until == 4
 
 
+def test_a_trial_that_is_sent_twice_at_once_is_put_on_the_queue_once(dispatch: Dispatch) -> None:
+    dispatch.send([record(0), record(1), record(0)])
+    assert jobs(dispatch) == [job_id("digits", 0, 1), job_id("digits", 1, 1)]
+
+
 def test_nothing_to_send_is_no_round_trip(dispatch: Dispatch) -> None:
     dispatch.connection.close()
     dispatch.states = None  # type: ignore[assignment]
