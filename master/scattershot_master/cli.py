@@ -12,7 +12,7 @@ import sys
 import typer
 
 from scattershot.errors import told
-from scattershot_master.commands import doctor, ensembles, running, steering
+from scattershot_master.commands import doctor, ensembles, recover, running, steering
 from scattershot_master.show import commands as looking
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command()(steering.stop)
 app.add_typer(ensembles.app, name="ensemble")
 app.command()(looking.export)
 app.command()(doctor.doctor)
+app.command()(recover.recover)
 
 
 @app.command(

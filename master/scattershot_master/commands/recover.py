@@ -1,0 +1,114 @@
+"""Owns `recover`: a study's ledger and its side of Redis, as far as they can be had back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scattershot.bus.connection import URL_VARIABLE, safe_url, url_from
+from scattershot.errors import ScattershotError
+
+if TYPE_CHECKING:
+    from scattershot_master.board import Board
+
+
+def recover(
+    folder: Annotated[Path, typer.Argument(help="The study's folder.", show_default=False)],
+    redis: Annotated[
+        str | None,
+        typer.Option(help=f"Redis URL, if the study uses one of its own; or {URL_VARIABLE}."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Bring back a study whose ledger or whose data in Redis is lost.
+
+    A damaged ledger is moved aside and written anew from its sound lines, study.toml and the
+    checkpoints. Redis is given again what it must know. Nothing is deleted.
+    """
+    from scattershot_master.recovery import files
+
+    told: dict[str, Any] = {"ledger": "sound", "moved": [], "notes": [], "redis": None}
+    board = files.sound(folder)
+    if board is None:
+        rebuilt, moved = files.recover(folder)
+        board = rebuilt.board
+        told |= {"ledger": "rebuilt", "moved": [str(path) for path in moved]}
+        told["notes"] = rebuilt.notes
+    told["trials"] = len(board.trials)
+    told["epochs"] = sum(len(trial.history) for trial in board.trials.values())
+    if url := url_from(redis):
+        told["redis"] = {"url": safe_url(url), **_restore(folder, url)}
+    print(json.dumps(told) if as_json else "\n".join(_lines(folder, board, told)))
+
+
+def _lines(folder: Path, board: Board, told: dict[str, Any]) -> list[str]:
+    from scattershot_master.show.words import plural
+
+    trials, epochs = plural(told["trials"], "trial"), plural(told["epochs"], "epoch")
+    if told["ledger"] == "sound":
+        lines = [f"the ledger is sound: {trials} with {epochs}; it is left as it is"]
+    else:
+        lines = [f"recovered {trials} with {epochs}"]
+        living = board.living
+        lines += [f"{plural(living, 'trial')} of them can go on"] if living else []
+        lines += [f"moved aside: {path}" for path in told["moved"]]
+    lines += [f"note: {note}" for note in told["notes"]]
+    if told["redis"] is None:
+        lines.append(
+            "Redis gets what it must know when the study is run again; if it uses a Redis of its "
+            f"own, first: scattershot recover {folder} --redis URL"
+            if told["ledger"] == "rebuilt"
+            else "Redis was not looked at (no --redis): the next run gives it what it must know"
+        )
+    else:
+        known = told["redis"]
+        said = "had lost the study" if known["lost"] else "knows the study"
+        if known["namesake"]:
+            said = "knew the study from before its recovery, and has forgotten that"
+        lines.append(f"Redis at {known['url']} {said}; {plural(known['living'], 'trial')} to train")
+    lines.append(f"What there is: scattershot status {folder}")
+    return lines
+
+
+class _Quiet:
+    """A view of a search that is not shown."""
+
+    def update(self, *_: object, **__: object) -> None:
+        """Show nothing."""
+
+    def note(self, *_: object, **__: object) -> None:
+        """Say nothing."""
+
+
+def _restore(folder: Path, url: str) -> dict[str, Any]:
+    """Give Redis what it must know of the study; return what it knew of it before."""
+    from scattershot.bus.connection import reach
+    from scattershot.bus.info import info_of
+    from scattershot.settings import StudyFile
+    from scattershot_master.dispatch import Dispatch
+    from scattershot_master.ledger import Ledger
+    from scattershot_master.recovery.files import was_recovered
+    from scattershot_master.search import Search
+
+    ledger = Ledger(folder)
+    try:
+        study = StudyFile.model_validate(ledger.board.study)
+        if study.study.name != folder.resolve().name:
+            raise ScattershotError(
+                f"the folder of the study {study.study.name!r} was renamed; give it its name back"
+            )
+        dispatch = Dispatch(url, info_of(study, ledger.board.uid, study.study.data))
+        reach(dispatch.connection, url)
+        namesake = was_recovered(folder) and dispatch.forget_namesake()
+        lost = not dispatch.published()
+        dispatch.take()
+        try:
+            Search(study, ledger, dispatch, _Quiet()).restore()
+        finally:
+            dispatch.release()
+        return {"lost": lost, "namesake": namesake, "living": ledger.board.living}
+    finally:
+        ledger.close()

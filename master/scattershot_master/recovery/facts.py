@@ -1,0 +1,167 @@
+"""Owns what is still known of a study whose ledger is lost: by its sound lines and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scattershot.errors import CheckpointError
+from scattershot.store.files import exists, newest_valid, read
+from scattershot.store.header import Header
+from scattershot.store.names import list_checkpoints, list_trials, parse_name, trial_folder
+from scattershot.store.place import Place
+from scattershot.trial import ENDED, State, Value, trial_seed
+
+Event = Mapping[str, Any]
+
+
+@dataclass
+class TrialFacts:
+    """What is known of one trial."""
+
+    params: dict[str, Value] | None = None
+    stage: str = ""
+    #: By epoch: its metrics, and its checkpoint's name where it has one.
+    history: dict[int, tuple[dict[str, float], str]] = field(default_factory=dict)
+    attempts: int = 0
+    worker: str = ""
+    #: How it ended, if it has, and why; and why the master asked for that, if it did.
+    end: tuple[State, str] | None = None
+    kill: str = ""
+    started: float = math.nan
+    ended: float = math.nan
+
+    @property
+    def done(self) -> int:
+        """The last epoch known."""
+        return max(self.history, default=0)
+
+
+@dataclass
+class Facts:
+    """What is known of a study. `lines` and `damaged` count the ledger's, `files` checkpoints."""
+
+    study: dict[str, Any] | None = None
+    begun: float = math.nan
+    stages: dict[int, Event] = field(default_factory=dict)
+    closed: set[int] = field(default_factory=set)
+    trials: dict[int, TrialFacts] = field(default_factory=dict)
+    ensemble: dict[str, Any] | None = None
+    finished: bool = False
+    lines: int = 0
+    damaged: int = 0
+    files: int = 0
+    #: What the user should know of it.
+    notes: list[str] = field(default_factory=list)
+
+    def trial(self, number: int) -> TrialFacts:
+        """Return the facts of a trial, none yet if it is new."""
+        return self.trials.setdefault(int(number), TrialFacts())
+
+
+def from_lines(facts: Facts, data: bytes) -> None:
+    """Add what a ledger's lines say, leaving out those that are damaged."""
+    for line in data.splitlines():
+        try:
+            event = json.loads(line)
+            _take(facts, event)
+            facts.lines += 1
+        except (ValueError, LookupError, TypeError, AttributeError):
+            facts.damaged += 1
+
+
+def _take(facts: Facts, event: Event) -> None:
+    kind = event["e"]
+    if kind == "study":
+        facts.study, facts.begun = dict(event["study"]), float(event["at"])
+    elif kind == "settings":
+        facts.study = dict(event["study"])
+    elif kind == "stage":
+        facts.stages[int(event["index"])] = event
+        for number in event.get("trials", []):
+            facts.trial(number).end = None
+    elif kind == "closed":
+        facts.closed.add(int(event["index"]))
+    elif kind == "sampled":
+        facts.trial(event["t"]).params = dict(event["p"])
+    elif kind == "report":
+        metrics = {str(name): float(value) for name, value in event["m"].items()}
+        facts.trial(event["t"]).history[int(event["n"])] = (metrics, str(event.get("f", "")))
+    elif kind == "kill":
+        facts.trial(event["t"]).kill = str(event["r"])
+    elif kind == "settled":
+        for number, reason in event["kill"]:
+            _end(facts.trial(number), "killed", str(reason), event)
+    elif kind == "ensemble":
+        facts.ensemble = event["ensemble"]
+    elif kind == "finished":
+        facts.finished = True
+    elif kind == "started":
+        trial = facts.trial(event["t"])
+        trial.attempts = max(trial.attempts, int(event["a"]))
+        trial.worker = str(event["w"])
+        trial.started = min(float(event["at"]), trial.started)  # NaN gives way to a number
+    elif kind in ENDED:
+        _end(facts.trial(event["t"]), kind, str(event.get("r", "")), event)
+
+
+def _end(trial: TrialFacts, state: State, reason: str, event: Event) -> None:
+    if trial.end is None:  # what is told of one that has ended changes nothing
+        trial.end = (state, reason or trial.kill * (state == "killed"))
+        trial.ended = float(event["at"])
+    trial.attempts = max(trial.attempts, int(event.get("a", 0)))
+
+
+def from_checkpoints(facts: Facts, place: Place, seed: int) -> None:
+    """Add what the newest sound checkpoint of every trial at `place` says; it stands over lines.
+
+    A checkpoint is sealed by a checksum, a line of the ledger is not. One of another study (its
+    seed does not derive from `seed`) is left alone.
+    """
+    for number in list_trials(place):
+        found = newest_valid(place, number, None, lambda error: facts.notes.append(str(error)))
+        if found is None:
+            if exists(trial_folder(place, number) / "error.txt") and not _ended(facts, number):
+                facts.trial(number).end = ("failed", _last_line(place, number))
+            continue
+        if found.header["seed"] != trial_seed(seed, number):
+            facts.notes.append(f"{found.path} is of another study; it is left alone")
+            continue
+        facts.files += 1
+        names = {
+            told.epoch: path.name
+            for path in list_checkpoints(place, number)
+            if (told := parse_name(path.name))
+        }
+        _adopt(facts.trial(number), found.header, names)
+        if isinstance(found.path, Path):
+            written = found.path.stat().st_mtime
+            trial = facts.trial(number)
+            trial.started, trial.ended = min(written, trial.started), max(written, trial.ended)
+
+
+def _ended(facts: Facts, number: int) -> bool:
+    return number in facts.trials and facts.trials[number].end is not None
+
+
+def _adopt(trial: TrialFacts, header: Header, names: Mapping[int, str]) -> None:
+    trial.params = dict(header["params"])
+    trial.stage = str(header.get("stage", ""))
+    trial.attempts = max(trial.attempts, header["attempt"])
+    for line in header["history"]:
+        epoch = int(line["epoch"])
+        metrics = {name: value for name, value in line.items() if name != "epoch"}
+        trial.history[epoch] = (metrics, names.get(epoch, ""))
+
+
+def _last_line(place: Place, number: int) -> str:
+    try:
+        text = read(trial_folder(place, number) / "error.txt").decode(errors="replace")
+    except CheckpointError:
+        return ""
+    lines = text.strip().splitlines()
+    return lines[-1].strip()[:300] if lines else ""
