@@ -177,7 +177,7 @@ def _limits(axis: Axis, widen: object, path: KeyPath) -> tuple[float, float]:
         if axis.log:  # half a step below the lowest value is above 0 still
             low = max(low, (axis.step + 1) / 2)
         low = grid(axis.low, axis.step, -steps(low, axis.low, axis.step))
-        high = grid(axis.high, axis.step, steps(axis.high, high, axis.step))
+        high = grid(axis.low, axis.step, steps(axis.low, high, axis.step))  # as values are
     return low, high
 
 

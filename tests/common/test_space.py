@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -88,6 +88,7 @@ def test_values_never_leave_the_declared_range(entry: dict[str, Any], u: float) 
 
 
 @settings(deadline=None)
+@example({"uniform": [0.0, 60719.0], "widen": True, "step": 149.92125911451149}, 2.0)
 @given(dimensions, st.floats(-100, 100))
 def test_a_widened_coordinate_stops_at_the_reach(entry: dict[str, Any], u: float) -> None:
     one = axis(entry)
