@@ -110,6 +110,10 @@ def test_epochs_after_the_last_checkpoint_come_from_the_ledger(folder: Path) -> 
 
 def test_epochs_that_the_ledger_never_took_in_come_from_the_checkpoint(folder: Path) -> None:
     checkpoint(folder, NUMBER, 31)
+    lines = (folder / LEDGER).read_text().splitlines(keepends=True)
+    ends = ('"e":"complete"', f'"t":{NUMBER},')  # the master died before it heard of the end
+    kept = (line for line in lines if not all(mark in line for mark in ends))
+    (folder / LEDGER).write_text("".join(kept))
     record = one_trial.find(folder, NUMBER).record
     assert record.done == 31
     assert (record.best_value, record.best_epoch) == (0.999, 31)
