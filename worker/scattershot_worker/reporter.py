@@ -22,8 +22,8 @@ from scattershot_worker.signals import Signals
 
 log = logging.getLogger("scattershot.worker")
 
-#: Epochs that may wait to be written before training waits for the disk.
-_BACKLOG = 4
+#: Checkpoints, and epochs altogether, that may wait to be written before training waits too.
+_SNAPSHOTS, _LINES = 4, 64
 _SYNC_EVERY = 2.0
 #: Seconds for which training waits for an object store that does not answer.
 _PATIENCE = 120.0
@@ -80,7 +80,8 @@ class Reporter:
     """
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[_Line | _End] = queue.Queue(_BACKLOG)
+        self._queue: queue.Queue[_Line | _End] = queue.Queue(_LINES)
+        self._room = threading.Semaphore(_SNAPSHOTS)
         self._syncer = Syncer()
         self._thread = threading.Thread(target=self._work, name="reporter", daemon=True)
         self._thread.start()
@@ -93,7 +94,9 @@ class Reporter:
         snapshot: Snapshot | None,
         header: Mapping[str, object],
     ) -> None:
-        """Hand over an epoch; waits only when the disk is `_BACKLOG` epochs behind."""
+        """Hand over an epoch; waits only when the disk is `_SNAPSHOTS` checkpoints behind."""
+        if snapshot is not None:
+            self._room.acquire()
         self._queue.put(_Line(attempt, epoch, metrics, snapshot, header))
 
     def end(self, attempt: Attempt, state: str, reason: str = "") -> str:
@@ -132,6 +135,8 @@ class Reporter:
         for item in items:
             attempt = item.attempt
             if isinstance(item, _Line):
+                if item.snapshot is not None:
+                    self._room.release()
                 if attempt.signals.error is not None:
                     continue  # an epoch whose predecessor is missing must not be reported
                 try:
