@@ -1,0 +1,93 @@
+"""A study by the real commands whose checkpoints lie in an object store."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from cluster.conftest import Run, export, table
+from object_store import KEY, SECRET
+from scattershot.store import place
+from scattershot.store.names import list_all
+from scattershot_master.ledger import LEDGER, read
+from waiting import alive, eventually
+
+STUDY = """\
+[study]
+name = "stored"
+task = "digits"
+
+[space]
+lr = { loguniform = [1e-2, 1e-1] }
+optimizer = "adamw"
+hidden = 16
+
+[[stage]]
+name = "coarse"
+trials = 2
+epochs = 2
+
+[[stage]]
+name = "final"
+continue = 1
+epochs = 60
+
+[checkpoints]
+keep = 1
+"""
+
+
+def done(folder: Path, trial: int) -> int:
+    known = (folder / LEDGER).exists() and (folder / LEDGER).stat().st_size
+    record = read(folder).trials.get(trial) if known else None
+    return record.done if record else 0
+
+
+def test_a_study_in_an_object_store_is_killed_goes_on_and_ends_as_one_on_a_disk(
+    bucket: str,
+    scattershot: Run,
+    started: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    stored, here = tmp_path / "stored.toml", tmp_path / "here.toml"
+    stored.write_text(f'{STUDY}store = "{bucket}/pre/fix"\n')
+    here.write_text(STUDY)
+    folder = tmp_path / "out" / "stored"
+    checkpoints = place.root(f"{bucket}/pre/fix", folder, "stored")
+
+    run = started("run", stored, "--workers", "1", "--out", folder.parent)
+    eventually(lambda: max(done(folder, 0), done(folder, 1)) > 5, 120)
+    family = [one.pid for one in psutil.Process(run.pid).children(recursive=True)]
+    run.kill()
+    eventually(lambda: not any(alive(pid) for pid in family), 20)
+    killed = read(folder)
+    assert not killed.finished
+    scattershot("run", stored, "--workers", "1", "--out", folder.parent)
+    log = (folder / "logs" / "workers.log").read_text()
+    assert "starts again" not in log and "damaged" not in log
+
+    scattershot("run", here, "--workers", "1", "--out", tmp_path / "here")
+    one, other = (export(scattershot, one) for one in (folder, tmp_path / "here" / "stored"))
+    assert one["ensemble"] == other["ensemble"] and one["ensemble"]["test"]["examples"] == 360
+    best = one["trials"][0]
+    assert len(best["history"]) == 60 and best["attempts"] > 1
+    assert best["best_checkpoint"].startswith(f"{checkpoints}/trials/{best['trial']:05d}/")
+    members = {member["trial"] for member in one["ensemble"]["members"]}
+    kept = list_all(checkpoints)
+    assert set(kept) == {best["trial"]} | members and len(kept[best["trial"]]) <= 2
+    assert not (folder / "trials").exists(), "nothing of it is on this disk"
+
+    shown = json.loads(scattershot("show", str(best["trial"]), folder, "--json").stdout)
+    assert best["best_checkpoint"] in shown["checkpoints"]
+    built = scattershot("ensemble", "build", folder, "--size", "1", "--method", "top", "--json")
+    assert [member["trial"] for member in json.loads(built.stdout)["members"]] == [best["trial"]]
+
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert not re.search(f"{KEY}|{SECRET}".encode(), path.read_bytes()), path
+    assert table(one) == table(other)
