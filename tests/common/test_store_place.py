@@ -124,7 +124,6 @@ def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(missin
 
 
 @pytest.mark.parametrize("protocol", ["pigeon", "carrier-pigeon"])
-@pytest.mark.filterwarnings("error")
 def test_an_unknown_kind_of_store_is_an_error_of_one_line(protocol: str) -> None:
     with pytest.raises(CheckpointError, match=rf"^{protocol}://x/digits cannot be used as a store"):
         root(f"{protocol}://x", Path(), "digits")
