@@ -32,6 +32,7 @@ def build(
     """Choose members by their saved validation predictions; needs no torch and no test part."""
     from scattershot_master.ensemble import METHODS
     from scattershot_master.ensemble.building import build as build_ensemble
+    from scattershot_master.ensemble.building import keep
 
     if method is not None and method not in METHODS:
         raise StudyFileError(f"--method {method}: there are {', '.join(METHODS)}")
@@ -44,7 +45,7 @@ def build(
             size=size or settings.get("size", 5),
             method=method or settings.get("method", "greedy"),
         )
-        _keep(ledger, result)
+        keep(ledger, result)
     finally:
         ledger.close()
     _show(result, as_json)
@@ -62,7 +63,7 @@ def evaluate(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Run the ensemble and the best single model over the test part, once."""
-    from scattershot_master.ensemble.building import test_members
+    from scattershot_master.ensemble.building import keep, test_members
 
     ledger = _ledger(folder)
     try:
@@ -79,7 +80,7 @@ def evaluate(
         )
         if result["test"] is None:
             raise ScattershotError(result["note"])
-        _keep(ledger, result)
+        keep(ledger, result)
     finally:
         ledger.close()
     _show(result, as_json)
@@ -89,14 +90,6 @@ def _ledger(given: Path | None) -> Ledger:
     from scattershot_master.ledger import Ledger
 
     return Ledger(study_folder(given))
-
-
-def _keep(ledger: Ledger, result: dict[str, Any]) -> None:
-    from scattershot.store.files import write_json
-
-    ledger.append("ensemble", ensemble=result)
-    ledger.commit(sync=True)
-    write_json(ledger.folder / "ensemble" / "ensemble.json", result)
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -241,8 +241,7 @@ def _conclude(
     study: StudyFile, ledger: Ledger, data: str | None, paths: list[Path], view: LiveView
 ) -> None:
     """Build and test the ensemble, and close the study."""
-    from scattershot.store.files import write_json
-    from scattershot_master.ensemble.building import build, test_members
+    from scattershot_master.ensemble.building import build, keep, test_members
     from scattershot_master.ranking import finite
 
     board, folder = ledger.board, ledger.folder
@@ -253,8 +252,7 @@ def _conclude(
             ensemble = test_members(
                 board, folder, ensemble, data=data, paths=paths, threads=study.worker.threads
             )
-            ledger.append("ensemble", ensemble=ensemble)
-            write_json(folder / "ensemble" / "ensemble.json", ensemble)
+            keep(ledger, ensemble)
         except ScattershotError as error:
             view.note(str(error))
     if not board.finished:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from scattershot.errors import CheckpointError, ScattershotError, StoreUnreachable
-from scattershot.store.files import exists, tensors
+from scattershot.store.files import exists, tensors, write_json
 from scattershot.store.names import resolve
 from scattershot_master.board import Board, TrialRecord
 from scattershot_master.ensemble import METHODS
 from scattershot_master.ensemble.metrics import METRICS, metric, score
+from scattershot_master.ledger import Ledger
 from scattershot_master.ranking import finite
 
 Array = np.ndarray[Any, Any]
@@ -200,3 +201,14 @@ def _ask_worker(request: Mapping[str, Any]) -> str:
         tail = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
         return tail[0]
     return str(answer.get("error", ""))
+
+
+def keep(ledger: Ledger, ensemble: dict[str, Any]) -> None:
+    """Write the result down: in the ledger first, then as `ensemble/ensemble.json` for people.
+
+    Raises:
+        ScattershotError: the disk refuses.
+    """
+    ledger.append("ensemble", ensemble=ensemble)
+    ledger.commit(sync=True)
+    write_json(ledger.folder / "ensemble" / "ensemble.json", ensemble)
