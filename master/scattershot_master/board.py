@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from scattershot.bus.kinds import Kind
 from scattershot.store import place
 from scattershot.store.place import Place
 from scattershot.trial import ENDED, STATES, State, Value, trial_seed
@@ -86,6 +87,8 @@ class Board:
     #: Stream id up to which events have been taken in.
     cursor: str = ""
     ensemble: dict[str, Any] | None = None
+    #: How the trials of a signature are trained, alone or fused: one worker settles it for all.
+    kinds: dict[str, Kind] = field(default_factory=dict)
     #: Whether the study has come to its end, and when it was first begun (seconds since 1970).
     finished: bool = False
     begun: float = math.nan
@@ -246,6 +249,9 @@ class Board:
     def _ensemble(self, event: Event) -> None:
         self.ensemble = event["ensemble"]
 
+    def _kind(self, event: Event) -> None:
+        self.kinds[event["s"]] = event["k"]
+
     def _finished(self, event: Event) -> None:
         self.finished = True
 
@@ -267,5 +273,6 @@ _HANDLERS = {
     "kill": Board._kill,
     "settled": Board._settled,
     "ensemble": Board._ensemble,
+    "kind": Board._kind,
     "finished": Board._finished,
 }

@@ -126,7 +126,7 @@ class Dispatch:
                 f"a master runs the study {self.info.name!r} in this Redis; stop it first"
             )
         self._forget_trials()
-        self.connection.delete(self._keys.info)
+        self.connection.delete(self._keys.info, self._keys.kinds)
         return True
 
     def _forget_trials(self) -> None:

@@ -13,6 +13,8 @@ from scattershot.bus.pulse import Pulse
 _UNATTENDED_S = 15.0
 #: Seconds of work that should wait on the queue.
 _AHEAD_S = 0.5
+#: Trials that wait for each lane: a few models of different shapes are searched together.
+_CHOICE = 4
 
 
 class Roster:
@@ -51,5 +53,10 @@ class Roster:
         return (len(self._ends) - 1) / max(time.monotonic() - self._ends[0], 1e-6)
 
     def lookahead(self) -> int:
-        """Return how many trials should wait on the queue so that no worker ever does."""
-        return max(2, len(self.workers)) + math.ceil(_AHEAD_S * (self.rate() or 0.0))
+        """Return how many trials should wait on the queue so that no worker ever does.
+
+        A worker that trains many at once chooses among them those that fit each other.
+        """
+        lanes = sum(worker.lanes for worker in self.workers if worker.lanes > 1)
+        rate = math.ceil(_AHEAD_S * (self.rate() or 0.0))
+        return max(2, len(self.workers)) + _CHOICE * lanes + rate

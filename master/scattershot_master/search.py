@@ -16,6 +16,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from scattershot.bus import kinds
 from scattershot.bus.pulse import Pulse
 from scattershot.bus.stream import Event
 from scattershot.errors import CheckpointError, ScattershotError
@@ -137,6 +138,10 @@ class Search:
         if event.kind == "stop":
             self._ledger.append("stop", c=event.id)
             self.stopping |= event.worker == self._dispatch.token
+            return
+        if event.kind == "kind":
+            self._ledger.append("kind", c=event.id, s=event.worker, k=event.why, r=event.reason)
+            self._view.note(f"trials are trained {event.why}: {event.reason}")
             return
         if event.trial not in self._board.trials:
             # a power cut took its sampling from the ledger; drawn again, it is the same trial
@@ -317,6 +322,7 @@ class Search:
             number for state in ("waiting", "running", "paused") for number in board.by_state[state]
         )
         records = [board.trials[number] for number in living]
+        kinds.restore(self._dispatch.connection, board.name, board.kinds)
         self._dispatch.send(records, queued=self._dispatch.queue.waiting())
         self._outbox.clear()
         self._kills[:] = [record for record in records if record.kill_asked]

@@ -22,7 +22,9 @@ def started(tmp_path: Path) -> Iterator[list[LocalWorkers]]:
 
 def start(url: str, root: Path, device: str = "cpu") -> LocalWorkers:
     log = root / "logs" / "workers.log"
-    return LocalWorkers(url, slots=1, root=root, device=device, threads=1, paths=[root], log=log)
+    return LocalWorkers(
+        url, slots=1, root=root, device=device, threads=1, lanes="auto", paths=[root], log=log
+    )
 
 
 def test_a_command_that_died_is_started_again(

@@ -21,10 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scattershot.bus.info import StudyInfo
 from scattershot_worker.signals import Signals
 
 #: The environment variable that carries the settings.
 SETTINGS = "SCATTERSHOT_CHILD"
+#: Lanes that a worker may come to want, for all that is known before its first trial.
+AUTO_LANES = 32
 #: Seconds between two words that the trial gets on.
 _TELL_EVERY = 1.0
 
@@ -40,19 +43,22 @@ class ChildSettings:
     threads: int
     paths: tuple[str, ...]
     allow: tuple[str, ...] = ()
+    #: Trials that may be trained at a time; 0: as many as is fastest.
+    lanes: int = 0
 
     def to_json(self) -> str:
         """Return the settings as text for the environment."""
         return json.dumps(asdict(self))
 
 
-class _Line:
-    """The line to the supervisor: trials to run, signals for the one that runs, words back."""
+class SupervisorLine:
+    """The line to the supervisor: trials to run, signals for those that run, words back."""
 
     def __init__(self, line: socket.socket) -> None:
         self.trials: queue.SimpleQueue[tuple[dict[str, Any], Signals]] = queue.SimpleQueue()
         self._line, self._lock = line, threading.Lock()
-        self._signals = Signals()
+        #: Signals of all attempts that are not over, by study, trial and attempt.
+        self._signals: dict[tuple[Any, ...], Signals] = {}
         for work in (self._listen, self._tell):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
 
@@ -61,29 +67,48 @@ class _Line:
         with self._lock:
             self._line.sendall((json.dumps(message) + "\n").encode())
 
+    def began(self, info: StudyInfo) -> None:
+        """Tell what study is worked on."""
+        self.say(began=asdict(info))
+
+    def took(self, text: str, number: int, signature: str, key: tuple[str, int, int]) -> Signals:
+        """Tell of a lane that was claimed; return what its stops arrive in."""
+        signals = self._signals[key] = Signals()
+        self.say(took=text, number=number, signature=signature)
+        return signals
+
+    def ended(self, key: tuple[str, int, int], outcome: str, reason: str) -> None:
+        """Tell how an attempt went."""
+        self._signals.pop(key, None)
+        self.say(attempt=key, outcome=outcome, reason=reason)
+
+    def wants(self, lanes: int) -> None:
+        """Tell how many trials may be trained at a time."""
+        self.say(lanes=lanes)
+
     def _listen(self) -> None:
-        attempt = None
         with contextlib.suppress(OSError):  # it left without hearing us out
             for text in self._line.makefile("r"):
                 message = json.loads(text)
+                key = tuple(message["attempt"])
                 if message["do"] == "run":
                     # made here, not when the trial begins: a stop may come right behind
-                    attempt, self._signals = message["attempt"], Signals()
-                    self.trials.put((message, self._signals))
-                elif message["attempt"] == attempt:
-                    self._signals.set(message["do"])
+                    self._signals[key] = Signals()
+                    self.trials.put((message, self._signals[key]))
+                elif signals := self._signals.get(key):
+                    signals.set(message["do"])
         os._exit(0)  # the supervisor is gone: a trial must not go on unwatched
 
     def _tell(self) -> None:
-        """Tell that the trial gets on while it does: that this thread lives is no sign of it."""
-        told = (self._signals, 0)
+        """Tell that training gets on while it does: that this thread lives is no sign of it."""
+        told: dict[Signals, int] = {}
         while True:
             time.sleep(_TELL_EVERY)
-            signals = self._signals
-            if (signals, signals.progress) != told:
-                told = (signals, signals.progress)
+            now = {signals: signals.progress for signals in [*self._signals.values()]}
+            if any(told.get(signals) != progress for signals, progress in now.items()):
                 with contextlib.suppress(OSError):  # `_listen` ends the process
-                    self.say(progress=told[1])
+                    self.say(progress=sum(now.values()))
+            told = now
 
 
 def main() -> None:
@@ -94,7 +119,7 @@ def main() -> None:
     # The supervisor sends it before it ends a trial that hangs: where goes to the worker's log,
     # even from C code that lets no other thread run.
     faulthandler.register(signal.SIGUSR1)
-    line = _Line(socket.socket(fileno=int(sys.argv[1])))
+    line = SupervisorLine(socket.socket(fileno=int(sys.argv[1])))
     settings = ChildSettings(**json.loads(os.environ.pop(SETTINGS)))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     sys.path[:0] = settings.paths
@@ -102,11 +127,12 @@ def main() -> None:
     import torch
 
     from scattershot.bus.connection import connect
-    from scattershot.bus.queue import TrialSpec
-    from scattershot.bus.signing import SECRET_VARIABLE, fits, secret
-    from scattershot.errors import ScattershotError
-    from scattershot_worker.job import Bench, refuse, run_trial
+    from scattershot.bus.waiting import WaitingTrials
+    from scattershot_worker.fused import Tuner
+    from scattershot_worker.job import Bench
+    from scattershot_worker.packs import Packing
     from scattershot_worker.reporter import Reporter
+    from scattershot_worker.serving import serve
 
     torch.set_num_threads(settings.threads)
     bench = Bench(
@@ -118,20 +144,14 @@ def main() -> None:
         studies={},
         allow=tuple(settings.allow),
     )
+    packing = Packing(WaitingTrials(connect(settings.redis, decode=False)), Tuner(settings.lanes))
 
     line.say(ready=str(bench.device))
     while True:
         message, signals = line.trials.get()
-        spec, number = TrialSpec.from_json(message["spec"]), int(message["number"])
-        try:
-            if not fits(message["spec"], message["signature"], secret()):
-                raise ScattershotError(f"its signature is not of this worker's {SECRET_VARIABLE}")
-            outcome, reason = run_trial(
-                bench, spec, number, signals, lambda info: line.say(began=asdict(info))
-            )
-        except ScattershotError as error:
-            outcome, reason = refuse(bench, spec, number, str(error))
-        line.say(outcome=outcome, reason=reason)
+        about = message["spec"], int(message["number"]), message["signature"]
+        serve(bench, packing, line, *about, signals)
+        line.say(free=True)
 
 
 def _device(torch: Any, wanted: str) -> Any:

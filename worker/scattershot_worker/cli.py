@@ -39,6 +39,10 @@ def worker(
     threads: Annotated[
         int, typer.Option(help="CPU threads per trial; 1 keeps workers from fighting.", min=1)
     ] = 1,
+    lanes: Annotated[
+        str,
+        typer.Option(help="Small trials trained at once as one program: auto, or at most so many."),
+    ] = "auto",
     path: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of your own code, as often as needed (default: this folder)."),
@@ -61,6 +65,7 @@ def worker(
             f"name the Redis to work for: --redis URL, or {URL_VARIABLE} set to it"
         )
     check_device(device)
+    most = read_lanes(lanes)
     os.environ[URL_VARIABLE] = url
     if slot is None and (slots > 1 or with_parent):
         _keep_slots(slots)
@@ -71,6 +76,7 @@ def worker(
         device=device,
         index=slot or 0,
         threads=threads,
+        lanes=most,
         paths=path or [Path.cwd()],
         allow=allow or [],
         wait=wait,
@@ -85,6 +91,15 @@ def check_device(device: str) -> None:
         raise StudyFileError(f"--device {device}: write auto, cpu, cuda or cuda:N")
 
 
+def read_lanes(text: str) -> int:
+    """Return the number in --lanes, 0 for auto; raises StudyFileError for anything else."""
+    if text == "auto":
+        return 0
+    if text.isdecimal() and 1 <= int(text) <= 4096:
+        return int(text)
+    raise StudyFileError(f"--lanes {text}: write auto, 1 (each trial by itself), or a number")
+
+
 def _supervise(
     url: str,
     *,
@@ -92,6 +107,7 @@ def _supervise(
     device: str,
     index: int,
     threads: int,
+    lanes: int,
     paths: list[Path],
     allow: list[str],
     wait: float,
@@ -112,6 +128,7 @@ def _supervise(
             root=str(out.resolve()),
             device=f"auto:{index}" if device == "auto" else device,
             threads=threads,
+            lanes=lanes,
             paths=tuple(str(one.resolve()) for one in paths),
             allow=tuple(allow),
         ),

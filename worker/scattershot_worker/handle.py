@@ -75,6 +75,17 @@ class TrialHandle:
         numbers are seeded anew for every epoch, so a resumed run goes on exactly as it would
         have. The loop ends after the trial's last epoch, and is left when it must stop.
         """
+        self.open(parts)
+        while (epoch := self.next_epoch()) is not None:
+            seed_everything(derive(self.seed, "epoch", epoch))
+            yield epoch
+            if self._epoch != epoch:
+                raise ScattershotError(
+                    f"epoch {epoch} ended without trial.report(): call it once in every epoch"
+                )
+
+    def open(self, parts: Mapping[str, Any]) -> None:
+        """Name what survives a restart, and restore it: what `epochs` begins with."""
         for name, part in parts.items():
             if not isinstance(part, Stateful):
                 raise ScattershotError(
@@ -83,16 +94,14 @@ class TrialHandle:
                 )
         self._parts = dict(parts)
         self._resume()
-        while self._epoch < self._until:
-            self.check()
-            epoch = self._epoch + 1
-            seed_everything(derive(self.seed, "epoch", epoch))
-            self._begun = epoch
-            yield epoch
-            if self._epoch != epoch:
-                raise ScattershotError(
-                    f"epoch {epoch} ended without trial.report(): call it once in every epoch"
-                )
+
+    def next_epoch(self) -> int | None:
+        """Return the epoch to train now, or None after the last; leave if the trial must stop."""
+        if self._epoch >= self._until:
+            return None
+        self.check()
+        self._begun = self._epoch + 1
+        return self._begun
 
     def batches(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield from `batches`, leaving at once when the trial must stop."""

@@ -1,4 +1,4 @@
-"""Owns one attempt from claim to end: the only function a worker runs."""
+"""Owns one attempt from claim to end: taken, trained alone, concluded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from redis import Redis
 import scattershot
 from scattershot.bus.info import StudyInfo, fetch
 from scattershot.bus.queue import TrialSpec
-from scattershot.bus.state import TrialStates, finish
+from scattershot.bus.state import Claim, TrialStates, finish
 from scattershot.errors import ScattershotError, StoreUnreachable
 from scattershot.store import place
 from scattershot.store.files import write
@@ -65,6 +65,30 @@ class Bench:
         return known
 
 
+@dataclass
+class Taken:
+    """A trial that this worker has claimed."""
+
+    spec: TrialSpec
+    info: StudyInfo
+    attempt: Attempt
+    claim: Claim
+
+    def handle(self, bench: Bench) -> TrialHandle:
+        """Return what its training runs on; torch's generators are seeded for its weights."""
+        return TrialHandle(
+            self.spec,
+            self.info,
+            self.attempt,
+            bench.reporter,
+            folder=bench.root / self.spec.study,
+            until=self.claim.until,
+            reported=self.claim.epoch,
+            device=bench.device,
+            log=log,
+        )
+
+
 def run_trial(
     bench: Bench,
     spec: TrialSpec,
@@ -72,10 +96,22 @@ def run_trial(
     signals: Signals,
     begun: Callable[[StudyInfo], None] = lambda info: None,
 ) -> tuple[Outcome, str]:
-    """Train attempt `number` of a trial; return how it went, and why where that matters.
+    """Train attempt `number` of a trial alone; return how it went, and why where that matters.
 
-    Nothing a task does raises out of here: an error of the user's code ends the trial as failed,
-    with the error as its reason and the traceback in the trial's folder.
+    Raises like `take`.
+    """
+    taken = take(bench, spec, number, signals, begun)
+    return train_alone(bench, taken) if isinstance(taken, Taken) else taken
+
+
+def take(
+    bench: Bench,
+    spec: TrialSpec,
+    number: int,
+    signals: Signals,
+    begun: Callable[[StudyInfo], None] = lambda info: None,
+) -> Taken | tuple[Outcome, str]:
+    """Claim attempt `number` of a trial, or return why not; `begun` hears of its study first.
 
     Raises:
         ScattershotError: this worker must not train it; see `refuse`.
@@ -85,34 +121,66 @@ def run_trial(
         return "refused", "its study has been replaced"
     if bench.allow and not any(fnmatchcase(info.task, pattern) for pattern in bench.allow):
         raise ScattershotError(f"this worker may not train the task {info.task!r} (see --allow)")
-    checkpoints = place.root(info.store, bench.root / spec.study, spec.study)
+    attempt = attempt_at(bench, info, spec, number, signals)
     begun(info)
+    claim = attempt.states.claim(spec.trial, number, bench.worker)
+    return Taken(spec, info, attempt, claim) if claim.granted else ("refused", f"it is {claim.state}")
+
+
+def attempt_at(
+    bench: Bench, info: StudyInfo, spec: TrialSpec, number: int, signals: Signals
+) -> Attempt:
+    """Return an attempt as the reporter knows it, not claimed yet."""
+    checkpoints = place.root(info.store, bench.root / spec.study, spec.study)
     states = TrialStates(bench.connection, spec.study)
-    claim = states.claim(spec.trial, number, bench.worker)
-    if not claim.granted:
-        return "refused", f"it is {claim.state}"
-    attempt = Attempt(states, spec.trial, number, checkpoints, info.metric, info.goal, signals)
+    return Attempt(states, spec.trial, number, checkpoints, info.metric, info.goal, signals)
+
+
+def train_alone(bench: Bench, taken: Taken) -> tuple[Outcome, str]:
+    """Train a claimed trial by itself; return how it went."""
     try:
-        _train(bench, spec, info, attempt, claim.until, claim.epoch)
-    except TrialStopped as stopped:
-        return _stopped(bench.reporter, attempt, stopped)
-    except StoreUnreachable as error:
-        return _unsaved(bench.reporter, attempt, error)
-    except (Exception, SystemExit) as error:
-        if _out_of_memory(error):
-            # It may be a neighbour's memory: worth another attempt, counted as a failure.
-            _release_memory()
-            bench.reporter.flush(attempt)
-            return "crash", f"out of memory: {_first_line(error)}"
-        reason = str(error) if isinstance(error, ScattershotError) else _where(error)
-        log.error("trial %d failed: %s", spec.trial, reason)
-        _keep_traceback(attempt)
-        return _ended(bench.reporter.end(attempt, "failed", reason))
-    state = "complete" if claim.until >= spec.epochs else "paused"
-    answer = bench.reporter.end(attempt, state)
-    if attempt.unsaved:
-        return _unsaved(bench.reporter, attempt, signals.error)
-    return _ended(answer)
+        task = load_task(taken.info.task, taken.info.data)
+        trial = taken.handle(bench)
+        if isinstance(task, Task):
+            train(task, trial)
+        else:
+            task(trial)
+        if trial.done < taken.claim.until:
+            raise ScattershotError(
+                f"the train function returned after {trial.done} of {taken.claim.until} epochs; "
+                "loop over trial.epochs(...) to its end"
+            )
+    except (Exception, SystemExit, TrialStopped) as error:
+        return conclude(bench, taken, error)
+    return conclude(bench, taken)
+
+
+def conclude(
+    bench: Bench, taken: Taken, error: BaseException | None = None
+) -> tuple[Outcome, str]:
+    """Report the end of an attempt, which `error` has cut short; return what the supervisor does.
+
+    An error of the user's code ends the trial as failed, with the error as its reason and the
+    traceback in the trial's folder.
+    """
+    reporter, attempt = bench.reporter, taken.attempt
+    if error is None:
+        state = "complete" if taken.claim.until >= taken.spec.epochs else "paused"
+        answer = reporter.end(attempt, state)
+        return _unsaved(reporter, attempt, attempt.signals.error) if attempt.unsaved else _ended(answer)
+    if isinstance(error, TrialStopped):
+        return _stopped(reporter, attempt, error)
+    if isinstance(error, StoreUnreachable):
+        return _unsaved(reporter, attempt, error)
+    if out_of_memory(error):
+        # It may be a neighbour's memory: worth another attempt, counted as a failure.
+        release_memory()
+        reporter.flush(attempt)
+        return "crash", f"out of memory: {_first_line(error)}"
+    reason = str(error) if isinstance(error, ScattershotError) else where(error)
+    log.error("trial %d failed: %s", taken.spec.trial, reason)
+    _keep_traceback(attempt, error)
+    return _ended(reporter.end(attempt, "failed", reason))
 
 
 def refuse(bench: Bench, spec: TrialSpec, number: int, why: str) -> tuple[Outcome, str]:
@@ -123,32 +191,6 @@ def refuse(bench: Bench, spec: TrialSpec, number: int, why: str) -> tuple[Outcom
         reason = f"refused by worker {bench.worker}: {why}"
         states.run([finish(spec.trial, number, "failed", reason)])
     return "refused", why
-
-
-def _train(
-    bench: Bench, spec: TrialSpec, info: StudyInfo, attempt: Attempt, until: int, reported: int
-) -> None:
-    task = load_task(info.task, info.data)
-    trial = TrialHandle(
-        spec,
-        info,
-        attempt,
-        bench.reporter,
-        folder=bench.root / spec.study,
-        until=until,
-        reported=reported,
-        device=bench.device,
-        log=log,
-    )
-    if isinstance(task, Task):
-        train(task, trial)
-    else:
-        task(trial)
-    if trial.done < until:
-        raise ScattershotError(
-            f"the train function returned after {trial.done} of {until} epochs; "
-            "loop over trial.epochs(...) to its end"
-        )
 
 
 def _stopped(reporter: Reporter, attempt: Attempt, stopped: TrialStopped) -> tuple[Outcome, str]:
@@ -172,7 +214,7 @@ def _ended(state: str) -> tuple[Outcome, str]:
     return ("fenced", _TAKEN_OVER) if state == "fenced" else ("ended", state)
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """Return an error in one line, with the place in the user's code it came from."""
     frames = [
         frame
@@ -188,21 +230,23 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else ""
 
 
-def _keep_traceback(attempt: Attempt) -> None:
+def _keep_traceback(attempt: Attempt, error: BaseException) -> None:
     path = trial_folder(attempt.checkpoints, attempt.trial) / "error.txt"
     try:
-        write(path, traceback.format_exc().encode(), sync=False)
-    except ScattershotError as error:
-        log.error("%s", error)
+        write(path, "".join(traceback.format_exception(error)).encode(), sync=False)
+    except ScattershotError as refused:
+        log.error("%s", refused)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is short, the device's or the machine's."""
     # on the CPU torch's allocator raises a plain RuntimeError
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
+    """Give memory that torch has cached back to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -22,8 +22,8 @@ from scattershot_worker.signals import Signals
 
 log = logging.getLogger("scattershot.worker")
 
-#: Checkpoints, and epochs altogether, that may wait to be written before training waits too.
-_SNAPSHOTS, _LINES = 4, 64
+#: Bytes of checkpoints, and epochs altogether, that may wait to be written before training waits.
+_BYTES, _LINES = 256 * 2**20, 1024
 _SYNC_EVERY = 2.0
 #: Seconds for which training waits for an object store that does not answer.
 _PATIENCE = 120.0
@@ -72,6 +72,24 @@ class _End:
     answer: str = ""
 
 
+class _Room:
+    """Room for so many bytes; one that is larger goes in alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken = size, 0
+        self._changed = threading.Condition()
+
+    def enter(self, size: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + size <= self._size or not self._taken)
+            self._taken += size
+
+    def leave(self, size: int) -> None:
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
+
+
 class Reporter:
     """Takes epochs from the training thread, which goes on at once.
 
@@ -81,7 +99,7 @@ class Reporter:
 
     def __init__(self) -> None:
         self._queue: queue.Queue[_Line | _End] = queue.Queue(_LINES)
-        self._room = threading.Semaphore(_SNAPSHOTS)
+        self._room = _Room(_BYTES)
         self._syncer = Syncer()
         self._thread = threading.Thread(target=self._work, name="reporter", daemon=True)
         self._thread.start()
@@ -94,9 +112,9 @@ class Reporter:
         snapshot: Snapshot | None,
         header: Mapping[str, object],
     ) -> None:
-        """Hand over an epoch; waits only when the disk is `_SNAPSHOTS` checkpoints behind."""
+        """Hand over an epoch; waits only when the disk is `_BYTES` behind."""
         if snapshot is not None:
-            self._room.acquire()
+            self._room.enter(snapshot.nbytes)
         self._queue.put(_Line(attempt, epoch, metrics, snapshot, header))
 
     def end(self, attempt: Attempt, state: str, reason: str = "") -> str:
@@ -136,7 +154,7 @@ class Reporter:
             attempt = item.attempt
             if isinstance(item, _Line):
                 if item.snapshot is not None:
-                    self._room.release()
+                    self._room.leave(item.snapshot.nbytes)
                 if attempt.signals.error is not None:
                     continue  # an epoch whose predecessor is missing must not be reported
                 try:

@@ -1,20 +1,16 @@
 """Owns the light process that takes trials off the queue and watches over one warm child.
 
-It never imports torch. It does all of RQ's bookkeeping, renews the trial's lease, hands the
-child kills and drains, and gives a trial back when the child dies under it.
+It never imports torch. It does all of RQ's bookkeeping, renews the leases, hands the child kills
+and drains, and gives trials back when the child dies under them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import select
 import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,12 +31,13 @@ from rq.worker.base import WorkerStatus
 
 from scattershot.bus import inquiry, pulse
 from scattershot.bus.info import StudyInfo
-from scattershot.bus.queue import RUN_TRIAL, TrialQueue, TrialSpec
-from scattershot.bus.state import LEASE, Answer, TrialStates
+from scattershot.bus.queue import RUN_TRIAL, TrialQueue
+from scattershot.bus.state import LEASE
 from scattershot.bus.trouble import TROUBLE
-from scattershot.processes import die_with_parent
-from scattershot_worker.child import SETTINGS, ChildSettings
+from scattershot_worker.charges import Charge, Charges, charge_of
+from scattershot_worker.child import AUTO_LANES, ChildSettings
 from scattershot_worker.queued import QueuedJob
+from scattershot_worker.warm_child import WarmChild
 
 log = logging.getLogger("scattershot.worker")
 
@@ -58,71 +55,6 @@ class _NoAlarm(BaseDeathPenalty):
 
     def cancel_death_penalty(self) -> None:
         pass
-
-
-@dataclass
-class _Current:
-    """The attempt the child is busy with."""
-
-    spec: TrialSpec
-    number: int
-    text: str
-    signature: str
-    info: StudyInfo | None = None
-    #: When a stop was asked for; the child gets `kill_grace` seconds, then SIGKILL.
-    stop_since: float | None = None
-    stop: str = ""
-    #: Seconds, as far as this process saw them pass, since the child last said that it gets on.
-    idle: float = 0.0
-    stalled: bool = False
-
-    @property
-    def key(self) -> list[object]:
-        return [self.spec.study, self.spec.trial, self.number]
-
-
-@dataclass
-class _Child:
-    """The warm process and the line to it."""
-
-    process: subprocess.Popen[bytes]
-    line: socket.socket
-    served: int = 0
-    buffer: bytes = b""
-
-    def tell(self, **message: object) -> None:
-        with contextlib.suppress(OSError):  # a dead child is noticed where it is waited for
-            self.line.sendall((json.dumps(message) + "\n").encode())
-
-    def hear(self, timeout: float) -> list[dict[str, Any]] | None:
-        """Return the messages that came within `timeout` seconds, or None if the child died."""
-        # Looked at first: what it said before it died is still read. The line may stay open
-        # without it, in processes that it forked.
-        dead = self.process.poll() is not None
-        if not select.select([self.line], [], [], 0 if dead else timeout)[0]:
-            return None if dead else []
-        try:
-            data = self.line.recv(65536)
-        except OSError:
-            data = b""
-        if not data:
-            return None
-        *lines, self.buffer = (self.buffer + data).split(b"\n")
-        return [json.loads(text) for text in lines]
-
-    def kill(self) -> None:
-        """End the process at once, and whatever it has started: that may hang as well."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    def end(self) -> int:
-        """End the process, gently if it lives; return its exit status."""
-        self.line.close()
-        try:
-            return self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
 
 
 @dataclass
@@ -159,9 +91,9 @@ class Supervisor(Worker):
         self._trial_queue = queue
         self._states = states
         self._settings = settings
-        self._child: _Child | None = None
-        self._successor: _Child | None = None
-        self._current: _Current | None = None
+        self._charges = Charges(states, queue)
+        self._child: WarmChild | None = None
+        self._successor: WarmChild | None = None
         self._parent = os.getppid()
         self._pulse = pulse.Pulse(
             name=settings.name,
@@ -170,12 +102,13 @@ class Supervisor(Worker):
             device=settings.child.device,
             version=_version(),
             started=time.time(),
+            lanes=settings.child.lanes or AUTO_LANES,
         )
         self._pulse_due = 0.0
 
     # ---- the child
 
-    def _ready_child(self) -> _Child:
+    def _ready_child(self) -> WarmChild:
         """Return a living child, a new one if there is none."""
         while self._child is None or self._child.process.poll() is not None:
             if self._child is not None:
@@ -184,23 +117,8 @@ class Supervisor(Worker):
             self._successor = None
         return self._child
 
-    def _spawn(self) -> _Child:
-        ours, theirs = socket.socketpair()
-        environment = {
-            **os.environ,
-            **self._settings.environment,
-            SETTINGS: self._settings.child.to_json(),
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scattershot_worker.child", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            process_group=0,
-            preexec_fn=die_with_parent(signal.SIGKILL),
-        )
-        theirs.close()
-        return _Child(process, ours)
+    def _spawn(self) -> WarmChild:
+        return WarmChild.spawn(self._settings.child, self._settings.environment)
 
     def _recycle_child(self) -> None:
         """Replace a child that has served long, so that leaks of a user's code do not add up.
@@ -219,17 +137,20 @@ class Supervisor(Worker):
             if old is not None:
                 old.end()
 
-    # ---- a trial from the queue to its end
+    # ---- a job from the queue to its end
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run one trial in the child, keeping RQ's books and the trial's lease meanwhile."""
+        """Have the child run a trial, and keep RQ's books and the leases meanwhile.
+
+        The child may take further trials as lanes beside it; the job lasts until it is free.
+        """
         try:
             execution = self.prepare_execution(job)
             try:
                 # reads the job's call for the process's title: a stranger's may not be readable
                 self.prepare_job_execution(job, remove_from_intermediate_queue=True)
                 job.started_at = now()
-                current = self._accept(job)
+                first = self._accept(job)
             except (ValueError, DeserializationError) as error:
                 log.warning("job %s refused: %s", job.id, str(error) or "it is not JSON")
                 job.ended_at = now()
@@ -245,147 +166,129 @@ class Supervisor(Worker):
         child.served += 1
         child.tell(
             do="run",
-            attempt=current.key,
-            spec=current.text,
-            number=current.number,
-            signature=current.signature,
+            attempt=first.key,
+            spec=first.text,
+            number=first.number,
+            signature=first.signature,
         )
-        self._current = current  # from here on it can be asked to stop
+        self._charges.open(first)  # from here on it can be asked to stop
         if self._stop_requested:
             self._ask("drain")
         try:
-            outcome, reason = self._attend(child, job, execution)
+            self._attend(child, job, execution)
         finally:
-            self._current = None
-        self._settle(current, outcome, reason)
+            self._charges.close()
         self._close_books(job, queue, execution)
         self.set_state(WorkerStatus.IDLE)
-        if current.info and self._child and self._child.served >= current.info.recycle:
+        info = self._charges.info
+        if info and self._child and self._child.served >= info.recycle:
             self._recycle_child()
 
-    def _accept(self, job: Job) -> _Current:
+    def _accept(self, job: Job) -> Charge:
         """Return what the job asks for; raise ValueError unless it is a trial."""
         if job.func_name != RUN_TRIAL:
             raise ValueError(f"a worker runs trials only, not {job.func_name}")
         try:
             text, number, signature = job.args
-            number = int(number)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a trial: {error}") from None
-        return _Current(TrialSpec.from_json(text), number, text, str(signature))
+        return Charge.read(text, number, signature)
 
-    def _attend(self, child: _Child, job: Job, execution: Execution) -> tuple[str, str]:
-        """Wait for the child's word on the trial, beating its lease and enforcing stops."""
-        current = self._current
-        assert current is not None
+    def _attend(self, child: WarmChild, job: Job, execution: Execution) -> None:
+        """Listen to the child until it is free or dead, beating leases and enforcing stops."""
         next_tick = (looked := time.monotonic()) + TICK
         while True:
             timeout = max(0.0, min(next_tick - time.monotonic(), 0.25))
             messages = child.hear(timeout)
             if messages is None:
-                return self._bury(child, current)
+                self._bury(child)
+                return
             for message in messages:
-                if "began" in message:
-                    current.info = StudyInfo(**message["began"])
-                    current.idle = 0.0
-                elif "progress" in message:
-                    current.idle = 0.0
-                elif "ready" in message:
-                    self._pulse = replace(self._pulse, device=str(message["ready"]))
-                elif "outcome" in message:
-                    return str(message["outcome"]), str(message["reason"])
+                if self._heed(child, message):
+                    return
             # a longer pause was this process's own, or the whole machine's: the child had it too
-            current.idle += min(time.monotonic() - looked, 1.0)
+            self._charges.idle += min(time.monotonic() - looked, 1.0)
             looked = time.monotonic()
-            self._enforce(child, current)
+            self._enforce(child)
             if looked >= next_tick:
                 next_tick = time.monotonic() + TICK
-                self._beat(child, job, execution, current)
+                self._beat(child, job, execution)
 
-    def _beat(self, child: _Child, job: Job, execution: Execution, current: _Current) -> None:
+    def _heed(self, child: WarmChild, message: dict[str, Any]) -> bool:
+        """Take in a word of the child; return whether it is free again."""
+        charges = self._charges
+        if "began" in message:
+            charges.info = StudyInfo(**message["began"])
+            charges.idle = 0.0
+        elif "took" in message:
+            child.served += 1
+            charges.take(lane := charge_of(message))
+            if self._stop_requested:
+                self._ask("drain", lane)
+        elif "progress" in message:
+            charges.idle = 0.0
+        elif "ready" in message:
+            self._pulse = replace(self._pulse, device=str(message["ready"]))
+        elif "lanes" in message:
+            self._pulse = replace(self._pulse, lanes=int(message["lanes"]))
+            self._pulse_due = 0.0
+        elif "outcome" in message:
+            charge = charges.get(message["attempt"])
+            if charge is not None:
+                charges.settle(charge, str(message["outcome"]), str(message["reason"]))
+        return "free" in message
+
+    def _beat(self, child: WarmChild, job: Job, execution: Execution) -> None:
         if self._settings.with_parent and os.getppid() != self._parent:
             child.process.kill()
             os._exit(1)  # `scattershot run` was killed; its next start takes the trial up again
         try:
-            answer = TrialStates(self._states, current.spec.study).beat(
-                current.spec.trial, current.number
-            )
+            stops = self._charges.beat()
             self.maintain_heartbeats(job, execution)
         except TROUBLE as error:
-            log.warning("Redis does not answer (%s); trial %d goes on", error, current.spec.trial)
-            current.idle = 0.0  # the child may be waiting for Redis as well
+            log.warning("Redis does not answer (%s); training goes on", error)
+            self._charges.idle = 0.0  # the child may be waiting for Redis as well
             return
-        if answer is Answer.KILL:
-            self._ask("kill")
-        elif answer is Answer.HOLD:
-            self._ask("hold")
-        elif answer is Answer.FENCED and current.info is not None:
-            self._ask("fenced")
+        for charge, stop in stops:
+            self._ask(stop, charge)
 
-    def _ask(self, stop: str) -> None:
-        """Ask the child to stop its trial; called from the pub/sub thread as well."""
-        current, child = self._current, self._child
-        if current is None or child is None or current.stop_since is not None:
-            return
-        current.stop, current.stop_since = stop, time.monotonic()
-        child.tell(do=stop, attempt=current.key)
+    def _ask(self, stop: str, only: Charge | None = None) -> None:
+        """Ask the child to stop one attempt, or all; called from the pub/sub thread as well."""
+        child = self._child
+        for charge in [only] if only else self._charges:
+            if child is not None and charge.stop_since is None:
+                charge.stop, charge.stop_since = stop, time.monotonic()
+                child.tell(do=stop, attempt=charge.key)
 
-    def _enforce(self, child: _Child, current: _Current) -> None:
+    def _enforce(self, child: WarmChild) -> None:
         """End a child that did not heed a stop within the study's grace period, or hangs."""
-        grace = current.info.kill_grace if current.info else 30.0
-        if current.stop_since is not None and time.monotonic() > current.stop_since + grace:
-            log.warning(
-                "trial %d did not stop within %.0f s: its process is ended",
-                current.spec.trial,
-                grace,
-            )
-            child.kill()
-        elif current.info and 0 < current.info.stall < current.idle and not current.stalled:
-            current.stalled = True
-            log.warning("trial %d hangs, its process is ended; it was here:", current.spec.trial)
+        charges, late = self._charges, time.monotonic() - self._charges.grace
+        if charges.deaf or charges.hung:
+            return
+        for charge in charges:
+            if charge.stop_since is not None and charge.stop_since < late:
+                charges.deaf = True
+                log.warning(
+                    "trial %d did not stop within %.0f s: its process is ended",
+                    charge.spec.trial,
+                    charges.grace,
+                )
+                child.kill()
+                return
+        if charges.stalls:
+            charges.hung = True
+            numbers = ", ".join(str(charge.spec.trial) for charge in charges)
+            log.warning("trial %s hangs, its process is ended; it was here:", numbers)
             child.process.send_signal(signal.SIGUSR1)
             time.sleep(0.2)
             child.kill()
 
-    def _bury(self, child: _Child, current: _Current) -> tuple[str, str]:
-        """Return what a child's death means for its trial, and start the next child at once."""
+    def _bury(self, child: WarmChild) -> None:
+        """Give back what a dead child leaves, and start the next one at once."""
         status = child.end()
         self._child = None
         self._ready_child()
-        if current.stop == "fenced":
-            return "fenced", ""
-        if current.stop in ("drain", "hold"):
-            return current.stop, ""
-        if current.stalled and current.info:
-            return "crash", f"no progress for {current.info.stall:g} s"
-        if status < 0:
-            name = signal.Signals(-status).name
-            hint = " (out of memory?)" if name == "SIGKILL" and not current.stop else ""
-            return "crash", f"its process was ended by {name}{hint}"
-        return "crash", f"its process exited with status {status}"
-
-    def _settle(self, current: _Current, outcome: str, reason: str) -> None:
-        """Give a trial back that did not come to its end."""
-        if outcome == "refused":
-            log.info("trial %d left alone: %s", current.spec.trial, reason)
-        if outcome not in ("crash", "drain", "hold"):
-            return
-        limit = current.info.max_failures if current.info else 3
-        deadline = time.monotonic() + LEASE
-        while True:
-            try:
-                state = TrialStates(self._states, current.spec.study).requeue(
-                    current.spec.trial, current.number, outcome, max_failures=limit, reason=reason
-                )
-                if state == "waiting" and outcome != "hold":
-                    self._trial_queue.put_front(current.spec, current.number + 1)
-                break
-            except TROUBLE as error:
-                if time.monotonic() > deadline:  # the lease runs out: the master takes over
-                    log.warning("trial %d is left to its lease: %s", current.spec.trial, error)
-                    return
-                time.sleep(0.5)
-        log.info("trial %d given back (%s): %s", current.spec.trial, reason or outcome, state)
+        self._charges.bury(status)
 
     def _close_books(self, job: Job, queue: Queue, execution: Execution) -> None:
         """Let RQ forget the job; its books decide nothing."""
@@ -454,9 +357,9 @@ class Supervisor(Worker):
             Thread(target=inquiry.reply, args=(self._states, *about), daemon=True).start()
         if payload.get("command") != "scattershot-stop":
             return  # RQ's own commands (kill the horse, stop the job) would bypass the state
-        current = self._current
-        if current is not None and payload.get("attempt") == current.key:
-            self._ask(str(payload.get("stop", "kill")))
+        charge = self._charges.get(payload.get("attempt"))
+        if charge is not None:
+            self._ask(str(payload.get("stop", "kill")), charge)
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
         """Keep listening through an outage; RQ would give up after a timeout."""

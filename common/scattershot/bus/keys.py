@@ -24,6 +24,7 @@ class Keys:
         self.master = f"ss:{study}:master"
         self.running = f"ss:{study}:running"
         self.events = f"ss:{study}:events"
+        self.kinds = f"ss:{study}:kinds"
         self.prefix = f"ss:{study}:t:"
 
     def trial(self, number: int) -> str:

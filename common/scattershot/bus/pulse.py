@@ -17,7 +17,10 @@ SILENCE = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """A worker's sign of life. `beat` is Redis' time in seconds, set when it is written."""
+    """A worker's sign of life. `beat` is Redis' time in seconds, set when it is written.
+
+    `lanes` is how many trials it can train at a time, as far as it knows by now.
+    """
 
     name: str
     host: str = "?"
@@ -26,6 +29,7 @@ class Pulse:
     version: str = "?"
     started: float = 0.0
     beat: float = 0.0
+    lanes: int = 1
 
 
 def write(connection: Redis, pulse: Pulse) -> None:

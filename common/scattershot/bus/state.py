@@ -34,13 +34,17 @@ class Answer(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim gave: where to go on from (`epoch` 0: from the start) and how far."""
+    """What a claim gave: where to go on from (`epoch` 0: from the start) and how far.
+
+    `failures` is how many attempts before this one have failed.
+    """
 
     granted: bool
     epoch: int = 0
     checkpoint: str = ""
     until: int = 0
     state: str = ""
+    failures: int = 0
 
 
 _NOW = """
@@ -89,16 +93,16 @@ return {s[1], s[3]}
     # a command whose answer was lost with the connection.
     "claim": """
 local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'epoch', 'checkpoint', 'until',
-                     'worker')
+                     'worker', 'failures')
 if s[1] == 'waiting' and tonumber(s[2]) + 1 == tonumber(ARGV[2]) then
   redis.call('HSET', KEYS[1], 'state', 'running', 'attempt', ARGV[2], 'worker', ARGV[3])
   redis.call('HDEL', KEYS[1], 'signal', 'reason')
   event('e', 'started', 't', ARGV[1], 'a', ARGV[2], 'w', ARGV[3])
 elseif s[1] ~= 'running' or s[2] ~= ARGV[2] or s[6] ~= ARGV[3] then
-  return {0, 0, '', 0, s[1] or 'gone'}
+  return {0, 0, '', 0, s[1] or 'gone', 0}
 end
 redis.call('ZADD', KEYS[2], now() + ARGV[4], ARGV[1])
-return {1, tonumber(s[3]), s[4], tonumber(s[5]), 'running'}
+return {1, tonumber(s[3]), s[4], tonumber(s[5]), 'running', tonumber(s[7] or '0')}
 """,
     # ARGV: attempt, epoch, metrics (JSON), checkpoint, lease (ms). Where Redis has lost the epoch
     # before, the attempt ends, and the next one trains that epoch again: no history has gaps.
@@ -219,14 +223,28 @@ class TrialStates:
 
     def claim(self, trial: int, attempt: int, worker: str) -> Claim:
         """Take the trial for `worker`, if it waits and this attempt is its next one."""
-        (answer,) = self.run([("claim", trial, (attempt, worker, int(LEASE * 1000)))])
-        granted, epoch, checkpoint, until, state = answer
-        return Claim(bool(granted), int(epoch), str(checkpoint), int(until), str(state))
+        (claim,) = self.claim_all([(trial, attempt)], worker)
+        return claim
+
+    def claim_all(self, attempts: Sequence[tuple[int, int]], worker: str) -> list[Claim]:
+        """Claim (trial, attempt) pairs in one round trip."""
+        lease = int(LEASE * 1000)
+        answers = self.run([("claim", trial, (number, worker, lease)) for trial, number in attempts])
+        return [
+            Claim(bool(granted), int(epoch), str(checkpoint), int(until), str(state), int(failures))
+            for granted, epoch, checkpoint, until, state, failures in answers
+        ]
 
     def beat(self, trial: int, attempt: int) -> Answer:
         """Renew the lease."""
-        (answer,) = self.run([("beat", trial, (attempt, int(LEASE * 1000)))])
-        return Answer(int(answer))
+        (answer,) = self.beat_all([(trial, attempt)])
+        return answer
+
+    def beat_all(self, attempts: Sequence[tuple[int, int]]) -> list[Answer]:
+        """Renew the leases of (trial, attempt) pairs in one round trip."""
+        lease = int(LEASE * 1000)
+        answers = self.run([("beat", trial, (number, lease)) for trial, number in attempts])
+        return [Answer(int(answer)) for answer in answers]
 
     def signal(
         self, trial: int, kind: Literal["kill", "hold"], reason: str

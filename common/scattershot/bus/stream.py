@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing a worker (or a command) did to a trial, as the Lua scripts wrote it."""
+    """One thing a worker (or a command) did to a trial, as the Lua scripts wrote it.
+
+    Of no trial (-1) is a "kind": `worker` is then a signature, `why` how its trials are trained.
+    """
 
     id: str
     kind: str

@@ -43,6 +43,9 @@ def run(
     out: Annotated[Path, _OUT] = Path("checkpoints"),
     fresh: Annotated[bool, _FRESH] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    lanes: Annotated[
+        str, typer.Option(help="Small trials that a worker trains at once: auto, or at most so many.")
+    ] = "auto",
     redis: Annotated[str | None, typer.Option(help="Use this Redis, not an embedded one.")] = None,
 ) -> None:
     """Run a study on this machine: master, workers and an embedded Redis, to its end.
@@ -64,6 +67,7 @@ def run(
                     root=out,
                     device=device,
                     threads=study.worker.threads,
+                    lanes=lanes,
                     paths=paths,
                     log=ledger.folder / "logs" / "workers.log",
                 )

@@ -25,6 +25,7 @@ class LocalWorkers:
         root: Path,
         device: str,
         threads: int,
+        lanes: str,
         paths: Sequence[Path],
         log: Path,
     ) -> None:
@@ -33,7 +34,7 @@ class LocalWorkers:
         self._url = url
         self._command = [sys.executable, "-m", "scattershot_worker"]
         self._command += ["--out", str(root), "--device", device, "--slots", str(slots)]
-        self._command += ["--threads", str(threads), "--with-parent"]
+        self._command += ["--threads", str(threads), "--lanes", lanes, "--with-parent"]
         for path in paths:
             self._command += ["--path", str(path)]
         self._process = self._start()

@@ -1,0 +1,333 @@
+"""Owns a pack: trials of one worker that train as lanes of one program.
+
+Each of its trials keeps its own claim, lease, signals, reports and checkpoints; only the
+arithmetic is shared. The supervisor hands over the first; the pack takes further ones that fit
+it off the queue, whenever a lane is free.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scattershot.bus import kinds
+from scattershot.bus.info import StudyInfo
+from scattershot.bus.queue import TrialSpec
+from scattershot.bus.signing import fits, secret
+from scattershot.bus.state import TrialStates
+from scattershot.bus.trouble import TROUBLE
+from scattershot.bus.waiting import Waiting, WaitingTrials
+from scattershot.seeds import derive
+from scattershot.task import Task
+from scattershot_worker.fused import Engine, Lane, NotFusable, Plan, Signature, Tuner, probe
+from scattershot_worker.handle import TrialHandle, seed_everything
+from scattershot_worker.job import (
+    Bench,
+    Outcome,
+    Taken,
+    attempt_at,
+    conclude,
+    out_of_memory,
+    release_memory,
+    where,
+)
+from scattershot_worker.loading import load_task
+from scattershot_worker.signals import Signals, TrialStopped
+from scattershot_worker.trainer import Training, data_on
+
+log = logging.getLogger("scattershot.worker")
+
+#: How far down the queue a pack looks for trials that fit it.
+_LOOK = 512
+#: Seconds between two looks that found nothing.
+_LOOK_AGAIN = 0.5
+#: Engines that are kept though no lane is in them.
+_ENGINES = 4
+
+
+class Line(Protocol):
+    """What tells the supervisor of what the child does."""
+
+    def took(self, text: str, number: int, signature: str, key: tuple[str, int, int]) -> Signals:
+        """Tell of a lane that was claimed; return what its stops arrive in."""
+
+    def ended(self, key: tuple[str, int, int], outcome: Outcome, reason: str) -> None:
+        """Tell how an attempt went."""
+
+    def wants(self, lanes: int) -> None:
+        """Tell how many trials may be trained at a time."""
+
+
+@dataclass
+class _Member:
+    """A trial of the pack."""
+
+    taken: Taken
+    trial: TrialHandle
+    lane: Lane
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.taken.spec.study, self.taken.spec.trial, self.taken.attempt.number
+
+    @property
+    def signals(self) -> Signals:
+        return self.taken.attempt.signals
+
+
+class _Deserted(BaseException):
+    """Leaves an epoch in which no lane is left."""
+
+
+@dataclass
+class Packing:
+    """What a child keeps from pack to pack."""
+
+    waiting: WaitingTrials
+    tuner: Tuner
+    #: Engines by signature, the last used last: what they have traced is used again.
+    engines: dict[str, Engine] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    def engine(self, signature: Signature, make: Callable[[], Engine]) -> Engine:
+        """Return the engine of a signature, making it at first."""
+        engine = self.engines.pop(signature.key, None) or make()
+        self.engines[signature.key] = engine
+        while len(self.engines) > _ENGINES:
+            del self.engines[next(iter(self.engines))]
+        return engine
+
+    def say_once(self, text: str) -> None:
+        """Log what would otherwise be said of every trial."""
+        if text not in self._said:
+            self._said.add(text)
+            log.info("%s", text)
+
+
+def open_pack(bench: Bench, packing: Packing, line: Line, taken: Taken) -> Pack | None:
+    """Return a pack with the claimed trial in it, or None where it is to be trained alone.
+
+    Raises what the user's task does while its data and model are made.
+    """
+    info, spec = taken.info, taken.spec
+    task = load_task(info.task, info.data)
+    if not isinstance(task, Task):
+        return None  # a train function has a loop of its own
+    trial = taken.handle(bench)
+    data = data_on(task, bench.device)
+    training = Training(task, spec, bench.device)
+    try:
+        signature = probe(task, training, data)
+    except NotFusable as no:
+        line.wants(1)
+        packing.say_once(f"trained alone: {no}")
+        return None
+    known = kinds.settled(bench.connection, info.name, signature.key)
+    plan = packing.tuner.plan(task, training, data, signature, known)
+    kind = known or kinds.settle(
+        bench.connection, info.name, signature.key, plan.kind, plan.reason
+    )
+    if kind == "alone":
+        line.wants(1)
+        packing.say_once(f"trained alone: {plan.reason}")
+        return None
+    line.wants(plan.lanes)
+    engine = packing.engine(signature, lambda: Engine(task, data, bench.device, signature))
+    pack = Pack(bench, packing.waiting, line, info, task, engine, plan)
+    pack.closed = taken.claim.failures + 1 >= info.max_failures
+    pack.admit(taken, trial, training)
+    return pack
+
+
+class Pack:
+    """Lanes of one signature, trained until none is left and none that fits is waiting."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        waiting: WaitingTrials,
+        line: Line,
+        info: StudyInfo,
+        task: Task,
+        engine: Engine,
+        plan: Plan,
+    ) -> None:
+        self._bench, self._waiting, self._line = bench, waiting, line
+        self._info, self._task, self._engine, self._plan = info, task, engine, plan
+        self._members: dict[Lane, _Member] = {}
+        #: Attempts on the queue that were found not to fit.
+        self._others: set[str] = set()
+        self._look_at = 0.0
+        #: Whether to take no further trials.
+        self.closed = False
+
+    def run(self) -> None:
+        """Train until no lane is left. Nothing a task does raises out of here."""
+        while True:
+            self._refill()
+            if not self._members:
+                return
+            try:
+                self._epoch()
+            except _Deserted:
+                continue
+            except (Exception, SystemExit) as error:
+                self._break(error)
+
+    # ---- trials come
+
+    def admit(self, taken: Taken, trial: TrialHandle, training: Training) -> None:
+        """Give a claimed trial a lane; whatever is wrong with it ends it alone."""
+        lane = self._engine.lane(training)
+        member = _Member(taken, trial, lane)
+        try:
+            trial.open(lane.parts)
+            self._engine.admit(lane)
+        except (Exception, SystemExit, TrialStopped) as error:
+            self._leave(member, error)
+        else:
+            self._members[lane] = member
+
+    def _refill(self) -> None:
+        """Take trials that fit off the queue, as many as there are free lanes, and fairly."""
+        room = self._plan.lanes - len(self._members)
+        if self.closed or room <= 0 or time.monotonic() < self._look_at:
+            return
+        try:
+            found = self._fitting(room)
+        except TROUBLE as error:  # the lanes that there are go on without it
+            log.warning("Redis does not answer (%s); training goes on", error)
+            found = []
+        if not found:
+            self._look_at = time.monotonic() + _LOOK_AGAIN
+            return
+        attempts = [(one.spec.trial, one.number) for one, _ in found]
+        states = TrialStates(self._bench.connection, self._info.name)
+        claims = states.claim_all(attempts, self._bench.worker)
+        taken = [
+            (one, training, claim)
+            for (one, training), claim in zip(found, claims, strict=True)
+            if claim.granted
+        ]
+        for one, training, claim in taken:
+            signals = self._line.took(one.text, one.number, one.signature, one.key)
+            attempt = attempt_at(self._bench, self._info, one.spec, one.number, signals)
+            member = Taken(one.spec, self._info, attempt, claim)
+            self.admit(member, member.handle(self._bench), training)
+        self._waiting.remove(one for one, _, _ in taken)
+
+    def _fitting(self, room: int) -> list[tuple[Waiting, Training]]:
+        """Return trials on the queue that fit this pack, freshly made, with no claim to them yet.
+
+        No more than this worker's share of all that waits: the others want to work as well.
+        """
+        bench, info = self._bench, self._info
+        waiting = self._waiting.look(info.name, info.uid, _LOOK)
+        ours = len(waiting) + len(self._members)
+        share = math.ceil(ours / self._waiting.workers()) - len(self._members)
+        likely = [one for one in waiting if one.job not in self._others]
+        found: list[tuple[Waiting, Training]] = []
+        for one, failures in zip(likely, self._waiting.failures(likely), strict=True):
+            if len(found) >= min(room, share):
+                break
+            if failures + 1 >= info.max_failures or not fits(one.text, one.signature, secret()):
+                continue
+            training = self._training(one.spec)
+            if training is None:
+                self._others.add(one.job)
+            else:
+                found.append((one, training))
+        return found
+
+    def _training(self, spec: TrialSpec) -> Training | None:
+        """Return the model of a trial and all that trains it, if it fits this pack."""
+        seed_everything(derive(spec.seed, "init"))
+        try:
+            training = Training(self._task, spec, self._bench.device)
+            fits_ = probe(self._task, training, data_on(self._task, self._bench.device))
+        except (Exception, SystemExit):  # it is trained alone, and says then what is wrong
+            return None
+        return training if fits_ == self._engine.signature else None
+
+    # ---- an epoch
+
+    def _epoch(self) -> None:
+        epochs: dict[Lane, int] = {}
+        for member in [*self._members.values()]:
+            try:
+                epoch = member.trial.next_epoch()
+            except (Exception, TrialStopped) as error:
+                self._leave(member, error)
+                continue
+            if epoch is None:
+                self._leave(member)
+            else:
+                epochs[member.lane] = epoch
+        if not epochs:
+            return
+        began = time.perf_counter()
+        numbers = self._engine.train_epoch(epochs, self._check)
+        results = self._engine.evaluate(data_on(self._task, self._bench.device).val, self._check)
+        seconds = time.perf_counter() - began
+        self._plan.observe(len(epochs), seconds)
+        for lane, (metrics, outputs, targets) in results.items():
+            member = self._members[lane]
+            try:
+                member.trial.report(
+                    {f"val_{name}": value for name, value in metrics.items()},
+                    **numbers[lane],
+                    seconds=round(seconds, 4),
+                    predictions=self._task.predictions(outputs),
+                    targets=targets,
+                )
+            except (Exception, TrialStopped) as error:
+                self._leave(member, error)
+
+    def _check(self) -> None:
+        """Let the lanes go that must stop; leave the epoch once none is left."""
+        for member in self._members.values():
+            signals = member.signals
+            signals.progress += 1
+            if signals.stop is not None or signals.error is not None:
+                break
+        else:
+            return
+        for member in [*self._members.values()]:
+            try:
+                member.signals.check()
+            except (Exception, TrialStopped) as error:
+                self._leave(member, error)
+        if not self._members:
+            raise _Deserted
+
+    # ---- trials go
+
+    def _leave(self, member: _Member, error: BaseException | None = None) -> None:
+        if isinstance(error, TrialStopped) and error.why in ("drain", "hold"):
+            self.closed = True  # the worker leaves, or the study stops: nothing more is begun
+        if self._members.pop(member.lane, None) is not None:
+            self._engine.release(member.lane)
+        self._line.ended(member.key, *conclude(self._bench, member.taken, error))
+
+    def _break(self, error: BaseException) -> None:
+        """Give all lanes up after an error that may be any one's; alone, it tells whose it is."""
+        members = [*self._members.values()]
+        if len(members) == 1:
+            self._leave(members[0], error)
+            return
+        for member in members:
+            del self._members[member.lane]
+            self._engine.release(member.lane)
+            self._bench.reporter.flush(member.taken.attempt)
+            if out_of_memory(error):
+                self._line.ended(member.key, "drain", "")
+            else:
+                self._line.ended(member.key, "crash", f"in a pack: {where(error)}")
+        if out_of_memory(error):
+            release_memory()
+            self._plan.shrink()
+            log.warning("out of memory with %d lanes: fewer from now on", len(members))
