@@ -15,6 +15,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Timeou
 
 from pretend_master import STAGES, Master, Watcher, study_file, table
 from pretend_worker import Metrics, Params, PretendWorkers, curve
+from scattershot.bus import kinds
 from scattershot.bus.connection import connect
 from scattershot.bus.keys import QUEUE, Keys
 from scattershot.bus.queue import TrialQueue
@@ -952,3 +953,34 @@ class FullDisk:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+def test_how_trials_are_trained_stands_in_the_ledger_though_redis_loses_it(
+    redis_url: str, tmp_path: Path
+) -> None:
+    connection = connect(redis_url)
+
+    def settle_and_lose() -> None:
+        kinds.settle(connection, NAME, "ab", "fused", "3 times as fast")
+        eventually(lambda: kinds.settled(connection, NAME, "ab"))
+
+    lost: list[bool] = []
+
+    def look(board: Board) -> None:
+        if board.kinds and not lost:
+            lost.append(True)
+            connection.flushall()
+
+    asked = once(lambda board: len(board.trials) > 2, settle_and_lose)
+
+    def both(board: Board) -> None:
+        asked.look(board)
+        look(board)
+
+    view = Watcher(both)
+    with PretendWorkers(redis_url, 2):
+        master = Master(redis_url, tmp_path, STUDY, view)
+        assert master.run()
+    assert master.board.kinds == {"ab": "fused"}
+    assert "trials are trained fused: 3 times as fast" in view.notes
+    assert kinds.settled(connection, NAME, "ab") == "fused"

@@ -36,11 +36,6 @@ class Snapshot:
         self.tensors: dict[str, Tensor] = {}
         self.skeleton = {name: self._take(value, name) for name, value in state.items()}
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the tensors take."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
     def _take(self, value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
             while path in self.tensors:  # a "/" or a number among the keys

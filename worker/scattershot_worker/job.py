@@ -124,7 +124,9 @@ def take(
     attempt = attempt_at(bench, info, spec, number, signals)
     begun(info)
     claim = attempt.states.claim(spec.trial, number, bench.worker)
-    return Taken(spec, info, attempt, claim) if claim.granted else ("refused", f"it is {claim.state}")
+    return (
+        Taken(spec, info, attempt, claim) if claim.granted else ("refused", f"it is {claim.state}")
+    )
 
 
 def attempt_at(
@@ -155,9 +157,7 @@ def train_alone(bench: Bench, taken: Taken) -> tuple[Outcome, str]:
     return conclude(bench, taken)
 
 
-def conclude(
-    bench: Bench, taken: Taken, error: BaseException | None = None
-) -> tuple[Outcome, str]:
+def conclude(bench: Bench, taken: Taken, error: BaseException | None = None) -> tuple[Outcome, str]:
     """Report the end of an attempt, which `error` has cut short; return what the supervisor does.
 
     An error of the user's code ends the trial as failed, with the error as its reason and the
@@ -167,7 +167,11 @@ def conclude(
     if error is None:
         state = "complete" if taken.claim.until >= taken.spec.epochs else "paused"
         answer = reporter.end(attempt, state)
-        return _unsaved(reporter, attempt, attempt.signals.error) if attempt.unsaved else _ended(answer)
+        return (
+            _unsaved(reporter, attempt, attempt.signals.error)
+            if attempt.unsaved
+            else _ended(answer)
+        )
     if isinstance(error, TrialStopped):
         return _stopped(reporter, attempt, error)
     if isinstance(error, StoreUnreachable):

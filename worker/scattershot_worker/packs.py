@@ -128,9 +128,7 @@ def open_pack(bench: Bench, packing: Packing, line: Line, taken: Taken) -> Pack 
         return None
     known = kinds.settled(bench.connection, info.name, signature.key)
     plan = packing.tuner.plan(task, training, data, signature, known)
-    kind = known or kinds.settle(
-        bench.connection, info.name, signature.key, plan.kind, plan.reason
-    )
+    kind = known or kinds.settle(bench.connection, info.name, signature.key, plan.kind, plan.reason)
     if kind == "alone":
         line.wants(1)
         packing.say_once(f"trained alone: {plan.reason}")

@@ -22,8 +22,8 @@ from scattershot_worker.signals import Signals
 
 log = logging.getLogger("scattershot.worker")
 
-#: Bytes of checkpoints, and epochs altogether, that may wait to be written before training waits.
-_BYTES, _LINES = 256 * 2**20, 1024
+#: Checkpoints of one attempt, and epochs altogether, that may wait before training waits too.
+_SNAPSHOTS, _LINES = 4, 1024
 _SYNC_EVERY = 2.0
 #: Seconds for which training waits for an object store that does not answer.
 _PATIENCE = 120.0
@@ -45,6 +45,8 @@ class Attempt:
     files: set[str] = field(default_factory=set)
     #: The metric of every epoch that Redis has accepted.
     accepted: dict[int, float] = field(default_factory=dict)
+    #: What a crash may cost: epochs beyond it wait until those before are on the disk.
+    room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SNAPSHOTS))
 
     @property
     def unsaved(self) -> bool:
@@ -72,24 +74,6 @@ class _End:
     answer: str = ""
 
 
-class _Room:
-    """Room for so many bytes; one that is larger goes in alone."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._taken = size, 0
-        self._changed = threading.Condition()
-
-    def enter(self, size: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._taken + size <= self._size or not self._taken)
-            self._taken += size
-
-    def leave(self, size: int) -> None:
-        with self._changed:
-            self._taken -= size
-            self._changed.notify_all()
-
-
 class Reporter:
     """Takes epochs from the training thread, which goes on at once.
 
@@ -99,7 +83,6 @@ class Reporter:
 
     def __init__(self) -> None:
         self._queue: queue.Queue[_Line | _End] = queue.Queue(_LINES)
-        self._room = _Room(_BYTES)
         self._syncer = Syncer()
         self._thread = threading.Thread(target=self._work, name="reporter", daemon=True)
         self._thread.start()
@@ -112,9 +95,9 @@ class Reporter:
         snapshot: Snapshot | None,
         header: Mapping[str, object],
     ) -> None:
-        """Hand over an epoch; waits only when the disk is `_BYTES` behind."""
+        """Hand over an epoch; waits only when the disk is `_SNAPSHOTS` of its checkpoints behind."""
         if snapshot is not None:
-            self._room.enter(snapshot.nbytes)
+            attempt.room.acquire()
         self._queue.put(_Line(attempt, epoch, metrics, snapshot, header))
 
     def end(self, attempt: Attempt, state: str, reason: str = "") -> str:
@@ -154,7 +137,7 @@ class Reporter:
             attempt = item.attempt
             if isinstance(item, _Line):
                 if item.snapshot is not None:
-                    self._room.leave(item.snapshot.nbytes)
+                    attempt.room.release()
                 if attempt.signals.error is not None:
                     continue  # an epoch whose predecessor is missing must not be reported
                 try:

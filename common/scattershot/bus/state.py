@@ -229,7 +229,9 @@ class TrialStates:
     def claim_all(self, attempts: Sequence[tuple[int, int]], worker: str) -> list[Claim]:
         """Claim (trial, attempt) pairs in one round trip."""
         lease = int(LEASE * 1000)
-        answers = self.run([("claim", trial, (number, worker, lease)) for trial, number in attempts])
+        answers = self.run(
+            [("claim", trial, (number, worker, lease)) for trial, number in attempts]
+        )
         return [
             Claim(bool(granted), int(epoch), str(checkpoint), int(until), str(state), int(failures))
             for granted, epoch, checkpoint, until, state, failures in answers

@@ -44,7 +44,8 @@ def run(
     fresh: Annotated[bool, _FRESH] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     lanes: Annotated[
-        str, typer.Option(help="Small trials that a worker trains at once: auto, or at most so many.")
+        str,
+        typer.Option(help="Small trials that a worker trains at once: auto, or at most so many."),
     ] = "auto",
     redis: Annotated[str | None, typer.Option(help="Use this Redis, not an embedded one.")] = None,
 ) -> None:
