@@ -40,10 +40,10 @@ class Charge:
     def read(cls, text: Any, number: Any, signature: Any) -> Charge:
         """Return what a job, or the child, says it is about; raises ValueError if it is none."""
         try:
-            number = int(number)
+            attempt = int(number)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a trial: {error}") from None
-        return cls(TrialSpec.from_json(text), number, text, str(signature))
+        return cls(TrialSpec.from_json(text), attempt, text, str(signature))
 
     @property
     def key(self) -> Key:

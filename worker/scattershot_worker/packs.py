@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
+
 from scattershot.bus import kinds
 from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import TrialSpec
@@ -37,7 +39,8 @@ from scattershot_worker.job import (
 )
 from scattershot_worker.loading import load_task
 from scattershot_worker.signals import Signals, TrialStopped
-from scattershot_worker.trainer import Training, data_on
+from scattershot_worker.trainer import data_on
+from scattershot_worker.training import Training
 
 log = logging.getLogger("scattershot.worker")
 
@@ -119,7 +122,7 @@ def open_pack(bench: Bench, packing: Packing, line: Line, taken: Taken) -> Pack 
         return None  # a train function has a loop of its own
     trial = taken.handle(bench)
     data = data_on(task, bench.device)
-    training = Training(task, spec, bench.device)
+    training = _training(task, spec, bench.device)
     try:
         signature = probe(task, training, data)
     except NotFusable as no:
@@ -134,11 +137,15 @@ def open_pack(bench: Bench, packing: Packing, line: Line, taken: Taken) -> Pack 
         packing.say_once(f"trained alone: {plan.reason}")
         return None
     line.wants(plan.lanes)
-    engine = packing.engine(signature, lambda: Engine(task, data, bench.device, signature))
+    engine = packing.engine(signature, lambda: Engine(task, data, signature, plan.programs))
     pack = Pack(bench, packing.waiting, line, info, task, engine, plan)
     pack.closed = taken.claim.failures + 1 >= info.max_failures
     pack.admit(taken, trial, training)
     return pack
+
+
+def _training(task: Task, spec: TrialSpec, device: torch.device) -> Training:
+    return Training(task, spec.params, seed=spec.seed, budget=spec.epochs, device=device)
 
 
 class Pack:
@@ -212,7 +219,8 @@ class Pack:
             if claim.granted
         ]
         for one, training, claim in taken:
-            signals = self._line.took(one.text, one.number, one.signature, one.key)
+            key = (one.spec.study, one.spec.trial, one.number)
+            signals = self._line.took(one.text, one.number, one.signature, key)
             attempt = attempt_at(self._bench, self._info, one.spec, one.number, signals)
             member = Taken(one.spec, self._info, attempt, claim)
             self.admit(member, member.handle(self._bench), training)
@@ -223,7 +231,7 @@ class Pack:
 
         No more than this worker's share of all that waits: the others want to work as well.
         """
-        bench, info = self._bench, self._info
+        info = self._info
         waiting = self._waiting.look(info.name, info.uid, _LOOK)
         ours = len(waiting) + len(self._members)
         share = math.ceil(ours / self._waiting.workers()) - len(self._members)
@@ -245,11 +253,11 @@ class Pack:
         """Return the model of a trial and all that trains it, if it fits this pack."""
         seed_everything(derive(spec.seed, "init"))
         try:
-            training = Training(self._task, spec, self._bench.device)
-            fits_ = probe(self._task, training, data_on(self._task, self._bench.device))
+            training = _training(self._task, spec, self._bench.device)
+            signature = probe(self._task, training, data_on(self._task, self._bench.device))
         except (Exception, SystemExit):  # it is trained alone, and says then what is wrong
             return None
-        return training if fits_ == self._engine.signature else None
+        return training if signature == self._engine.signature else None
 
     # ---- an epoch
 

@@ -17,7 +17,7 @@ from scattershot.errors import TaskError
 from scattershot.seeds import derive
 from scattershot.task import Data, Part, Task
 from scattershot_worker.handle import TrialHandle, seed_everything
-from scattershot_worker.optimizers import make_optimizer
+from scattershot_worker.training import Training
 
 _EVALUATION_BATCH = 1024
 _DATA_SEED = 0
@@ -43,23 +43,22 @@ def train(task: Task, trial: TrialHandle) -> None:
     trial's seed and the epoch alone.
     """
     data = data_on(task, trial.device)
-    model = task.model(trial.params).to(trial.device)
-    optimizer = task.optimizer(model, trial.params) or make_optimizer(model, trial.params)
-    batch_size = int(trial.params.get("batch_size", 32))
-    for epoch in trial.epochs(model=model, optimizer=optimizer):
+    training = Training(
+        task, trial.params, seed=trial.seed, budget=trial.budget, device=trial.device
+    )
+    for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
-        model.train()
+        training.model.train()
+        training.masks.begin_epoch(epoch)
         generator = torch.Generator().manual_seed(derive(trial.seed, "order", epoch))
         total, seen = torch.zeros((), device=trial.device), 0
-        for x, y in batches(data.train, batch_size, trial.device, generator):
+        for x, y in batches(data.train, training.batch_size, trial.device, generator):
             trial.check()
-            loss = task.loss(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(y)
+            total += training.step(x, y) * len(y)
             seen += len(y)
-        metrics, outputs, targets = evaluate(task, model, data.val, trial.device, trial.check)
+        metrics, outputs, targets = evaluate(
+            task, training.model, data.val, trial.device, trial.check
+        )
         trial.report(
             {f"val_{name}": value for name, value in metrics.items()},
             train_loss=total / max(seen, 1),
@@ -95,6 +94,13 @@ def evaluate(
 def is_tensors(part: Part) -> TypeGuard[tuple[Tensor, Tensor]]:
     """Return whether a part is an (x, y) pair of tensors rather than a loader."""
     return isinstance(part, tuple) and len(part) == 2 and isinstance(part[0], Tensor)
+
+
+def tensors_of(part: Part) -> tuple[Tensor, Tensor]:
+    """Return a part that is known to be a pair of tensors."""
+    if not is_tensors(part):
+        raise TypeError("a loader is no pair of tensors")
+    return part
 
 
 def batches(

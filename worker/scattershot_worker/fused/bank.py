@@ -1,0 +1,134 @@
+"""Owns the numbers of all lanes of a pack: rows of weights and moments, stacks of buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scattershot_worker.fused.layout import Layout, empty, tensors_of
+from scattershot_worker.fused.updates import RULES, Rule, Settings
+from scattershot_worker.training import Training
+
+
+@dataclass
+class Seat:
+    """One lane's place: its row's number, and what its optimizer is about to do."""
+
+    training: Training
+    row: int
+    rule: Rule
+    #: Of each parameter group: steps counted, and whether none has been done.
+    steps: list[Tensor]
+    fresh: list[bool]
+    now: list[Settings] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """Read the settings of the optimizer, which a schedule may have changed."""
+        groups = self.training.optimizer.param_groups
+        self.now = [
+            self.rule.settings(group, fresh=fresh)
+            for group, fresh in zip(groups, self.fresh, strict=True)
+        ]
+
+    def stepped(self) -> None:
+        """Note that a step has been done."""
+        self.fresh = [False] * len(self.fresh)
+
+
+class Bank:
+    """Rows and stacks of up to `capacity` lanes; it grows when more are seated."""
+
+    def __init__(self, layout: Layout, like: Training, capacity: int) -> None:
+        self.layout = layout
+        self._like = tensors_of(like.model)
+        first = next(iter(self._like.values()))
+        trained = {one.name for one in layout.slices}
+        dtype = next((self._like[name].dtype for name in trained), first.dtype)
+        self._row = torch.zeros(layout.width, dtype=dtype, device=first.device)
+        self.capacity = 0
+        self.weights = self.one = self.two = torch.zeros(0, layout.width, dtype=dtype)
+        self.stacks: dict[str, Tensor] = {}
+        self.reserve(capacity)
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many lanes."""
+        if capacity <= self.capacity:
+            return
+        rows = [empty(self._row, capacity) for _ in range(3)]
+        stacks = {name: empty(self._like[name], capacity) for name in self.layout.others}
+        for new, old in zip(rows, (self.weights, self.one, self.two), strict=True):
+            new[: self.capacity] = old
+        for name, stack in stacks.items():
+            if name in self.stacks:
+                stack[: self.capacity] = self.stacks[name]
+        self.weights, self.one, self.two = rows
+        self.stacks, self.capacity = stacks, capacity
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a lane's numbers to another row."""
+        for rows in (self.weights, self.one, self.two, *self.stacks.values()):
+            rows[target] = rows[source]
+
+    def seat(self, training: Training, row: int) -> Seat:
+        """Bring a trial's numbers into a row."""
+        tensors = tensors_of(training.model)
+        optimizer = training.optimizer
+        rule = RULES[type(optimizer)]
+        steps, fresh = [], []
+        slices = iter(self.layout.slices)
+        for rows in (self.weights, self.one, self.two):
+            rows[row].zero_()
+        for group in optimizer.param_groups:
+            # a step counter that every parameter of the group shares: they step together
+            step, begun = torch.zeros((), device=self.weights.device), False
+            for parameter in group["params"]:
+                place = next(slices)
+                place.of(self.weights[row]).copy_(tensors[place.name])
+                state = optimizer.state.get(parameter, {})
+                for name, rows in zip(rule.moments, (self.one, self.two), strict=False):
+                    if isinstance(moment := state.get(name), Tensor):
+                        place.of(rows[row]).copy_(moment)
+                        begun = True
+                if "step" in state:
+                    step.copy_(torch.as_tensor(state["step"]))
+            steps.append(step)
+            fresh.append(not begun)
+        for name, stack in self.stacks.items():
+            stack[row].copy_(tensors[name])
+        return Seat(training, row, rule, steps, fresh)
+
+    def model_state(self, seat: Seat) -> dict[str, Tensor]:
+        """Return the trial's `model.state_dict()`; views, to be copied at once."""
+        places = {one.name: one for one in self.layout.slices}
+        row = self.weights[seat.row]
+        return {
+            key: places[name].of(row) if name in places else self.stacks[name][seat.row]
+            for key, name in self.layout.keys
+        }
+
+    def optimizer_state(self, seat: Seat) -> dict[str, Any]:
+        """Return the trial's `optimizer.state_dict()`; views, to be copied at once."""
+        state: dict[int, dict[str, Any]] = {}
+        groups: list[dict[str, Any]] = []
+        slices = iter(self.layout.slices)
+        number = 0
+        rows = (self.one[seat.row], self.two[seat.row])
+        for index, group in enumerate(seat.training.optimizer.param_groups):
+            members = range(number, number + len(group["params"]))
+            groups.append({**group, "params": [*members]})
+            kept = [
+                (name, moment)
+                for name, moment in zip(seat.rule.moments, rows, strict=False)
+                if name in seat.rule.keeps(group)
+            ]
+            for number in members:
+                place = next(slices)
+                entry: dict[str, Any] = {"step": seat.steps[index]} if seat.rule.counts else {}
+                entry |= {name: place.of(moment) for name, moment in kept}
+                if entry and not seat.fresh[index]:
+                    state[number] = entry
+            number = members.stop
+        return {"state": state, "param_groups": groups}

@@ -1,0 +1,294 @@
+"""Owns the training of a pack: all lanes go through an epoch together, each in its own order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scattershot.seeds import derive
+from scattershot.task import Data, Part, Task
+from scattershot_worker import dropout
+from scattershot_worker.fused.bank import Bank, Seat
+from scattershot_worker.fused.layout import Layout
+from scattershot_worker.fused.program import LaneModel, Step, trace
+from scattershot_worker.fused.signature import Signature
+from scattershot_worker.trainer import tensors_of
+from scattershot_worker.training import Training
+
+#: Lanes that a program is made for: fewer idle ones than with powers of two, few programs.
+WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+#: Steps of one shape that are done without a program before one is traced for it.
+_UNTRACED = 40
+_EVALUATION_BATCH = 1024
+
+#: Steps by width and batch size.
+Programs = dict[tuple[int, int], Step]
+Results = dict["Lane", tuple[dict[str, float], Tensor, Tensor]]
+
+
+class _Part:
+    """A lane's model or optimizer as a checkpoint sees it."""
+
+    def __init__(self, lane: Lane, name: str) -> None:
+        self._lane, self._name = lane, name
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._lane.state(self._name)
+
+    def load_state_dict(self, state: Any) -> object:
+        return self._lane.training.parts[self._name].load_state_dict(state)
+
+
+class Lane:
+    """A trial in a pack. Before it is admitted its state is that of its `Training`."""
+
+    def __init__(self, engine: Engine, training: Training) -> None:
+        self.training = training
+        self._engine = engine
+        self.seat: Seat | None = None
+        #: The trial's parts as its checkpoints have them, by name.
+        self.parts = {name: _Part(self, name) for name in training.parts}
+
+    def state(self, part: str) -> Mapping[str, Any]:
+        """Return the state of one part, in the words of the trial alone."""
+        bank = self._engine.bank
+        if self.seat is None or bank is None:
+            state: Mapping[str, Any] = self.training.parts[part].state_dict()
+            return state
+        if part == "model":
+            return bank.model_state(self.seat)
+        return bank.optimizer_state(self.seat)
+
+
+class Engine:
+    """Lanes of one signature on one device. The numbers of a lane do not depend on the others."""
+
+    def __init__(
+        self, task: Task, data: Data, signature: Signature, programs: Programs | None = None
+    ) -> None:
+        """Take the task, its data as tensors on their device, and what the lanes have in common.
+
+        `programs` are those that another engine of this signature has traced.
+        """
+        self.signature = signature
+        self._task, self._data = task, data
+        self._x, self._y = tensors_of(data.train)
+        self.bank: Bank | None = None
+        self._model: LaneModel | None = None
+        self._lanes: list[Lane] = []
+        self.programs: Programs = {} if programs is None else programs
+        self._untraced: dict[tuple[int, int], int] = {}
+        self._width = 0
+        self._wasted = 0.0
+        self._spread = dropout.counters(0, 0, self._x.device)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """The lanes that are trained."""
+        return [lane for lane in self._lanes if lane.seat is not None]
+
+    def lane(self, training: Training) -> Lane:
+        """Return a trial as a lane that is not admitted yet."""
+        return Lane(self, training)
+
+    def admit(self, lane: Lane) -> None:
+        """Give a lane a row with what its trial has by now; between epochs only."""
+        if self.bank is None or self._model is None:
+            layout = Layout.of(lane.training)
+            self.bank = Bank(layout, lane.training, WIDTHS[0])
+            self._model = LaneModel(lane.training.model, self._task, layout)
+        self._close_ranks()
+        self._lanes.append(lane)
+        self.bank.reserve(_width(len(self._lanes)))
+        lane.seat = self.bank.seat(lane.training, len(self._lanes) - 1)
+
+    def release(self, lane: Lane) -> None:
+        """Let a lane go, at any time; what its row holds no longer matters."""
+        lane.seat = None
+
+    def _close_ranks(self) -> None:
+        """Move the lanes to the first rows."""
+        assert self.bank is not None
+        self._lanes = self.lanes
+        for row, lane in enumerate(self._lanes):
+            if lane.seat is not None and lane.seat.row != row:
+                self.bank.move(lane.seat.row, row)
+                lane.seat.row = row
+
+    # ---- an epoch
+
+    @torch.no_grad()
+    def train_epoch(
+        self, epochs: Mapping[Lane, int], check: Callable[[], None]
+    ) -> dict[Lane, dict[str, float | Tensor]]:
+        """Train every lane for the epoch that it is at; return what each reports of it.
+
+        `check` is called before every batch; lanes may be released in it.
+        """
+        self._close_ranks()
+        assert self.bank is not None
+        self._fit_width(len(self._lanes))
+        lanes, device, count = [*self._lanes], self._x.device, len(self._x)
+        orders = torch.zeros(self._width, count, dtype=torch.int64)
+        for row, lane in enumerate(lanes):
+            generator = torch.Generator().manual_seed(
+                derive(lane.training.seed, "order", epochs[lane])
+            )
+            torch.randperm(count, generator=generator, out=orders[row])
+        orders = orders.to(device)
+        keys = [dropout.key(lane.training.seed, epochs[lane]) for lane in lanes]
+        keys_ = torch.tensor(keys + [0] * (self._width - len(lanes)), device=device)
+        for lane in lanes:
+            if lane.seat is not None:
+                lane.seat.prepare()
+        totals = torch.zeros(self._width, device=device)
+        size = self.signature.batch_size
+        smoothing, thresholds, scales = self._columns(lanes)
+        for step, first in enumerate(range(0, count, size)):
+            check()
+            index = orders[:, first : first + size]
+            shape = (self._width, index.shape[1])
+            flat = index.reshape(-1)
+            x = self._x.index_select(0, flat).view(*shape, *self._x.shape[1:])
+            y = self._y.index_select(0, flat).view(*shape, *self._y.shape[1:])
+            random = self._random(keys_, step, shape[1])
+            losses, grads = self._step(x, y, smoothing, random, thresholds, scales)
+            self._update(lanes, grads)
+            totals += losses * shape[1]
+        totals /= count
+        return {
+            lane: {"train_loss": total}
+            for lane, total in zip(lanes, totals.tolist(), strict=False)
+            if lane.seat is not None
+        }
+
+    def _columns(self, lanes: list[Lane]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return label smoothing [W], and each site's dropout thresholds and scales [W, sites]."""
+        assert self.bank is not None
+        sites, dtype, device = len(self.signature.sites), self.bank.weights.dtype, self._x.device
+        smoothing = torch.zeros(self._width, dtype=dtype)
+        thresholds = torch.full((self._width, max(sites, 1)), 32767, dtype=torch.int16)
+        scales = torch.ones(self._width, max(sites, 1), dtype=dtype)
+        for row, lane in enumerate(lanes):
+            smoothing[row] = float(lane.training.params.get("label_smoothing", 0.0))
+            modules = dict(lane.training.model.named_modules())
+            for site, (name, _) in enumerate(self.signature.sites):
+                threshold, scale = dropout.rule(cast(nn.Dropout, modules[name]).p)
+                thresholds[row, site], scales[row, site] = max(threshold, -32768), scale
+        return smoothing.to(device), thresholds.to(device), scales.to(device)
+
+    def _random(self, keys: Tensor, step: int, batch: int) -> Tensor:
+        """Return the bits of a step for all dropout modules, one after the other."""
+        count = sum(-(-size * batch // 4) for _, size in self.signature.sites)
+        if count > len(self._spread):
+            self._spread = dropout.counters(0, count, keys.device)
+        return dropout.bits(dropout.starts(keys, step), self._spread[:count])
+
+    def _step(self, x: Tensor, y: Tensor, *columns: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.bank is not None and self._model is not None
+        weights = self.bank.weights[: self._width]
+        stacks = [stack[: self._width] for stack in self.bank.stacks.values()]
+        key = (self._width, x.shape[1])
+        if program := self.programs.get(key):
+            return program(weights, stacks, x, y, *columns)
+        step = self._model.step([size * x.shape[1] for _, size in self.signature.sites])
+        self._untraced[key] = self._untraced.get(key, 0) + 1
+        if x.shape[1] == self.signature.batch_size or self._untraced[key] > _UNTRACED:
+            copies = [stack.clone() for stack in stacks]  # tracing does a step of its own
+            self.programs[key] = trace(step, (weights, copies, x, y, *columns))
+            return self.programs[key](weights, stacks, x, y, *columns)
+        with torch.enable_grad():
+            return step(weights, stacks, x, y, *columns)
+
+    def _update(self, lanes: list[Lane], grads: Tensor) -> None:
+        assert self.bank is not None
+        bank = self.bank
+        rows, ones, twos = bank.weights.unbind(0), bank.one.unbind(0), bank.two.unbind(0)
+        each = grads.unbind(0)
+        groups = bank.layout.groups
+        for lane in lanes:
+            seat = lane.seat
+            if seat is None:
+                continue
+            at = seat.row
+            update = seat.rule.update
+            if len(groups) == 1:
+                update(rows[at], each[at], ones[at], twos[at], seat.steps[0], seat.now[0])
+            else:
+                for (a, b), step, now in zip(groups, seat.steps, seat.now, strict=True):
+                    update(rows[at][a:b], each[at][a:b], ones[at][a:b], twos[at][a:b], step, now)
+            seat.stepped()
+
+    # ---- how wide
+
+    def _fit_width(self, lanes: int) -> None:
+        """Choose the program's width: narrower ones are traced once they would have paid."""
+        assert self.bank is not None
+        wanted = _width(lanes)
+        if wanted >= self._width or (wanted, self.signature.batch_size) in self.programs:
+            self._width, self._wasted = wanted, 0.0
+        else:
+            self._wasted += 1 - lanes / self._width
+            if self._wasted > 3:
+                self._width, self._wasted = wanted, 0.0
+        self.bank.reserve(self._width)
+
+    # ---- evaluation
+
+    @torch.no_grad()
+    def evaluate(self, part: Part, check: Callable[[], None]) -> Results:
+        """Return every lane's metrics, outputs [N, …] and targets on the CPU, as `trainer` does."""
+        assert self.bank is not None and self._model is not None
+        lanes = self.lanes
+        x, y = tensors_of(part)
+        width = max((lane.seat.row + 1 for lane in lanes if lane.seat is not None), default=0)
+        tensors = self.bank.layout.views(self.bank.weights[:width])
+        tensors |= {name: stack[:width] for name, stack in self.bank.stacks.items()}
+        evaluator = self._model.evaluator()
+        self._model.model.eval()
+        try:
+            outs = []
+            for chunk in x.split(_EVALUATION_BATCH):
+                check()
+                outs.append(evaluator(tensors, chunk))
+            outputs = torch.cat(outs, 1)
+        finally:
+            self._model.model.train()
+        losses, correct = self._batched(outputs, y)
+        results: Results = {}
+        on_cpu, targets = outputs.cpu(), y.cpu()
+        for lane in lanes:
+            if lane.seat is None:  # released in `check`
+                continue
+            row = lane.seat.row
+            loss = losses[row] if losses else self._task.loss(outputs[row], y).item()
+            more = (
+                {"accuracy": correct[row] / max(y.numel(), 1)}
+                if correct
+                else self._task.metrics(outputs[row], y)
+            )
+            results[lane] = ({"loss": loss, **more}, on_cpu[row], targets)
+        return results
+
+    def _batched(self, outputs: Tensor, y: Tensor) -> tuple[list[float], list[int]]:
+        """Return losses and right answers of all lanes where the task has left them as they are."""
+        kind = type(self._task)
+        plain = self._task.kind == "classification" and outputs.dim() == 3 and y.dim() == 1
+        losses: list[float] = []
+        correct: list[int] = []
+        if plain and kind.loss is Task.loss:
+            classes = y.expand(len(outputs), -1)
+            each = F.cross_entropy(outputs.flatten(0, 1), classes.flatten(), reduction="none")
+            losses = each.view(classes.shape).mean(1).tolist()
+        if plain and kind.metrics is Task.metrics:
+            correct = (outputs.argmax(-1) == y).sum(1).tolist()
+        return losses, correct
+
+
+def _width(lanes: int) -> int:
+    """Return the narrowest width for so many lanes."""
+    return next((width for width in WIDTHS if width >= lanes), -(-lanes // 64) * 64)

@@ -1,0 +1,185 @@
+"""Owns which trials can be lanes of one program: those of one signature, found by a look at each.
+
+A look costs a forward pass of a few examples. It records which operations the model does, on what
+shapes and with what numbers (but a dropout's p), and what its parameters, buffers and optimizer
+groups are. Trials whose records agree do the same arithmetic on numbers of their own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from scattershot.task import Data, Task
+from scattershot_worker import dropout
+from scattershot_worker.fused.updates import REFUSED, RULES
+from scattershot_worker.trainer import is_tensors, tensors_of
+from scattershot_worker.training import Training
+
+#: Examples of a look.
+_EXAMPLES = 4
+
+
+class NotFusable(Exception):
+    """Why a trial must be trained alone; a `hint` says what would change that."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(f"{reason}; {hint}" if hint else reason)
+        self.reason, self.hint = reason, hint
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What all lanes of a program share. `key` names it.
+
+    `sites` are the dropout modules in the order in which the forward pass comes to them, each by
+    its name and with its elements per example.
+    """
+
+    key: str
+    sites: tuple[tuple[str, int], ...]
+    batch_size: int
+    #: Elements that a forward pass of one example makes: what memory grows with.
+    elements: int
+
+
+def probe(task: Task, training: Training, data: Data) -> Signature:
+    """Return a trial's signature; its model and torch's generators are left as they were.
+
+    Raises:
+        NotFusable: it can be trained alone only.
+    """
+    _refuse_what_is_not_per_lane(task, training, data)
+    x, _ = tensors_of(data.train)
+    look = _look(training.model, x[: min(_EXAMPLES, len(x))])
+    groups = [len(group["params"]) for group in training.optimizer.param_groups]
+    record = (
+        look.record,
+        _described(training.model),
+        groups,
+        training.batch_size,
+        f"{type(task).__module__}.{type(task).__qualname__}",
+        tuple(x.shape),
+        str(x.dtype),
+        torch.__version__,
+        torch.get_num_threads(),
+        x.device.type,
+    )
+    key = blake2b(repr(record).encode(), digest_size=8).hexdigest()
+    return Signature(key, tuple(look.sites), training.batch_size, look.elements)
+
+
+def _refuse_what_is_not_per_lane(task: Task, training: Training, data: Data) -> None:
+    if not (is_tensors(data.train) and is_tensors(data.val)):
+        raise NotFusable("its data is a loader", "give tensors to be trained with others at once")
+    if type(task).optimizer is not Task.optimizer:
+        raise NotFusable("its task makes the optimizer itself")
+    optimizer = training.optimizer
+    if type(optimizer) not in RULES:
+        raise NotFusable(f"its optimizer is a {type(optimizer).__name__}")
+    for group in optimizer.param_groups:
+        for option in REFUSED:
+            if group.get(option):
+                raise NotFusable(f"its optimizer has {option}")
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if len({parameter.dtype for parameter in trained}) != 1:
+        raise NotFusable("its parameters are of several types")
+    for name, module in training.model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, Tensor):
+                raise NotFusable(
+                    f"{name or 'its model'} keeps a tensor, {attribute}, that is no parameter",
+                    "register it as a buffer",
+                )
+
+
+def _described(model: nn.Module) -> list[object]:
+    """Return names, shapes and types of parameters and buffers."""
+    return [
+        *((n, tuple(t.shape), str(t.dtype), t.requires_grad) for n, t in model.named_parameters()),
+        *((n, tuple(t.shape), str(t.dtype)) for n, t in model.named_buffers()),
+    ]
+
+
+class _Look(TorchFunctionMode):
+    """Records the operations of a forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.record: list[object] = []
+        self.sites: list[tuple[str, int]] = []
+        self.elements = 0
+        self.names = {id(module): name for name, module in model.named_modules()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if not name.startswith("__get"):
+            self.record.append((name, _words(args), _words(kwargs)))
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.dim():
+            self.elements += result.numel() // max(len(result), 1)
+        return result
+
+    def drop(self, module: dropout.KeyedDropout, x: Tensor) -> Tensor:
+        """Take the place of a dropout module: which it is counts, its p does not."""
+        self.record.append(("dropout", tuple(x.shape[1:])))
+        self.sites.append((self.names[id(module)], x[0].numel()))
+        return x
+
+
+def _words(value: Any) -> object:
+    """Return what is recorded of an argument: of a tensor, what it looks like."""
+    if isinstance(value, Tensor):
+        return str(value.dtype), tuple(value.shape)
+    if isinstance(value, Mapping):
+        return tuple((key, _words(one)) for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_words, value))
+    if isinstance(value, (int, float, str, bool, type(None), torch.dtype, torch.device)):
+        return repr(value)
+    return type(value).__name__
+
+
+def _look(model: nn.Module, x: Tensor) -> _Look:
+    copied = copy.deepcopy(model).train()
+    look = _Look(copied)
+    dropout.take_over(copied, look.drop)
+    before = _attributes(copied), torch.random.get_rng_state()
+    try:
+        with torch.no_grad(), look:
+            out = copied(x)
+    except Exception as error:  # alone, it tells what is wrong with it
+        raise NotFusable(f"its model fails on {len(x)} examples: {error}") from error
+    if not torch.equal(before[1], torch.random.get_rng_state()):
+        torch.random.set_rng_state(before[1])
+        raise NotFusable(
+            "its model draws random numbers of its own", "nn.Dropout has them for every lane"
+        )
+    if _attributes(copied) != before[0]:
+        raise NotFusable("its forward pass changes attributes of the model", "use a buffer")
+    if not isinstance(out, Tensor) or len(out) != len(x):
+        raise NotFusable("its model returns something else than one output for each example")
+    return look
+
+
+def _attributes(model: nn.Module) -> str:
+    """Return the plain attributes of all modules: lanes of different ages cannot share them."""
+    plain = (int, float, str, bool, tuple, list, dict, set, type(None))
+    return repr(
+        [
+            (name, sorted((k, repr(v)) for k, v in vars(module).items() if _own(k, v, plain)))
+            for name, module in model.named_modules()
+        ]
+    )
+
+
+def _own(name: str, value: object, plain: tuple[type, ...]) -> bool:
+    return not name.startswith("_") and isinstance(value, plain)
