@@ -50,6 +50,10 @@ _LOOK = 512
 _LOOK_AGAIN = 0.5
 #: Engines that are kept though no lane is in them.
 _ENGINES = 4
+#: Trials that are looked into at one look, and those whose signatures are remembered.
+_PROBES, _REMEMBERED = 64, 10_000
+#: Lanes that a worker takes though they are more than its share: a few more cost little.
+_FEW = 4
 
 
 class Line(Protocol):
@@ -94,7 +98,15 @@ class Packing:
     tuner: Tuner
     #: Engines by signature, the last used last: what they have traced is used again.
     engines: dict[str, Engine] = field(default_factory=dict)
+    #: Signatures of trials on the queue, by job; "" for those that must be trained alone.
+    known: dict[str, str] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
+
+    def remember(self, job: str, key: str) -> None:
+        """Remember the signature of a trial that waits, so that it is looked into once."""
+        self.known[job] = key
+        while len(self.known) > _REMEMBERED:
+            del self.known[next(iter(self.known))]
 
     def engine(self, signature: Signature, make: Callable[[], Engine]) -> Engine:
         """Return the engine of a signature, making it at first."""
@@ -138,7 +150,7 @@ def open_pack(bench: Bench, packing: Packing, line: Line, taken: Taken) -> Pack 
         return None
     line.wants(plan.lanes)
     engine = packing.engine(signature, lambda: Engine(task, data, signature, plan.programs))
-    pack = Pack(bench, packing.waiting, line, info, task, engine, plan)
+    pack = Pack(bench, packing, line, info, task, engine, plan)
     pack.closed = taken.claim.failures + 1 >= info.max_failures
     pack.admit(taken, trial, training)
     return pack
@@ -154,18 +166,17 @@ class Pack:
     def __init__(
         self,
         bench: Bench,
-        waiting: WaitingTrials,
+        packing: Packing,
         line: Line,
         info: StudyInfo,
         task: Task,
         engine: Engine,
         plan: Plan,
     ) -> None:
-        self._bench, self._waiting, self._line = bench, waiting, line
+        self._bench, self._packing, self._line = bench, packing, line
+        self._waiting = packing.waiting
         self._info, self._task, self._engine, self._plan = info, task, engine, plan
         self._members: dict[Lane, _Member] = {}
-        #: Attempts on the queue that were found not to fit.
-        self._others: set[str] = set()
         self._look_at = 0.0
         #: Whether to take no further trials.
         self.closed = False
@@ -235,28 +246,32 @@ class Pack:
         waiting = self._waiting.look(info.name, info.uid, _LOOK)
         ours = len(waiting) + len(self._members)
         share = math.ceil(ours / self._waiting.workers()) - len(self._members)
-        likely = [one for one in waiting if one.job not in self._others]
+        key, known = self._engine.signature.key, self._packing.known
+        likely = [one for one in waiting if known.get(one.job, key) == key]
         found: list[tuple[Waiting, Training]] = []
+        probes = 0
         for one, failures in zip(likely, self._waiting.failures(likely), strict=True):
-            if len(found) >= min(room, share):
+            if len(found) >= min(room, max(share, _FEW)):
                 break
             if failures + 1 >= info.max_failures or not fits(one.text, one.signature, secret()):
                 continue
-            training = self._training(one.spec)
-            if training is None:
-                self._others.add(one.job)
-            else:
+            if one.job not in known and (probes := probes + 1) > _PROBES:
+                self._look_at = 0.0
+                break
+            if training := self._training(one.spec, one.job):
                 found.append((one, training))
         return found
 
-    def _training(self, spec: TrialSpec) -> Training | None:
+    def _training(self, spec: TrialSpec, job: str) -> Training | None:
         """Return the model of a trial and all that trains it, if it fits this pack."""
         seed_everything(derive(spec.seed, "init"))
         try:
             training = _training(self._task, spec, self._bench.device)
             signature = probe(self._task, training, data_on(self._task, self._bench.device))
         except (Exception, SystemExit):  # it is trained alone, and says then what is wrong
+            self._packing.remember(job, "")
             return None
+        self._packing.remember(job, signature.key)
         return training if signature == self._engine.signature else None
 
     # ---- an epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -19,8 +20,8 @@ from scattershot_worker.fused.signature import Signature
 from scattershot_worker.trainer import tensors_of
 from scattershot_worker.training import Training
 
-#: Lanes that a program is made for: fewer idle ones than with powers of two, few programs.
-WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+#: The fewest rows of a program: kernels for a single one add up in another order.
+_NARROWEST = 2
 #: Steps of one shape that are done without a program before one is traced for it.
 _UNTRACED = 40
 _EVALUATION_BATCH = 1024
@@ -83,7 +84,10 @@ class Engine:
         self.programs: Programs = {} if programs is None else programs
         self._untraced: dict[tuple[int, int], int] = {}
         self._width = 0
-        self._wasted = 0.0
+        #: Seconds that idle rows have cost since the width was chosen, that a row's epoch takes,
+        #: and that tracing took last.
+        self._wasted = self._row_s = 0.0
+        self._trace_s = 0.2
         self._spread = dropout.counters(0, 0, self._x.device)
 
     @property
@@ -99,11 +103,11 @@ class Engine:
         """Give a lane a row with what its trial has by now; between epochs only."""
         if self.bank is None or self._model is None:
             layout = Layout.of(lane.training)
-            self.bank = Bank(layout, lane.training, WIDTHS[0])
+            self.bank = Bank(layout, lane.training, _NARROWEST)
             self._model = LaneModel(lane.training.model, self._task, layout)
         self._close_ranks()
         self._lanes.append(lane)
-        self.bank.reserve(_width(len(self._lanes)))
+        self.bank.reserve(max(len(self._lanes), _NARROWEST))
         lane.seat = self.bank.seat(lane.training, len(self._lanes) - 1)
 
     def release(self, lane: Lane) -> None:
@@ -129,6 +133,7 @@ class Engine:
 
         `check` is called before every batch; lanes may be released in it.
         """
+        begun = time.perf_counter()
         self._close_ranks()
         assert self.bank is not None
         self._fit_width(len(self._lanes))
@@ -160,6 +165,7 @@ class Engine:
             self._update(lanes, grads)
             totals += losses * shape[1]
         totals /= count
+        self._row_s = (time.perf_counter() - begun) / self._width
         return {
             lane: {"train_loss": total}
             for lane, total in zip(lanes, totals.tolist(), strict=False)
@@ -199,7 +205,9 @@ class Engine:
         self._untraced[key] = self._untraced.get(key, 0) + 1
         if x.shape[1] == self.signature.batch_size or self._untraced[key] > _UNTRACED:
             copies = [stack.clone() for stack in stacks]  # tracing does a step of its own
+            begun = time.perf_counter()
             self.programs[key] = trace(step, (weights, copies, x, y, *columns))
+            self._trace_s = time.perf_counter() - begun
             return self.programs[key](weights, stacks, x, y, *columns)
         with torch.enable_grad():
             return step(weights, stacks, x, y, *columns)
@@ -228,14 +236,17 @@ class Engine:
     def _fit_width(self, lanes: int) -> None:
         """Choose the program's width: narrower ones are traced once they would have paid."""
         assert self.bank is not None
-        wanted = _width(lanes)
-        if wanted >= self._width or (wanted, self.signature.batch_size) in self.programs:
-            self._width, self._wasted = wanted, 0.0
-        else:
-            self._wasted += 1 - lanes / self._width
-            if self._wasted > 3:
-                self._width, self._wasted = wanted, 0.0
-        self.bank.reserve(self._width)
+        exact = max(lanes, _NARROWEST)
+        size = self.signature.batch_size
+        traced = [width for width, batch in self.programs if batch == size and width >= exact]
+        width = min(traced, default=exact)
+        if width != self._width:
+            self._wasted = 0.0
+        self._wasted += (width - exact) * self._row_s
+        if self._wasted > self._trace_s:
+            width, self._wasted = exact, 0.0
+        self._width = width
+        self.bank.reserve(width)
 
     # ---- evaluation
 
@@ -287,8 +298,3 @@ class Engine:
         if plain and kind.metrics is Task.metrics:
             correct = (outputs.argmax(-1) == y).sum(1).tolist()
         return losses, correct
-
-
-def _width(lanes: int) -> int:
-    """Return the narrowest width for so many lanes."""
-    return next((width for width in WIDTHS if width >= lanes), -(-lanes // 64) * 64)
