@@ -38,6 +38,7 @@ class Dispatch:
         #: What this master is known by; a `stop` names the one that it is meant for.
         self.token = f"{study.uid}:{time.time_ns()}"
         self._sent: dict[int, float] = {}
+        self._run = ""
 
     # ---- the study
 
@@ -88,6 +89,15 @@ class Dispatch:
         """Stop being the master."""
         if self.connection.get(self._keys.master) == self.token:
             self.connection.delete(self._keys.master)
+
+    def restarted(self) -> bool:
+        """Return whether another server process answers than when this was asked last.
+
+        A crash costs it its last second, and may be so short that a client only tries again.
+        """
+        run = str(self.connection.info("server").get("run_id", ""))
+        before, self._run = self._run, run
+        return before not in ("", run)
 
     def published(self) -> bool:
         """Return whether Redis still knows the study (it may have lost its data)."""
@@ -197,14 +207,14 @@ class Dispatch:
                 self._sent[number] = time.monotonic()
         return lost
 
-    def find_lost(self, waiting: Iterable[TrialRecord]) -> None:
-        """Put waiting trials back on the queue that have dropped off it.
+    def find_lost(self, trials: Iterable[TrialRecord]) -> None:
+        """Put trials back on the queue that wait, as Redis has it, and have dropped off it.
 
         A worker that dies between taking a job and claiming its trial leaves no lease behind. One
         that lives, its child still importing torch, has the job among RQ's started ones.
         """
         now = time.monotonic()
-        overdue = [one for one in waiting if now - self._sent.get(one.number, 0.0) > _LOST_AFTER]
+        overdue = [one for one in trials if now - self._sent.get(one.number, 0.0) > _LOST_AFTER]
         if not overdue:
             return
         queued = {*self.queue.waiting(), *self.queue.taken()}

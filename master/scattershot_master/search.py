@@ -359,10 +359,14 @@ class Search:
         board, dispatch = self._board, self._dispatch
         self._tend()
         dispatch.renew()
-        self._restore()
+        if not self._restore() and dispatch.restarted():
+            dispatch.states.extend_leases()
+            self._resync()
         self._roster.meet(dispatch.workers())
         dispatch.reap(board.trials, self._study.worker.max_failures)
-        dispatch.find_lost(board.trials[number] for number in board.by_state["waiting"])
+        # what runs as far as the ledger knows may wait again in a Redis that lost its last second
+        sought = board.by_state["waiting"] | board.by_state["running"]
+        dispatch.find_lost(board.trials[number] for number in sought)
         if self._ledger.synced_cursor:
             dispatch.trim(self._ledger.synced_cursor)
 
