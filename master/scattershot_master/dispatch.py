@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rq.command import send_command
@@ -11,9 +11,9 @@ from rq.command import send_command
 from scattershot.bus import info, pulse
 from scattershot.bus.connection import connect
 from scattershot.bus.info import StudyInfo
-from scattershot.bus.keys import Keys, job_id
+from scattershot.bus.keys import Keys, job_id, trial_of
 from scattershot.bus.queue import TrialQueue, TrialSpec
-from scattershot.bus.state import TrialStates, submission
+from scattershot.bus.state import TrialStates, settlement, submission
 from scattershot.bus.stream import EventStream, place
 from scattershot.errors import ScattershotError
 from scattershot.trial import Trial
@@ -189,6 +189,16 @@ class Dispatch:
             stop_trial(
                 self.states, trial.number, kind, trial.kill_asked if reason is None else reason
             )
+
+    def settle(self, trials: Mapping[int, TrialRecord], queued: Iterable[str]) -> None:
+        """Let nobody train what has ended, though Redis has lost its end and has it to be trained.
+
+        `queued` are the job ids on the queue.
+        """
+        sought = {*self.states.running(), *(trial_of(one, self.info.name) for one in queued)}
+        found = (trials[one] for one in sought if one is not None and one in trials)
+        if steps := [settlement(one.number, one.state) for one in found if not one.living]:
+            self.states.run(steps)
 
     def reap(self, trials: dict[int, TrialRecord], max_failures: int) -> list[int]:
         """Put trials back whose worker gave no sign of life; return their numbers."""

@@ -12,7 +12,7 @@ from scattershot.bus.connection import connect
 from scattershot.bus.info import StudyInfo, fetch
 from scattershot.bus.keys import Keys, job_id
 from scattershot.bus.queue import TrialSpec
-from scattershot.bus.state import Step, TrialStates, finish, report
+from scattershot.bus.state import Answer, Step, TrialStates, finish, report
 from scattershot.errors import ScattershotError
 from scattershot_master import dispatch as module
 from scattershot_master.board import TrialRecord
@@ -289,6 +289,25 @@ def test_a_job_that_a_living_worker_has_taken_is_not_lost(dispatch: Dispatch) ->
     rq.connection.zadd(registry, {f"{job}:execution": 1})  # its worker gives no sign of life
     dispatch.find_lost([record(0)])
     assert jobs(dispatch) == [job]
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_nobody_trains_what_has_ended_though_redis_has_lost_its_end(
+    dispatch: Dispatch, running: bool
+) -> None:
+    trials = {number: record(number) for number in range(3)}
+    dispatch.send([*trials.values()])
+    if running:
+        claim(dispatch, 0)
+        claim(dispatch, 1)
+    trials[0].state = trials[2].state = "killed"
+    dispatch.settle(trials, ["someone-s-job", *jobs(dispatch)])
+    attempt = 2 if running else 1
+    assert not dispatch.states.claim(0, attempt, "w2").granted
+    assert not dispatch.states.claim(2, 1, "w2").granted
+    assert dispatch.states.run([report(0, 1, 1, {}, "f")]) == [Answer.FENCED]
+    assert dispatch.states.running() == ([1] if running else [])
+    assert dispatch.states.claim(1, 1, "w1").granted
 
 
 def test_the_queue_is_cleared_of_this_study_alone(dispatch: Dispatch, redis_url: str) -> None:

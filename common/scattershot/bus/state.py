@@ -138,6 +138,16 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 event('e', state, 't', ARGV[1], 'a', ARGV[2], 'r', reason)
 return state
 """,
+    # ARGV: state. The ledger knows its end, and Redis has lost it: nobody may train it again.
+    "settle": """
+local s = redis.call('HGET', KEYS[1], 'state')
+if s == 'waiting' or s == 'running' then
+  redis.call('HSET', KEYS[1], 'state', ARGV[2])
+  redis.call('HDEL', KEYS[1], 'signal')
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
+return 0
+""",
     # ARGV: signal (kill or hold), reason. The first kill stands, whatever comes after it.
     "signal": """
 local s = redis.call('HMGET', KEYS[1], 'state', 'worker', 'attempt', 'signal')
@@ -245,6 +255,11 @@ class TrialStates:
         (answer,) = self.run([("requeue", trial, (attempt, why, max_failures, reason))])
         return str(answer)
 
+    def running(self) -> list[int]:
+        """Return the trials that run, as Redis has it."""
+        members: Any = self.connection.zrange(self.keys.running, 0, -1)
+        return [int(one) for one in members]
+
     def expired(self) -> list[tuple[int, int]]:
         """Return (trial, attempt) of every running trial whose lease ran out."""
         script_keys = [self.keys.prefix, self.keys.running, self.keys.events]
@@ -291,6 +306,11 @@ def submission(
 ) -> Step:
     """Return the step that makes a trial known, for use in `TrialStates.run`."""
     return ("submit", trial, (until, attempt, epoch, checkpoint, failures))
+
+
+def settlement(trial: int, state: str) -> Step:
+    """Return the step that makes good an end that Redis has lost."""
+    return ("settle", trial, (state,))
 
 
 def report(
