@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from rq.command import send_command
@@ -13,7 +14,7 @@ from scattershot.bus.connection import connect
 from scattershot.bus.info import StudyInfo
 from scattershot.bus.keys import Keys, job_id, trial_of
 from scattershot.bus.queue import TrialQueue, TrialSpec
-from scattershot.bus.state import TrialStates, settlement, submission
+from scattershot.bus.state import TrialStates, settlement
 from scattershot.bus.stream import EventStream, place
 from scattershot.errors import ScattershotError
 from scattershot.trial import Trial
@@ -23,6 +24,8 @@ from scattershot_master.board import TrialRecord
 _MASTER_LEASE_MS = 15_000
 #: Seconds after which a trial that should be on the queue is looked for there.
 _LOST_AFTER = 10.0
+#: Trials sent in one round trip: Redis serves nobody else meanwhile.
+_AT_ONCE = 500
 
 
 class Dispatch:
@@ -158,25 +161,33 @@ class Dispatch:
         trials = [*{trial.number: trial for trial in trials}.values()]  # RQ puts no job twice
         if not trials:
             return
-        steps = [
-            submission(
-                trial.number,
-                trial.until,
-                trial.attempts,
-                trial.done,
-                trial.checkpoint,
-                trial.failures,
-            )
-            for trial in trials
-        ]
         known = set(queued)
+        ready = self._submit(trials[:_AT_ONCE], known)
+        if len(trials) > _AT_ONCE:
+            # this process makes up the next ones while Redis takes in the last
+            with ThreadPoolExecutor(1) as thread:
+                for first in range(_AT_ONCE, len(trials), _AT_ONCE):
+                    taken = thread.submit(self.queue.put, ready)
+                    ready = self._submit(trials[first : first + _AT_ONCE], known)
+                    taken.result()
+        self.queue.put(ready)
+
+    def _submit(
+        self, trials: Sequence[TrialRecord], known: set[str]
+    ) -> list[tuple[TrialSpec, int]]:
+        """Make trials known; return those, with their attempt, that must be put on the queue."""
+        answers = self.states.submit_all(
+            [
+                (one.number, one.until, one.attempts, one.done, one.checkpoint, one.failures)
+                for one in trials
+            ]
+        )
         attempts = []
-        for trial, (state, last) in zip(trials, self.states.run(steps), strict=True):
-            attempt = int(last) + 1
-            if state == "waiting" and self._job(trial.number, attempt) not in known:
-                attempts.append((self._spec(trial), attempt))
+        for trial, (state, last) in zip(trials, answers, strict=True):
+            if state == "waiting" and self._job(trial.number, last + 1) not in known:
+                attempts.append((self._spec(trial), last + 1))
                 self._sent[trial.number] = time.monotonic()
-        self.queue.put(attempts)
+        return attempts
 
     def stop(
         self, trials: Sequence[TrialRecord], kind: Literal["kill", "hold"], reason: str | None
@@ -228,7 +239,12 @@ class Dispatch:
         if not overdue:
             return
         queued = {*self.queue.waiting(), *self.queue.taken()}
-        self.send(overdue, queued=queued)
+        missing = [
+            one
+            for one in overdue
+            if queued.isdisjoint(self._job(one.number, one.attempts + more) for more in (0, 1))
+        ]
+        self.send(missing, queued=queued)
         for trial in overdue:
             self._sent[trial.number] = now
 

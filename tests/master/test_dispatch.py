@@ -181,6 +181,14 @@ def test_a_trial_that_is_sent_twice_at_once_is_put_on_the_queue_once(dispatch: D
     assert jobs(dispatch) == [job_id("digits", 0, 1), job_id("digits", 1, 1)]
 
 
+def test_many_trials_are_sent_in_portions_and_in_their_order(
+    dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", 3)
+    dispatch.send([record(number, attempts=number % 2) for number in range(10)])
+    assert jobs(dispatch) == [job_id("digits", one, one % 2 + 1) for one in range(10)]
+
+
 def test_nothing_to_send_is_no_round_trip(dispatch: Dispatch) -> None:
     dispatch.connection.close()
     dispatch.states = None  # type: ignore[assignment]
