@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +70,12 @@ class Ledger:
     def _fold(self) -> None:
         self._file.seek(0)
         data = self._file.read()
-        events, sound = parse(data)
+        with _uncollected():
+            events, sound = parse(data)
+            for event in events:
+                self.board.apply(event)
         if sound < len(data):
             self._file.truncate(sound)
-        for event in events:
-            self.board.apply(event)
 
     def append(self, kind: str, **fields: Any) -> None:
         """Add an event and let it count on the board; it is written at the next `commit`."""
@@ -145,6 +148,18 @@ def parse(data: bytes) -> tuple[list[dict[str, Any]], int]:
     return events, sound
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest: all that is made stays. A third of the time was its own."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def _is_event(value: object) -> bool:
     return isinstance(value, dict) and "e" in value
 
@@ -160,8 +175,9 @@ def read(folder: Path) -> Board:
     except OSError:
         raise ScattershotError(f"there is no study in {folder} ({LEDGER} is missing)") from None
     board = Board()
-    for event in parse(data)[0]:
-        board.apply(event)
+    with _uncollected():
+        for event in parse(data)[0]:
+            board.apply(event)
     if not board.study:
         raise ScattershotError(f"the study in {folder} has not begun: its {LEDGER} is empty")
     return board
