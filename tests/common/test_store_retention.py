@@ -86,7 +86,9 @@ def test_best_and_last_two_survive_any_order_of_epochs_and_leftovers_are_the_res
         return
     best_value = (max if goal == "maximize" else min)(values[epoch] for epoch in names)
     best = min(epoch for epoch in names if values[epoch] == best_value)
-    assert gone == {name for epoch, name in names.items() if epoch not in (best, *sorted(names)[-2:])}
+    assert gone == {
+        name for epoch, name in names.items() if epoch not in (best, *sorted(names)[-2:])
+    }
 
 
 class Rule:

@@ -2,9 +2,10 @@
 
 Kept are the best and the last two checkpoints (should the last be damaged, the trial goes on from
 the one before) of every trial that lives (waiting, running, paused, or complete while a later
-stage may still continue it), of the study's best K trials, and of pinned trials (ensemble members). The worker thins out its own trial after every accepted report
-(`own_leftovers`); the master tells whose files go as trials end (`Keeper`). Both lists go to
-`files.remove`, where a file that is already gone is no error.
+stage may still continue it), of the study's best K trials, and of pinned trials (ensemble
+members). The worker thins out its own trial after every accepted report (`own_leftovers`); the
+master tells whose files go as trials end (`Keeper`). Both lists go to `files.remove`, where a file
+that is already gone is no error.
 """
 
 from __future__ import annotations
