@@ -86,6 +86,10 @@ class Board:
     #: Stream id up to which events have been taken in.
     cursor: str = ""
     ensemble: dict[str, Any] | None = None
+    #: The folder of the study file, where the user's code is ("" in a ledger that does not tell),
+    #: and that of the task's data as the workers get it.
+    home: str = ""
+    data: str | None = None
     #: Whether the study has come to its end, and when it was first begun (seconds since 1970).
     finished: bool = False
     begun: float = math.nan
@@ -143,6 +147,9 @@ class Board:
     def _settings(self, event: Event) -> None:
         self.study = event["study"]
         self.finished = False
+
+    def _home(self, event: Event) -> None:
+        self.home, self.data = event["folder"], event["data"]
 
     def _stage(self, event: Event) -> None:
         if event["index"] < len(self.stages):
@@ -260,6 +267,7 @@ _CHANGES: dict[str, State] = {
 _HANDLERS = {
     "study": Board._study,
     "settings": Board._settings,
+    "home": Board._home,
     "stage": Board._stage,
     "closed": Board._closed,
     "sampled": Board._sampled,
