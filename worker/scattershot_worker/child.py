@@ -19,12 +19,14 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from scattershot_worker.signals import Signals
 
 #: The environment variable that carries the settings.
 SETTINGS = "SCATTERSHOT_CHILD"
+#: The exit status of a child that could not begin, as no other could that is started like it.
+UNUSABLE = os.EX_CONFIG
 #: Seconds between two words that the trial gets on.
 _TELL_EVERY = 1.0
 
@@ -99,7 +101,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     sys.path[:0] = settings.paths
 
-    import torch
+    torch = _torch()
 
     from scattershot.bus.connection import connect
     from scattershot.bus.queue import TrialSpec
@@ -134,7 +136,30 @@ def main() -> None:
         line.say(outcome=outcome, reason=reason)
 
 
+def _torch() -> Any:
+    """Return torch, or end the process with the reason why there is none."""
+    try:
+        import torch
+    except Exception as error:  # not installed, a library that it lacks, a user's module in its way
+        _give_up("torch cannot be imported", error)
+    return torch
+
+
+def _give_up(what: str, error: Exception) -> NoReturn:
+    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    print(f"scattershot: this worker cannot train, {what}: {why}", file=sys.stderr)
+    sys.exit(UNUSABLE)
+
+
 def _device(torch: Any, wanted: str) -> Any:
+    """Return the torch device, or end the process with the reason why it cannot be used."""
+    try:
+        return _use(torch, wanted)
+    except Exception as error:  # no GPU, no such one, a driver that is too old
+        _give_up(f"the device {wanted} cannot be used", error)
+
+
+def _use(torch: Any, wanted: str) -> Any:
     """Return the torch device: "auto:i" is the i-th GPU, counted round, or the CPU."""
     kind, _, index = wanted.partition(":")
     if kind != "auto":

@@ -38,8 +38,9 @@ from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import RUN_TRIAL, TrialQueue, TrialSpec
 from scattershot.bus.state import LEASE, Answer, TrialStates
 from scattershot.bus.trouble import TROUBLE
+from scattershot.errors import StudyFileError
 from scattershot.processes import die_with_parent
-from scattershot_worker.child import SETTINGS, ChildSettings
+from scattershot_worker.child import SETTINGS, UNUSABLE, ChildSettings
 from scattershot_worker.queued import QueuedJob
 
 log = logging.getLogger("scattershot.worker")
@@ -350,8 +351,9 @@ class Supervisor(Worker):
     def _bury(self, child: _Child, current: _Current) -> tuple[str, str]:
         """Return what a child's death means for its trial, and start the next child at once."""
         status = child.end()
-        self._child = None
-        self._ready_child()
+        if status != UNUSABLE:  # else the next one would fare no better: see `heartbeat`
+            self._child = None
+            self._ready_child()
         if current.stop == "fenced":
             return "fenced", ""
         if current.stop in ("drain", "hold"):
@@ -431,6 +433,8 @@ class Supervisor(Worker):
 
         RQ beats three times per job with three round trips each; a short trial would feel it.
         """
+        if self._child is not None and self._child.process.poll() == UNUSABLE:
+            raise SystemExit(StudyFileError.exit_code)  # the child has said why
         due = time.monotonic() >= self._pulse_due
         if pipeline is not None:
             super().heartbeat(timeout, pipeline)
