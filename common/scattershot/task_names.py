@@ -16,6 +16,9 @@ BUILTIN = {
     "digits": "scattershot_worker.tasks.digits:Digits",
     "mnist": "scattershot_worker.tasks.mnist:Mnist",
     "fashion_mnist": "scattershot_worker.tasks.mnist:FashionMnist",
+    "cifar10": "scattershot_worker.tasks.cifar10:Cifar10",
+    "unicode_names": "scattershot_worker.tasks.unicode_names:UnicodeNames",
+    "diabetes": "scattershot_worker.tasks.diabetes:Diabetes",
 }
 
 

@@ -89,6 +89,10 @@ class Board:
     ensemble: dict[str, Any] | None = None
     #: How the trials of a signature are trained, alone or fused: one worker settles it for all.
     kinds: dict[str, Kind] = field(default_factory=dict)
+    #: The folder of the study file, where the user's code is ("" in a ledger that does not tell),
+    #: and that of the task's data as the workers get it.
+    home: str = ""
+    data: str | None = None
     #: Whether the study has come to its end, and when it was first begun (seconds since 1970).
     finished: bool = False
     begun: float = math.nan
@@ -146,6 +150,9 @@ class Board:
     def _settings(self, event: Event) -> None:
         self.study = event["study"]
         self.finished = False
+
+    def _home(self, event: Event) -> None:
+        self.home, self.data = event["folder"], event["data"]
 
     def _stage(self, event: Event) -> None:
         if event["index"] < len(self.stages):
@@ -266,6 +273,7 @@ _CHANGES: dict[str, State] = {
 _HANDLERS = {
     "study": Board._study,
     "settings": Board._settings,
+    "home": Board._home,
     "stage": Board._stage,
     "closed": Board._closed,
     "sampled": Board._sampled,

@@ -63,6 +63,13 @@ def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple
     return study, ledger
 
 
+def note_home(ledger: Ledger, folder: Path, data: str | None) -> None:
+    """Let the ledger know the study file's folder and the data's, for `ensemble eval` later on."""
+    if (ledger.board.home, ledger.board.data) != (str(folder), data):
+        ledger.append("home", folder=str(folder), data=data)
+        ledger.commit()
+
+
 def newest_folder(root: Path, name: str) -> Path | None:
     """Return the folder of `name`, or of its latest fresh start (`name-2`, …), if there is one."""
     pattern = re.compile(rf"{re.escape(name)}(?:-(\d+))?")

@@ -84,6 +84,31 @@ def test_a_task_class_beside_a_package_called_common(folder: Path, scattershot: 
     assert result["ensemble"]["test"]["examples"] == 100
 
 
+def test_an_ensemble_is_tested_from_any_folder_with_the_data_that_the_run_had(
+    folder: Path, scattershot: Run
+) -> None:
+    text = TASK.replace("        x, y = circle()\n        return", DATA_FROM_A_FILE)
+    (folder / "mine.py").write_text(text)
+    (folder / "data").mkdir()
+    (folder / "data" / "points.txt").write_text("600")
+    study = folder / "Circle.toml"
+    study.write_text(study.read_text().replace("[space]", 'data = "data"\n[space]'))
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    scattershot("run", study, "--workers", "1", "--out", folder / "out", cwd=elsewhere)
+    before = export(scattershot, folder / "out")["ensemble"]
+    assert before["test"]["examples"] == 100
+    scattershot("ensemble", "build", folder / "out", cwd=elsewhere)
+    scattershot("ensemble", "eval", folder / "out", cwd=elsewhere)
+    assert export(scattershot, folder / "out")["ensemble"] == before
+
+
+DATA_FROM_A_FILE = """\
+        x, y = circle()
+        assert (self.folder / "points.txt").read_text() == str(len(x))
+        return"""
+
+
 def test_a_train_function_checkpoints_resumes_and_joins_an_ensemble(
     folder: Path, scattershot: Run
 ) -> None:

@@ -101,6 +101,44 @@ def test_a_second_start_joins_the_running_server(server: EmbeddedServer) -> None
     assert connect(server.url).ping(), "whoever joined it does not stop it"
 
 
+def test_two_starts_in_the_same_instant_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = EmbeddedServer(tmp_path), EmbeddedServer(tmp_path)
+    told: list[str] = []
+
+    def in_between(self: EmbeddedServer) -> subprocess.Popen[bytes]:
+        monkeypatch.undo()
+        with pytest.raises(
+            ScattershotError, match="another process starts the embedded Redis"
+        ) as e:
+            second.start()
+        told.append(str(e.value))
+        return self._launch()
+
+    monkeypatch.setattr(EmbeddedServer, "_launch", in_between)
+    try:
+        url = first.start()
+        assert len(told) == 1 and str(tmp_path) in told[0] and "\n" not in told[0]
+        assert second.start() == url, "it joins the server once that runs"
+    finally:
+        first.stop()
+
+
+def test_who_could_not_start_it_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, good = EmbeddedServer(tmp_path), EmbeddedServer(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedServer, "_launch", lambda self: subprocess.Popen(["false"]))
+        with pytest.raises(ScattershotError, match="did not start"):
+            failed.start()
+    try:
+        assert good.start()
+    finally:
+        good.stop()
+
+
 def test_its_data_survives_a_restart(tmp_path: Path) -> None:
     for start in (1, 2, 3):
         server = EmbeddedServer(tmp_path)
@@ -115,12 +153,12 @@ def test_its_data_survives_being_killed(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path)
     connect(server.start()).set("key", "value")
     process_of(server).kill()
+    server.stop()
     again = EmbeddedServer(tmp_path)
     try:
         assert connect(again.start()).get("key") == "value"
     finally:
         again.stop()
-        server.stop()
 
 
 def test_once_stopped_it_is_gone(tmp_path: Path) -> None:

@@ -17,42 +17,48 @@ def named(values: dict[int, float], trial: int = 7) -> dict[int, str]:
     }
 
 
-def test_a_worker_keeps_the_best_and_the_last_of_its_trial() -> None:
-    values = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.8}
+def test_a_worker_keeps_the_best_and_the_last_two_of_its_trial() -> None:
+    values = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.8, 5: 0.6}
     names = named(values)
     assert own_leftovers(names.values(), values) == [names[1], names[3]]
 
 
+def test_where_the_last_is_the_best_the_one_before_stays_all_the_same() -> None:
+    values = {1: 0.5, 2: 0.7, 3: 0.9}
+    names = named(values)
+    assert own_leftovers(names.values(), values) == [names[1]]
+
+
 def test_the_smallest_is_the_best_where_the_goal_is_to_minimize() -> None:
-    values = {1: 0.5, 2: 0.9, 3: 0.7}
+    values = {1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7}
     names = named(values)
     assert own_leftovers(names.values(), values, "minimize") == [names[2]]
 
 
 def test_exact_values_decide_where_names_round_alike() -> None:
-    values = {1: 0.931201, 2: 0.931204, 3: 0.931202, 4: 0.1}
+    values = {1: 0.931201, 2: 0.931204, 3: 0.931202, 4: 0.1, 5: 0.1}
     names = named(values)
     assert own_leftovers(names.values(), values) == [names[1], names[3]]
 
 
 def test_the_earliest_of_equally_good_epochs_is_the_best() -> None:
-    values = {1: 0.5, 2: 1.0, 3: 1.0, 4: 1.0}
+    values = {1: 0.5, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
     names = named(values)
     assert own_leftovers(names.values(), values) == [names[1], names[3]]
 
 
 def test_a_checkpoint_whose_report_is_on_the_way_is_left_alone() -> None:
-    names = named({1: 0.5, 2: 0.6, 3: 0.9})
-    assert own_leftovers(names.values(), {1: 0.5, 2: 0.6}) == [names[1]]
+    names = named({1: 0.5, 2: 0.6, 3: 0.7, 4: 0.9})
+    assert own_leftovers(names.values(), {1: 0.5, 2: 0.6, 3: 0.7}) == [names[1]]
 
 
-def test_a_lost_workers_later_file_does_not_cost_the_accepted_last_one() -> None:
-    names = named({4: 0.9, 6: 0.5, 7: 0.6, 9: 0.99})
-    assert own_leftovers(names.values(), {4: 0.9, 6: 0.5, 7: 0.6}) == [names[6]]
+def test_a_lost_workers_later_file_does_not_cost_the_accepted_last_two() -> None:
+    names = named({4: 0.9, 5: 0.4, 6: 0.5, 7: 0.6, 9: 0.99})
+    assert own_leftovers(names.values(), {4: 0.9, 5: 0.4, 6: 0.5, 7: 0.6}) == [names[5]]
 
 
 def test_an_epoch_that_is_not_finite_is_neither_best_nor_last() -> None:
-    values = {1: 0.5, 2: 0.4, 3: 0.3, 4: math.nan, 5: math.inf}
+    values = {1: 0.5, 2: 0.4, 3: 0.3, 4: 0.2, 5: math.nan, 6: math.inf}
     names = named(values)
     assert own_leftovers(names.values(), values) == [names[2]]
     altered = named({1: 0.9, 2: 0.4, 3: 0.95})
@@ -61,7 +67,7 @@ def test_an_epoch_that_is_not_finite_is_neither_best_nor_last() -> None:
 
 
 def test_pinned_and_foreign_files_are_never_leftovers() -> None:
-    values = {1: 0.5, 2: 0.4, 3: 0.6}
+    values = {1: 0.5, 2: 0.4, 3: 0.3, 4: 0.6}
     names = named(values)
     assert own_leftovers([*names.values(), "notes.txt"], values, pinned=[names[1]]) == [names[2]]
 
@@ -70,7 +76,7 @@ def test_pinned_and_foreign_files_are_never_leftovers() -> None:
     st.dictionaries(st.integers(1, 30), st.sampled_from([0.1, 0.5, 0.9, math.nan]), min_size=1),
     st.sampled_from(["maximize", "minimize"]),
 )
-def test_best_and_last_survive_any_order_of_epochs_and_leftovers_are_the_rest(
+def test_best_and_last_two_survive_any_order_of_epochs_and_leftovers_are_the_rest(
     values: dict[int, float], goal: str
 ) -> None:
     names = named(values)
@@ -80,7 +86,9 @@ def test_best_and_last_survive_any_order_of_epochs_and_leftovers_are_the_rest(
         return
     best_value = (max if goal == "maximize" else min)(values[epoch] for epoch in names)
     best = min(epoch for epoch in names if values[epoch] == best_value)
-    assert gone == {name for epoch, name in names.items() if epoch not in (best, max(names))}
+    assert gone == {
+        name for epoch, name in names.items() if epoch not in (best, *sorted(names)[-2:])
+    }
 
 
 class Rule:

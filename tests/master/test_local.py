@@ -40,6 +40,18 @@ def test_a_command_that_died_is_started_again(
     assert psutil.pid_exists(pool.pid)
 
 
+def test_workers_that_can_never_train_are_an_error_with_their_reason(
+    redis_url: str, tmp_path: Path, started: list[LocalWorkers]
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('none for this machine')\n")
+    pool = start(redis_url, tmp_path)
+    started.append(pool)
+    with pytest.raises(
+        StudyFileError, match=r"do not start: this worker cannot train, torch .*: no"
+    ):
+        eventually(pool.tend)
+
+
 def test_a_command_that_can_never_start_is_an_error_with_its_last_word(
     redis_url: str, tmp_path: Path, started: list[LocalWorkers]
 ) -> None:

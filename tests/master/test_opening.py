@@ -9,7 +9,7 @@ from pretend_master import SPACE, STAGES
 from scattershot.errors import ScattershotError, StudyFileError
 from scattershot.settings import StudyFile
 from scattershot_master.ledger import LEDGER, Ledger, read
-from scattershot_master.opening import newest_folder, open_study
+from scattershot_master.opening import newest_folder, note_home, open_study
 
 TABLES: dict[str, Any] = {
     "study": {"name": "digits", "task": "digits", "data": "here"},
@@ -58,6 +58,21 @@ def test_the_same_study_goes_on_in_its_folder_and_nothing_is_written(
     before = files(tmp_path)
     assert begin(study()) == tmp_path / "digits"
     assert files(tmp_path) == before
+
+
+def test_where_code_and_data_lie_is_noted_once_and_again_when_it_has_changed(
+    begin: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = begin(study())
+    assert (read(folder).home, read(folder).data) == ("", None)
+    sizes = []
+    for home, data in [("a", "x"), ("a", "x"), ("b", "x"), ("b", None), ("b", None)]:
+        ledger = Ledger(folder)
+        note_home(ledger, tmp_path / home, data)
+        ledger.close()
+        assert (read(folder).home, read(folder).data) == (str(tmp_path / home), data)
+        sizes.append((folder / LEDGER).stat().st_size)
+    assert sizes[0] == sizes[1] < sizes[2] < sizes[3] == sizes[4]
 
 
 def test_a_fresh_start_gets_a_new_folder_and_deletes_nothing(

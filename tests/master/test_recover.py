@@ -22,6 +22,7 @@ from scattershot.store.names import list_checkpoints, parse_name
 from scattershot_master import cli, dispatch, search
 from scattershot_master.board import Board
 from scattershot_master.ledger import LEDGER, Ledger, read
+from scattershot_master.opening import note_home
 from scattershot_master.recovery import files
 
 STUDY = study_file()
@@ -340,6 +341,18 @@ def test_a_damaged_ledger_is_recovered_without_any_checkpoint(copy: Path, ended:
     (folder / LEDGER).write_bytes(b"".join([*lines[:40], b"rubbish\n", *lines[40:]]))
     command("recover", folder, "--json")
     assert table(read(folder)) == table(before)
+
+
+def test_where_code_and_data_lie_is_recovered_from_a_damaged_ledger(
+    copy: Path, tmp_path: Path
+) -> None:
+    ledger = Ledger(copy / NAME)
+    note_home(ledger, tmp_path, "data")
+    ledger.close()
+    damage(copy / NAME, [5])
+    command("recover", copy / NAME, "--json")
+    board = read(copy / NAME)
+    assert (board.home, board.data) == (str(tmp_path), "data")
 
 
 def test_a_ledger_that_lacks_a_line_is_recovered_too(copy: Path, ended: Path) -> None:

@@ -129,10 +129,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(workbench: Workb
     workbench.run(learner(), 1, until=6)
     assert workbench.run(learner(at=crash), 2, until=6)[0] == "crash"
     workbench.states.requeue(2, 1, "crash", max_failures=3)
-    _, newest = workbench.checkpoints(2)
-    assert files.read_header(newest)["epoch"] == 4
+    *_, before, newest = workbench.checkpoints(2)
+    assert [files.read_header(one)["epoch"] for one in (before, newest)] == [3, 4]
     newest.write_bytes(newest.read_bytes()[:-9])
     assert workbench.run(learner(), 2, attempt=2, until=6) == ("ended", "complete")
+    again = [epoch for epoch, _ in workbench.reported(2)]
+    assert again == [1, 2, 3, 4, 5, 6], "no epoch before the damaged one is trained again"
     assert workbench.reported(2) == workbench.reported(1)
     assert same_end(workbench, 1, 2)
 
@@ -426,7 +428,7 @@ def test_an_epoch_without_a_finite_metric_is_reported_without_a_checkpoint(
     assert [bool(one.checkpoint) for one in reports] == [True, False, False, True]
     assert math.isnan(reports[1].metrics["acc"]) and reports[2].metrics["acc"] == math.inf
     names = [parse_name(path.name) for path in workbench.checkpoints()]
-    assert [name.epoch for name in names if name] == [4]
+    assert [name.epoch for name in names if name] == [1, 4]
 
 
 def test_after_a_nan_a_trial_goes_on_from_before_it(workbench: Workbench) -> None:
@@ -443,10 +445,11 @@ def test_after_a_nan_a_trial_goes_on_from_before_it(workbench: Workbench) -> Non
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4]
 
 
-def test_the_best_and_the_last_checkpoint_stay(workbench: Workbench) -> None:
+def test_the_best_and_the_last_two_checkpoints_stay(workbench: Workbench) -> None:
     workbench.run(counter([0.1, 0.9, 0.9, 0.5, 0.3]), until=5)
     assert [path.name for path in workbench.checkpoints()] == [
         "acc=0.90000-trial=00007-epoch=002.safetensors",
+        "acc=0.50000-trial=00007-epoch=004.safetensors",
         "acc=0.30000-trial=00007-epoch=005.safetensors",
     ]
 
@@ -455,14 +458,14 @@ def test_where_less_is_better_the_smallest_stays(workbench: Workbench) -> None:
     workbench.minimize()
     workbench.run(counter([0.5, 0.1, 0.9, 0.3]))
     names = [parse_name(path.name) for path in workbench.checkpoints()]
-    assert [name.value for name in names if name] == [0.1, 0.3]
+    assert [name.value for name in names if name] == [0.1, 0.9, 0.3]
 
 
 def test_the_best_checkpoint_stays_from_attempt_to_attempt(workbench: Workbench) -> None:
     workbench.run(counter([0.9, 0.1]), until=2, epochs=4)
     workbench.run(counter([0.0, 0.0, 0.2, 0.3]), attempt=2)
     names = [parse_name(path.name) for path in workbench.checkpoints()]
-    assert [name.epoch for name in names if name] == [1, 4]
+    assert [name.epoch for name in names if name] == [1, 3, 4]
 
 
 def test_a_trial_without_parts_leaves_no_files(workbench: Workbench) -> None:

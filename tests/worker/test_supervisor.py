@@ -141,6 +141,43 @@ def still_works(worker: RealWorker) -> int:
     return study.pids(0)[-1]
 
 
+# ---- no torch
+
+
+@pytest.mark.parametrize("slots", ["1", "2"])
+def test_a_worker_whose_torch_cannot_be_imported_takes_no_more_trials_and_ends_saying_why(
+    redis_url: str, tmp_path: Path, slots: str
+) -> None:
+    worker = RealWorker(redis_url, tmp_path, TASKS, "--slots", slots)
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so:\\n no such file')\n")
+    study = RealStudy(worker, "steady")
+    for trial in range(5):
+        study.send(trial)
+    worker.start()
+    try:
+        assert worker.process.wait(30) == 2
+    finally:
+        worker.stop()
+    told = [one for one in worker.log.read_text().splitlines() if one.startswith("scattershot: ")]
+    why = "torch cannot be imported: OSError: libtorch.so: no such file"
+    assert set(told) == {f"scattershot: this worker cannot train, {why}"}
+    assert "Traceback" not in worker.log.read_text()
+    assert [study.state(trial) for trial in range(5)] == ["waiting"] * 5
+    assert len(worker.queue.waiting()) >= 5 - int(slots), "no worker took a second one"
+
+
+def test_a_worker_without_a_trial_notices_too_that_it_could_train_none(
+    redis_url: str, tmp_path: Path
+) -> None:
+    worker = RealWorker(redis_url, tmp_path, TASKS, "--device", "cuda:99")
+    worker.start()
+    try:
+        assert worker.process.wait(60) == 2
+    finally:
+        worker.stop()
+    assert "cannot train, the device cuda:99 cannot be used: " in worker.log.read_text()
+
+
 # ---- a trial's way
 
 

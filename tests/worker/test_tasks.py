@@ -1,5 +1,4 @@
 import gzip
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scattershot.errors import TaskError
 from scattershot.task import Data
@@ -15,7 +14,6 @@ from scattershot.task_names import BUILTIN
 from scattershot_worker.loading import load_task
 from scattershot_worker.tasks import mnist
 from scattershot_worker.tasks.digits import Digits
-from scattershot_worker.tasks.mlp import mlp
 from scattershot_worker.tasks.mnist import FashionMnist, Mnist, find_files, read_idx
 
 NAMES = mnist._FILES
@@ -75,49 +73,6 @@ def test_digits_are_centred_by_the_training_part_alone() -> None:
 def test_the_digits_model_fits_its_data() -> None:
     (x, _), _, _ = parts(Digits().data())
     assert Digits().model({"hidden": 16, "layers": 2, "dropout": 0.5})(x[:5]).shape == (5, 10)
-
-
-# ---- the network
-
-
-def kinds(model: nn.Module) -> list[str]:
-    return [type(one).__name__ for one in model.children()]
-
-
-def test_the_network_is_as_deep_and_wide_as_asked_for() -> None:
-    model = mlp(6, 3, {"hidden": 5, "layers": 2, "dropout": 0.25})
-    hidden = ["Linear", "ReLU", "Dropout"]
-    assert kinds(model) == ["Flatten", *hidden, *hidden, "Linear"]
-    assert [tuple(p.shape) for p in model.parameters()] == [
-        (5, 6),
-        (5,),
-        (5, 5),
-        (5,),
-        (3, 5),
-        (3,),
-    ]
-    assert [one.p for one in model if isinstance(one, nn.Dropout)] == [0.25, 0.25]
-
-
-def test_by_default_the_network_has_one_layer_of_128_and_no_dropout() -> None:
-    assert kinds(mlp(6, 3, {})) == ["Flatten", "Linear", "ReLU", "Linear"]
-    assert kinds(mlp(6, 3, {"dropout": 0.0})) == kinds(mlp(6, 3, {}))
-    assert sum(p.numel() for p in mlp(6, 3, {}).parameters()) == 6 * 128 + 128 + 128 * 3 + 3
-
-
-def test_no_hidden_layer_is_a_linear_classifier() -> None:
-    assert kinds(mlp(6, 3, {"layers": 0})) == ["Flatten", "Linear"]
-
-
-def test_images_of_any_shape_are_taken() -> None:
-    assert mlp(28 * 28, 10, {})(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
-
-
-def test_weights_begin_as_he_et_al_have_it_and_biases_at_zero() -> None:
-    torch.manual_seed(0)
-    first = next(one for one in mlp(500, 10, {"hidden": 400}) if isinstance(one, nn.Linear))
-    assert first.weight.std().item() == pytest.approx(math.sqrt(2 / 500), rel=0.02)
-    assert not first.bias.any()
 
 
 # ---- mnist

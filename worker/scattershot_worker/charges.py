@@ -90,11 +90,11 @@ class Charges:
         """Answer for another one, that the child has claimed."""
         self._all[charge.key] = charge
 
-    def get(self, key: object) -> Charge | None:
+    def get(self, key: Any) -> Charge | None:
         """Return the one of this key, as it comes out of JSON."""
         try:
-            study, trial, number = key  # type: ignore[misc]
-            return self._all.get((str(study), int(trial), int(number)))
+            study, trial, attempt = key
+            return self._all.get((str(study), int(trial), int(attempt)))
         except (TypeError, ValueError):
             return None
 

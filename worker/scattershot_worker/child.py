@@ -19,7 +19,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from scattershot.bus.info import StudyInfo
 from scattershot_worker.signals import Signals
@@ -28,6 +28,8 @@ from scattershot_worker.signals import Signals
 SETTINGS = "SCATTERSHOT_CHILD"
 #: Lanes that a worker may come to want, for all that is known before its first trial.
 AUTO_LANES = 32
+#: The exit status of a child that could not begin, as no other could that is started like it.
+UNUSABLE = os.EX_CONFIG
 #: Seconds between two words that the trial gets on.
 _TELL_EVERY = 1.0
 
@@ -124,7 +126,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     sys.path[:0] = settings.paths
 
-    import torch
+    torch = _torch()
 
     from scattershot.bus.connection import connect
     from scattershot.bus.waiting import WaitingTrials
@@ -154,7 +156,30 @@ def main() -> None:
         line.say(free=True)
 
 
+def _torch() -> Any:
+    """Return torch, or end the process with the reason why there is none."""
+    try:
+        import torch
+    except Exception as error:  # not installed, a library that it lacks, a user's module in its way
+        _give_up("torch cannot be imported", error)
+    return torch
+
+
+def _give_up(what: str, error: Exception) -> NoReturn:
+    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    print(f"scattershot: this worker cannot train, {what}: {why}", file=sys.stderr)
+    sys.exit(UNUSABLE)
+
+
 def _device(torch: Any, wanted: str) -> Any:
+    """Return the torch device, or end the process with the reason why it cannot be used."""
+    try:
+        return _use(torch, wanted)
+    except Exception as error:  # no GPU, no such one, a driver that is too old
+        _give_up(f"the device {wanted} cannot be used", error)
+
+
+def _use(torch: Any, wanted: str) -> Any:
     """Return the torch device: "auto:i" is the i-th GPU, counted round, or the CPU."""
     kind, _, index = wanted.partition(":")
     if kind != "auto":

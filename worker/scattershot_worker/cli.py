@@ -142,8 +142,12 @@ def _supervise(
 
 
 def _keep_slots(slots: int) -> None:
-    """Run one process per slot, start those that die again, and stop all on a signal."""
+    """Run one process per slot, start those that die again, and stop all on a signal.
+
+    One that says that it can never train is not started again; end where all say so.
+    """
     stopping = False
+    unusable: set[int] = set()
     running: dict[int, subprocess.Popen[bytes]] = {}
 
     def stop(signum: int, frame: object) -> None:
@@ -161,7 +165,9 @@ def _keep_slots(slots: int) -> None:
             process = running.get(index)
             if process is not None and process.poll() is None:
                 continue
-            if stopping:
+            if process is not None and process.returncode == StudyFileError.exit_code:
+                unusable.add(index)
+            if stopping or index in unusable:
                 running.pop(index, None)
                 continue
             if process is not None:
@@ -176,6 +182,8 @@ def _keep_slots(slots: int) -> None:
             )
             if stopping:  # the signal came while there was nobody to pass it on to
                 running[index].terminate()
+        if len(unusable) == slots:
+            sys.exit(StudyFileError.exit_code)
         if stopping and not running:
             return
         time.sleep(0.1)

@@ -95,7 +95,7 @@ class Reporter:
         snapshot: Snapshot | None,
         header: Mapping[str, object],
     ) -> None:
-        """Hand over an epoch; waits when `_SNAPSHOTS` of its checkpoints are not on the disk yet."""
+        """Hand over an epoch; waits while `_SNAPSHOTS` of its checkpoints are on their way."""
         if snapshot is not None:
             attempt.room.acquire()
         self._queue.put(_Line(attempt, epoch, metrics, snapshot, header))

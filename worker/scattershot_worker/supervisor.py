@@ -34,8 +34,9 @@ from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import RUN_TRIAL, TrialQueue
 from scattershot.bus.state import LEASE
 from scattershot.bus.trouble import TROUBLE
+from scattershot.errors import StudyFileError
 from scattershot_worker.charges import Charge, Charges, charge_of
-from scattershot_worker.child import AUTO_LANES, ChildSettings
+from scattershot_worker.child import AUTO_LANES, UNUSABLE, ChildSettings
 from scattershot_worker.queued import QueuedJob
 from scattershot_worker.warm_child import WarmChild
 
@@ -286,8 +287,9 @@ class Supervisor(Worker):
     def _bury(self, child: WarmChild) -> None:
         """Give back what a dead child leaves, and start the next one at once."""
         status = child.end()
-        self._child = None
-        self._ready_child()
+        if status != UNUSABLE:  # else the next one would fare no better: see `heartbeat`
+            self._child = None
+            self._ready_child()
         self._charges.bury(status)
 
     def _close_books(self, job: Job, queue: Queue, execution: Execution) -> None:
@@ -334,6 +336,8 @@ class Supervisor(Worker):
 
         RQ beats three times per job with three round trips each; a short trial would feel it.
         """
+        if self._child is not None and self._child.process.poll() == UNUSABLE:
+            raise SystemExit(StudyFileError.exit_code)  # the child has said why
         due = time.monotonic() >= self._pulse_due
         if pipeline is not None:
             super().heartbeat(timeout, pipeline)

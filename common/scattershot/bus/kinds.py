@@ -41,4 +41,5 @@ def settle(connection: Redis, study: str, signature: str, kind: Kind, reason: st
 def restore(connection: Redis, study: str, kinds: Mapping[str, Kind]) -> None:
     """Let Redis know what the ledger does."""
     if kinds:
-        connection.hset(Keys(study).kinds, mapping=dict(kinds))
+        texts: dict[Any, Any] = dict(kinds)
+        connection.hset(Keys(study).kinds, mapping=texts)

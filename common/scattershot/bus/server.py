@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ import subprocess
 import time
 from importlib import import_module
 from pathlib import Path
+from typing import IO
 
 from scattershot.bus.connection import connect
 from scattershot.errors import ScattershotError
@@ -69,18 +71,30 @@ class EmbeddedServer:
         self.fresh = False
         self._command: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
+        #: Held while the server is this object's: two on one folder would spoil its data.
+        self._lock: IO[bytes] | None = None
 
     def start(self, wait_s: float = 20.0) -> str:
         """Start the server, or join the one that already runs on `folder`; return its URL.
 
         Raises:
-            ScattershotError: no binary, or the server does not come up; the reason is its own.
+            ScattershotError: no binary, another process is about to start it as well, or the
+                server does not come up; the reason is its own.
         """
         if url := running_url(self.folder):
             self.url = url
             return url
         binary = find_binary()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder)
+        try:
+            self._start(binary, wait_s)
+        except BaseException:
+            self._lock.close()
+            raise
+        return self.url
+
+    def _start(self, binary: str, wait_s: float) -> None:
         password, port = secrets.token_urlsafe(24), _free_port()
         config = self.folder / "redis.conf"
         folder = str(self.folder.resolve()).replace("\\", "\\\\").replace('"', '\\"')
@@ -92,7 +106,6 @@ class EmbeddedServer:
         self.fresh = True
         contents = json.dumps({"url": self.url, "pid": self._process.pid})
         _write_private(self.folder / "server.json", contents)
-        return self.url
 
     def _launch(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -122,6 +135,8 @@ class EmbeddedServer:
             self._process.wait()
         self._process = None
         (self.folder / "server.json").unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
 
     def _wait_until_ready(self, wait_s: float) -> None:
         from redis.exceptions import BusyLoadingError, RedisError
@@ -164,6 +179,20 @@ def running_url(folder: Path) -> str | None:
     finally:
         client.close()
     return url
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """Return the folder's lock, taken until it is closed or this process ends."""
+    lock = (folder / "lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ScattershotError(
+            f"another process starts the embedded Redis of {folder} at this moment; "
+            "run it again when that one has ended"
+        ) from None
+    return lock
 
 
 def _free_port() -> int:

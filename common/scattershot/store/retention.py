@@ -1,10 +1,11 @@
 """Owns which checkpoints stay: pure rules over names and values, nothing here touches a disk.
 
-Kept are the best and the last checkpoint of every trial that lives (waiting, running, paused, or
-complete while a later stage may still continue it), of the study's best K trials, and of pinned
-trials (ensemble members). The worker thins out its own trial after every accepted report
-(`own_leftovers`); the master tells whose files go as trials end (`Keeper`). Both lists go to
-`files.remove`, where a file that is already gone is no error.
+Kept are the best and the last two checkpoints (should the last be damaged, the trial goes on from
+the one before) of every trial that lives (waiting, running, paused, or complete while a later
+stage may still continue it), of the study's best K trials, and of pinned trials (ensemble
+members). The worker thins out its own trial after every accepted report (`own_leftovers`); the
+master tells whose files go as trials end (`Keeper`). Both lists go to `files.remove`, where a file
+that is already gone is no error.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def own_leftovers(
     """Return which of a trial's files can go once its newest report has been accepted.
 
     `names` are the files in its folder, `accepted` maps every reported epoch to its metric, not
-    rounded (the header's history). The best epoch (the earliest of equals) and the last that have
-    a file stay, and so does what lies beyond the last report: its own is still on the way. Values
-    that are not finite have no file and never rank.
+    rounded (the header's history). The best epoch (the earliest of equals) and the last two that
+    have a file stay, and so does what lies beyond the last report: its own is still on the way.
+    Values that are not finite have no file and never rank.
 
     >>> from scattershot.store.names import checkpoint_name
-    >>> values = {1: 0.7, 2: 0.9, 3: 0.8, 4: 0.6}
+    >>> values = {1: 0.7, 2: 0.9, 3: 0.8, 4: 0.6, 5: 0.5}
     >>> names = [checkpoint_name("a", value, 17, epoch) for epoch, value in values.items()]
     >>> own_leftovers(names, values)
     ['a=0.70000-trial=00017-epoch=001.safetensors', 'a=0.80000-trial=00017-epoch=003.safetensors']
@@ -45,12 +46,13 @@ def own_leftovers(
     }
     if not ranked:
         return []
-    last = max(ranked)
+    *_, last = by_age = sorted(ranked)
     best = max(ranked, key=lambda epoch: (ranked[epoch], -epoch))
+    kept = {best, *by_age[-2:]}
     return [
         name
         for name, epoch in epochs.items()
-        if epoch < last and epoch != best and name not in pinned
+        if epoch < last and epoch not in kept and name not in pinned
     ]
 
 

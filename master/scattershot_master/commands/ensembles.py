@@ -55,10 +55,11 @@ def build(
 def evaluate(
     folder: Annotated[Path | None, _FOLDER] = None,
     data: Annotated[
-        str | None, typer.Option(help="The task's data folder, if it lies elsewhere here.")
+        str | None, typer.Option(help="The task's data folder, if it lies elsewhere by now.")
     ] = None,
     path: Annotated[
-        list[Path] | None, typer.Option(help="Folder of your own code (default: this folder).")
+        list[Path] | None,
+        typer.Option(help="Folder of your own code (default: the study file's, then this one)."),
     ] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -74,8 +75,8 @@ def evaluate(
             board,
             ledger.folder,
             {**board.ensemble, "note": ""},
-            data=data or board.study["study"].get("data"),
-            paths=path or [Path.cwd()],
+            data=data or board.data or board.study["study"].get("data"),
+            paths=path or [Path(board.home), Path.cwd()],
             threads=board.study.get("worker", {}).get("threads", 1),
         )
         if result["test"] is None:

@@ -54,10 +54,13 @@ def run(
     Running it again goes on where it was; Ctrl-C stops cleanly.
     """
     from scattershot_master.launch.local import LocalWorkers
+    from scattershot_master.opening import note_home
 
     study, ledger = _open(file, out, fresh)
-    paths, data, view = [file.resolve().parent, Path.cwd()], _data_folder(study, file), _view()
+    home, view = file.resolve().parent, _view()
+    paths, data = [home, Path.cwd()], _data_folder(study, home)
     try:
+        note_home(ledger, home, data)
         if not ledger.board.finished:
             _claim_store(ledger)
             with ExitStack() as stack:
@@ -123,16 +126,19 @@ def master(
             f"name the Redis that the workers use: --redis URL, or {URL_VARIABLE} set to it "
             "(on one machine `scattershot run` needs none)"
         )
+    from scattershot_master.opening import note_home
+
     study, ledger = _open(file, out, fresh)
-    view = _view()
-    data = study.study.data
+    home, view = file.resolve().parent, _view()
+    data = study.study.data  # workers on other machines have it where they have it
     try:
+        note_home(ledger, home, data)
         if not ledger.board.finished:
             _claim_store(ledger)
             end = _search(study, ledger, url, data, view, take_over=take_over)
             if end != "over":
                 _say_how_to_go_on(view, ledger.folder, end)
-        _conclude(study, ledger, data, [file.resolve().parent, Path.cwd()], view)
+        _conclude(study, ledger, data, [home, Path.cwd()], view)
     finally:
         view.close()
         ledger.close()
@@ -272,10 +278,10 @@ def _say_the_end(ledger: Ledger) -> None:
     put(final(ledger.board, ledger.folder))
 
 
-def _data_folder(study: StudyFile, file: Path) -> str | None:
-    """Return [study] data; a relative one is meant from the study file's folder."""
+def _data_folder(study: StudyFile, home: Path) -> str | None:
+    """Return [study] data; a relative one is meant from the study file's folder, `home`."""
     data = study.study.data
-    return None if data is None else str((file.resolve().parent / data).absolute())
+    return None if data is None else str((home / data).absolute())
 
 
 def _default_slots() -> int:

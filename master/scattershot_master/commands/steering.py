@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 _FOLDER_HELP = "The study's folder (default: the newest under checkpoints/)."
 _FOLDER = typer.Option(help=_FOLDER_HELP)
+#: What becomes at once of a trial that was found so; whatever else it was, it stays.
+_AFTER = {"running": "stopping", "waiting": "killed", "paused": "killed"}
+_JSON = typer.Option("--json", help="Print JSON.")
 _REDIS = typer.Option(help=f"Redis URL, if it is not the study's embedded one; or {URL_VARIABLE}.")
 
 
@@ -24,21 +28,26 @@ def kill(
     folder: Annotated[Path | None, _FOLDER] = None,
     redis: Annotated[str | None, _REDIS] = None,
     reason: Annotated[str, typer.Option(help="Shown with the trial.")] = "by hand",
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """End trials on purpose; their checkpoints stay."""
     from scattershot_master.dispatch import stop_trial
 
     numbers = [_number(text) for text in trials]
     states = _states(folder, redis)
-    unknown = []
-    for number in numbers:
-        state = stop_trial(states, number, "kill", reason)
-        if state == "gone":
-            unknown.append(number)
-        elif state in ("complete", "killed", "failed"):
-            print(f"trial {number}: it is {state} already")
-        else:
-            print(f"trial {number}: killed" if state != "running" else f"trial {number}: stopping")
+    before = {number: stop_trial(states, number, "kill", reason) for number in numbers}
+    # a trial that runs is told to stop; one that waits is killed with that
+    now = {number: _AFTER.get(state, state) for number, state in before.items()}
+    if as_json:
+        listed = [{"trial": number, "state": state} for number, state in now.items()]
+        print(json.dumps({"study": states.keys.study, "trials": listed}))
+    else:
+        for number, state in now.items():
+            if before[number] in _AFTER:
+                print(f"trial {number}: {state}")
+            elif state != "gone":
+                print(f"trial {number}: it is {state} already")
+    unknown = [number for number, state in now.items() if state == "gone"]
     if unknown:
         names = ", ".join(map(str, unknown))
         raise ScattershotError(f"no such trial in the study now: {names}")
@@ -47,11 +56,15 @@ def kill(
 def stop(
     folder: Annotated[Path | None, typer.Argument(help=_FOLDER_HELP)] = None,
     redis: Annotated[str | None, _REDIS] = None,
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Stop a running study cleanly; running it again goes on where it was."""
     states = _states(folder, redis)
     ask_to_stop(states)
-    print(f"{states.keys.study}: stopping; its running trials are given back")
+    if as_json:
+        print(json.dumps({"study": states.keys.study, "state": "stopping"}))
+    else:
+        print(f"{states.keys.study}: stopping; its running trials are given back")
 
 
 def ask_to_stop(states: TrialStates) -> None:

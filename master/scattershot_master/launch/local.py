@@ -13,6 +13,9 @@ from scattershot.bus.connection import URL_VARIABLE
 from scattershot.errors import StudyFileError
 from scattershot.processes import die_with_parent
 
+#: How an error that is meant for the user begins in the log.
+_ERROR = "scattershot: "
+
 
 class LocalWorkers:
     """A worker command with `slots` slots, its output in `log`; it starts dead slots again."""
@@ -59,8 +62,9 @@ class LocalWorkers:
         status = self._process.poll()
         if status == StudyFileError.exit_code:
             self._log.seek(0)
-            said = self._log.read().decode(errors="replace").strip().splitlines() or ["no word"]
-            raise StudyFileError(f"the workers do not start: {said[-1]}")
+            lines = self._log.read().decode(errors="replace").strip().splitlines()
+            said = [line for line in lines if line.startswith(_ERROR)] or ["no word"]
+            raise StudyFileError(f"the workers do not start: {said[-1].removeprefix(_ERROR)}")
         if status is not None:
             self._process = self._start()
 

@@ -51,6 +51,8 @@ class Facts:
     closed: set[int] = field(default_factory=set)
     trials: dict[int, TrialFacts] = field(default_factory=dict)
     ensemble: dict[str, Any] | None = None
+    #: Where code and data lie: the "home" event, if there was one.
+    home: Event | None = None
     finished: bool = False
     lines: int = 0
     damaged: int = 0
@@ -80,6 +82,8 @@ def _take(facts: Facts, event: Event) -> None:
         facts.study, facts.begun = dict(event["study"]), float(event["at"])
     elif kind == "settings":
         facts.study = dict(event["study"])
+    elif kind == "home":
+        facts.home = {"folder": str(event["folder"]), "data": event["data"]}
     elif kind == "stage":
         facts.stages[int(event["index"])] = event
         for number in event.get("trials", []):

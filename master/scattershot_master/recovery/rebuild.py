@@ -64,6 +64,8 @@ class _Rebuilding:
         dumped = self._study.model_dump(mode="json", by_alias=True)
         about = {"uid": uid, "version": version, "study": dumped, "recovered": True}
         out.add("study", **about, at=self._at)
+        if facts.home is not None:
+            out.add("home", **facts.home, at=self._at)
         opened = self._opened()
         for index in range(opened):
             self._stage(index, over=index + 1 < opened or index in facts.closed)

@@ -31,6 +31,12 @@ def _front(tensor: Tensor, dim: _Dim, lanes: int) -> Tensor:
     )
 
 
+def apply(function: type[Function], *arguments: Any) -> Tensor:
+    """Apply an autograd function, whose result is a tensor."""
+    result: Tensor = function.apply(*arguments)
+    return result
+
+
 def _never(ctx: Any, inputs: Any, output: Any) -> None:
     raise RuntimeError("a lane operation was differentiated outside vmap")
 
@@ -69,7 +75,7 @@ class _Linear(Function):
         x, w = _front(x, dims[0], lanes), _front(w, dims[1], lanes)
         b = None if b is None else _front(b, dims[2], lanes)
         flat = x.unsqueeze(1) if x.dim() == 2 else x.reshape(lanes, -1, x.shape[-1])
-        y = _LinearLanes.apply(flat, w, b)
+        y = apply(_LinearLanes, flat, w, b)
         return y.view(*x.shape[:-1], y.shape[-1]), 0
 
 
@@ -121,7 +127,7 @@ class _Conv2d(Function):
         )
         outs = w.shape[1]
         if height * width * batch * max(outs, channels) > _GROUPED:
-            return _ConvInTurn.apply(_front(x, dims[0], lanes), w, b, *how), 0
+            return apply(_ConvInTurn, _front(x, dims[0], lanes), w, b, *how), 0
         stride, padding, dilation, groups = how
         x = _second(x, dims[0], lanes)
         grouped = x.reshape(batch, lanes * channels, height, width)
@@ -149,7 +155,8 @@ class _MaxPool2d(Function):
 
     @staticmethod
     def forward(x: Tensor, *how: Any) -> Tensor:
-        return F.max_pool2d(x, *how)
+        pooled: Tensor = F.max_pool2d(x, *how)
+        return pooled
 
     @staticmethod
     def vmap(info: Any, dims: Any, x: Tensor, *how: Any) -> tuple[Tensor, int]:
@@ -174,19 +181,19 @@ class _BatchNorm(Function):
     def vmap(info: Any, dims: Any, x: Tensor, *rest: Any) -> tuple[Tensor, int]:
         lanes = info.batch_size
         *tensors, training, momentum, eps = rest
-        stacked = [
+        stacked: list[Any] = [
             None if one is None else _front(one, dim, lanes)
             for one, dim in zip(tensors, dims[1:], strict=False)
         ]
-        flat = [None if one is None else one.reshape(-1) for one in stacked]
+        flat: list[Any] = [None if one is None else one.reshape(-1) for one in stacked]
         x = _second(x, dims[0], lanes)
         folded = x.reshape(x.shape[0], -1, *x.shape[3:])
-        mean, variance = flat[:2]
-        if training and mean is not None and variance is not None:
-            # a reshape of strided lanes is a copy: what the kernel updates is brought back
+        mean, variance, w, b = flat
+        updates = training and mean is not None and variance is not None
+        if updates:  # a reshape of strided lanes is a copy: what the kernel updates is brought back
             mean, variance = mean.clone(), variance.clone()
-        y = F.batch_norm(folded, mean, variance, *flat[2:], training, momentum, eps)
-        if training and mean is not None and variance is not None:
+        y = F.batch_norm(folded, mean, variance, w, b, training, momentum, eps)
+        if updates:
             stacked[0].copy_(mean.view_as(stacked[0]))
             stacked[1].copy_(variance.view_as(stacked[1]))
         return y.view(x.shape), 1
@@ -224,7 +231,7 @@ class _LayerNorm(Function):
     ) -> tuple[Tensor, int]:
         lanes = info.batch_size
         x, w, b = (_front(one, dim, lanes) for one, dim in zip((x, w, b), dims, strict=False))
-        y = _LayerNormLanes.apply(x.reshape(lanes, -1, x.shape[-1]), w, b, eps)
+        y = apply(_LayerNormLanes, x.reshape(lanes, -1, x.shape[-1]), w, b, eps)
         return y.view(x.shape), 0
 
 
@@ -294,7 +301,7 @@ def _pair(value: Any) -> list[int]:
 
 
 def _linear(given: dict[str, Any]) -> Tensor | None:
-    return _Linear.apply(given["input"], given["weight"], given.get("bias"))
+    return apply(_Linear, given["input"], given["weight"], given.get("bias"))
 
 
 def _conv2d(given: dict[str, Any]) -> Tensor | None:
@@ -302,7 +309,7 @@ def _conv2d(given: dict[str, Any]) -> Tensor | None:
         return None
     how = (_pair(given.get(name, default)) for name, default in _CONV_HOW)
     about = (given["input"], given["weight"], given.get("bias"))
-    return _Conv2d.apply(*about, *how, given.get("groups", 1))
+    return apply(_Conv2d, *about, *how, given.get("groups", 1))
 
 
 _CONV_HOW = (("stride", 1), ("padding", 0), ("dilation", 1))
@@ -312,7 +319,7 @@ def _layer_norm(given: dict[str, Any]) -> Tensor | None:
     w, b = given.get("weight"), given.get("bias")
     if len(given["normalized_shape"]) != 1 or w is None or b is None:
         return None
-    return _LayerNorm.apply(given["input"], w, b, given.get("eps", 1e-5))
+    return apply(_LayerNorm, given["input"], w, b, given.get("eps", 1e-5))
 
 
 def _batch_norm(given: dict[str, Any]) -> Tensor | None:
@@ -320,7 +327,7 @@ def _batch_norm(given: dict[str, Any]) -> Tensor | None:
         return None
     names = ("input", "running_mean", "running_var", "weight", "bias")
     rest = (given.get("training", False), given.get("momentum", 0.1), given.get("eps", 1e-5))
-    return _BatchNorm.apply(*(given.get(name) for name in names), *rest)
+    return apply(_BatchNorm, *(given.get(name) for name in names), *rest)
 
 
 def _max_pool2d(given: dict[str, Any]) -> Tensor | None:
@@ -328,7 +335,7 @@ def _max_pool2d(given: dict[str, Any]) -> Tensor | None:
         return None
     size = given["kernel_size"]
     rest = (given.get("padding", 0), given.get("dilation", 1), given.get("ceil_mode", False))
-    return _MaxPool2d.apply(given["input"], size, given.get("stride") or size, *rest)
+    return apply(_MaxPool2d, given["input"], size, given.get("stride") or size, *rest)
 
 
 def _attention(given: dict[str, Any]) -> Tensor | None:
@@ -336,7 +343,7 @@ def _attention(given: dict[str, Any]) -> Tensor | None:
     if given["query"].dim() != 4 or given.get("attn_mask") is not None or not plain:
         return None
     causal = given.get("is_causal", False)
-    return _Attention.apply(given["query"], given["key"], given["value"], causal)
+    return apply(_Attention, given["query"], given["key"], given["value"], causal)
 
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

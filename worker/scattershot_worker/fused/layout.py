@@ -33,11 +33,7 @@ class Slice:
 
     def of(self, rows: Tensor) -> Tensor:
         """Return the view [K, *shape] of rows [K, P], or [*shape] of one row [P]."""
-        return (
-            rows[..., self.first : self.end]
-            .unflatten(-1, self.shape or (1,))
-            .reshape(*rows.shape[:-1], *self.shape)
-        )
+        return rows[..., self.first : self.end].view(*rows.shape[:-1], *self.shape)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from scattershot.task import Task
 from scattershot_worker import dropout
-from scattershot_worker.fused.lane_ops import CrossEntropy, LaneOps
+from scattershot_worker.fused.lane_ops import CrossEntropy, LaneOps, apply
 from scattershot_worker.fused.layout import Layout
 
 #: weights [K, P], stacks, x [K, B, …], y [K, B, …], smoothing [K], random int16 [K, R],
@@ -58,7 +58,7 @@ class LaneModel:
         if self._task.kind == "regression":
             return (outputs - y.view_as(outputs)).square().flatten(1).mean(1)
         if outputs.dim() == 3 and y.dim() == 2:
-            return CrossEntropy.apply(outputs, y, smoothing)  # type: ignore[no-any-return]
+            return apply(CrossEntropy, outputs, y, smoothing)
         return vmap(self._task.loss)(outputs, y)
 
     def step(self, sites: list[int]) -> Step:

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from scattershot.errors import TaskError
-from scattershot.task import Data, Task
-from scattershot_worker.tasks.mlp import mlp
+from scattershot.task import Data
+from scattershot_worker.tasks.images import ImageTask
+from scattershot_worker.tasks.parts import data_folder, shuffled, split, told_missing
 
 _VAL = 10_000
 _TYPES = {0x08: np.uint8}
 
 
-class Mnist(Task):
-    """Handwritten digits of 28×28 pixels; the model's hyperparameters as in `digits`.
+class Mnist(ImageTask):
+    """Handwritten digits of 28×28 pixels; the hyperparameters are those of `ImageTask.model`.
 
     The folder is `[study] data`, else $SCATTERSHOT_DATA/mnist, else data/mnist. Of the 60,000
     training images 10,000, drawn once and for all, are the validation part.
     """
 
     name: ClassVar[str] = "mnist"
+    shape = (1, 28, 28)
 
     def data(self) -> Data:
         """Return images [N, 784], scaled by the training part's mean and deviation, and labels.
@@ -36,22 +35,16 @@ class Mnist(Task):
         Raises:
             TaskError: files are missing or damaged; says which, and where they were looked for.
         """
-        folder = self.folder or Path(os.environ.get("SCATTERSHOT_DATA", "data")) / self.name
-        files = find_files(self.name, folder)
+        files = find_files(self.name, data_folder(self.folder, self.name))
         images, labels = read_idx(files[0]), read_idx(files[1])
         test_images, test_labels = read_idx(files[2]), read_idx(files[3])
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(231))
-        x, y = _floats(images)[order], torch.as_tensor(labels, dtype=torch.int64)[order]
-        test_x = _floats(test_images)
-        mean, deviation = x[:-_VAL].mean(), x[:-_VAL].std()
-        for part in (x, test_x):
-            part.sub_(mean).div_(deviation)
-        test_y = torch.as_tensor(test_labels, dtype=torch.int64)
-        return Data((x[:-_VAL], y[:-_VAL]), (x[-_VAL:], y[-_VAL:]), (test_x, test_y))
-
-    def model(self, params: Mapping[str, Any]) -> nn.Module:
-        """Return a fully connected network."""
-        return mlp(784, 10, params)
+        order, train = shuffled(len(images)).numpy(), len(images) - _VAL
+        pixels = np.concatenate([images[order], test_images])
+        x = torch.as_tensor(pixels.reshape(len(pixels), -1), dtype=torch.float32)
+        y = torch.as_tensor(np.concatenate([labels[order], test_labels]), dtype=torch.int64)
+        mean, deviation = x[:train].mean(), x[:train].std()
+        x.sub_(mean).div_(deviation)
+        return split(x, y, train, _VAL)
 
 
 class FashionMnist(Mnist):
@@ -83,10 +76,7 @@ def find_files(task: str, folder: Path) -> list[Path]:
         if not existing:
             missing.append(f"{name}[.gz]")
     if missing:
-        raise TaskError(
-            f"{task} needs its original IDX files; {', '.join(missing)} not found in "
-            f"{folder.absolute()}: put them there, or name their folder in [study] data"
-        )
+        raise told_missing(task, "its original IDX files", missing, folder)
     return found
 
 
@@ -104,7 +94,3 @@ def read_idx(path: Path) -> np.ndarray:
         return values.reshape(shape).copy()  # torch warns of arrays that cannot be written to
     except (OSError, EOFError, zlib.error, IndexError, KeyError, ValueError) as error:
         raise TaskError(f"{path} is not a whole IDX file ({error}); fetch it again") from None
-
-
-def _floats(images: np.ndarray) -> torch.Tensor:
-    return torch.as_tensor(images.reshape(len(images), -1), dtype=torch.float32)
