@@ -26,6 +26,7 @@ def make_optimizer(model: nn.Module, params: Mapping[str, Any]) -> torch.optim.O
 
     Read are `lr` (default 0.01), `weight_decay`, and what the optimizer has of `momentum`,
     `nesterov`, `beta1`, `beta2`, `alpha`, `eps`; torch's own defaults stand for what is absent.
+    Biases and norms (parameters of one dimension) do not decay, unless `decay_all` is true.
     Nesterov momentum needs a momentum above 0, else it is plain SGD, so that both may be
     searched together.
 
@@ -47,4 +48,17 @@ def make_optimizer(model: nn.Module, params: Mapping[str, Any]) -> torch.optim.O
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if has_fused and all(p.is_floating_point() and p.dtype != torch.float16 for p in trained):
         given["fused"] = True  # one kernel for all parameters: the same sums, less overhead
-    return make(trained, **given)
+    return make(_groups(trained, bool(params.get("decay_all", False))), **given)
+
+
+def _groups(trained: list[nn.Parameter], decay_all: bool) -> list[dict[str, Any]]:
+    """Return the parameter groups: those that decay, then those that do not."""
+    if decay_all:
+        return [{"params": trained}]
+    weights = [parameter for parameter in trained if parameter.dim() > 1]
+    others = [parameter for parameter in trained if parameter.dim() <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": weights},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -277,7 +277,6 @@ class Pack:
     # ---- an epoch
 
     def _epoch(self) -> None:
-        epochs: dict[Lane, int] = {}
         for member in [*self._members.values()]:
             try:
                 epoch = member.trial.next_epoch()
@@ -287,20 +286,27 @@ class Pack:
             if epoch is None:
                 self._leave(member)
             else:
-                epochs[member.lane] = epoch
-        if not epochs:
+                member.lane.training.begin_epoch(epoch, member.trial.history)
+        if not self._members:
             return
         began = time.perf_counter()
-        numbers = self._engine.train_epoch(epochs, self._check)
-        results = self._engine.evaluate(data_on(self._task, self._bench.device).val, self._check)
+        lanes, val = len(self._members), data_on(self._task, self._bench.device).val
+        losses = self._engine.train_epoch(self._check)
+        results = self._engine.evaluate(val, self._check)
+        averaged = self._engine.evaluate(val, self._check, averaged=True)
         seconds = time.perf_counter() - began
-        self._plan.observe(len(epochs), seconds)
+        self._plan.observe(lanes, seconds)
         for lane, (metrics, outputs, targets) in results.items():
+            if lane not in self._members:
+                continue
             member = self._members[lane]
+            of_average = averaged[lane][0] if lane in averaged else {}
             try:
                 member.trial.report(
                     {f"val_{name}": value for name, value in metrics.items()},
-                    **numbers[lane],
+                    train_loss=losses[lane],
+                    lr=lane.training.lr,
+                    **{f"val_{name}_ema": value for name, value in of_average.items()},
                     seconds=round(seconds, 4),
                     predictions=self._task.predictions(outputs),
                     targets=targets,

@@ -48,24 +48,58 @@ def train(task: Task, trial: TrialHandle) -> None:
     )
     for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
-        training.model.train()
-        training.masks.begin_epoch(epoch)
-        generator = torch.Generator().manual_seed(derive(trial.seed, "order", epoch))
-        total, seen = torch.zeros((), device=trial.device), 0
-        for x, y in batches(data.train, training.batch_size, trial.device, generator):
-            trial.check()
-            total += training.step(x, y) * len(y)
-            seen += len(y)
+        training.begin_epoch(epoch, trial.history)
+        loss = train_epoch(training, data.train, trial.check)
         metrics, outputs, targets = evaluate(
             task, training.model, data.val, trial.device, trial.check
         )
         trial.report(
             {f"val_{name}": value for name, value in metrics.items()},
-            train_loss=total / max(seen, 1),
+            train_loss=loss,
+            lr=training.lr,
+            **averaged(training, data.val, trial.check),
             seconds=round(time.perf_counter() - started, 4),
             predictions=task.predictions(outputs),
             targets=targets,
         )
+
+
+def train_epoch(training: Training, part: Part, check: Callable[[], None]) -> Tensor:
+    """Train for the epoch that `training` has begun; return the mean loss, a scalar."""
+    training.model.train()
+    device, size = training.device, training.batch_size
+    generator = torch.Generator().manual_seed(derive(training.seed, "order", training.epoch))
+    total, seen = torch.zeros((), device=device), 0
+    steps = steps_of(part, size) if training.how.moves else 1
+    for step, (x, y) in enumerate(batches(part, size, device, generator)):
+        check()
+        if training.how.moves:
+            training.begin_step(min(step, steps - 1), steps)
+        total += training.step(x, y) * len(y)
+        seen += len(y)
+    return total / max(seen, 1)
+
+
+def averaged(training: Training, part: Part, check: Callable[[], None]) -> dict[str, float]:
+    """Return the metrics of the averaged weights, as `val_accuracy_ema`, if there are any."""
+    if training.ema is None:
+        return {}
+    with training.ema.in_place():
+        metrics, _, _ = evaluate(training.task, training.model, part, training.device, check)
+    return {f"val_{name}_ema": value for name, value in metrics.items()}
+
+
+def steps_of(part: Part, size: int) -> int:
+    """Return how many batches an epoch has, at least 1; raises TaskError where none can tell."""
+    if is_tensors(part):
+        return -(-len(part[0]) // size)
+    try:
+        return max(1, len(part))  # type: ignore[arg-type]
+    except TypeError:
+        raise TaskError(
+            "a schedule needs to know how many batches an epoch has: give the loader a length, or "
+            'schedule = "constant"'
+        ) from None
 
 
 @torch.no_grad()  # not inference_mode: what a model keeps for later could not be trained with

@@ -1,15 +1,19 @@
-"""Owns what one trial trains with: model, optimizer, and what a checkpoint keeps of them."""
+"""Owns what one trial trains with, and its step: forward, loss, backward, update."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from scattershot.errors import TaskError
 from scattershot.task import Task
-from scattershot_worker import dropout
+from scattershot_worker import dropout, schedules
+from scattershot_worker.ema import Ema
+from scattershot_worker.hyperparameters import Hyperparameters
 from scattershot_worker.optimizers import make_optimizer
 
 
@@ -28,29 +32,86 @@ class Training:
         budget: int,
         device: torch.device,
     ) -> None:
+        """Make the model and its optimizer; raises TaskError for hyperparameters that cannot be."""
         self.task, self.params, self.budget = task, params, budget
+        self.how = Hyperparameters.of(params)
+        self.batch_size = self.how.batch_size
         self.model = task.model(params).to(device)
         self.optimizer = task.optimizer(self.model, params) or make_optimizer(self.model, params)
-        self.batch_size = int(params.get("batch_size", 32))
-        self._device = device
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.ema = None if self.how.ema is None else Ema(self.model, self.how.ema)
+        if self.how.label_smoothing and not smooths(task):
+            raise TaskError("label_smoothing needs the default loss of a classification task")
+        self.device = device
+        #: The epoch that is trained, from 1.
+        self.epoch = 1
+        self._plateaus = 1.0
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """Take another seed, for the order of the data and for dropout."""
         self.seed = seed
-        self.masks = dropout.Masks(seed, self._device)
+        self.masks = dropout.Masks(seed, self.device)
         dropout.take_over(self.model, self.masks)
+
+    # ---- where it is
+
+    def begin_epoch(self, epoch: int, history: Sequence[Mapping[str, float]]) -> None:
+        """Be before the first step of an epoch; `history` has a line for each before it."""
+        self.epoch = epoch
+        self.masks.begin_epoch(epoch)
+        if self.how.schedule == "plateau":
+            losses = [line["val_loss"] for line in history if "val_loss" in line]
+            self._plateaus = schedules.plateau(losses, self.how)
+        self.begin_step(0, 1)
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Be before step `step`, counted from 0, of an epoch that has `steps`."""
+        progress = (self.epoch - 1 + step / steps) / max(self.budget, self.epoch)
+        factor = schedules.factor(progress, self.how) * self._plateaus
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+            if self.how.final_momentum is not None and "momentum" in group:
+                first = group.setdefault("initial_momentum", group["momentum"])
+                group["momentum"] = schedules.momentum(progress, first, self.how)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that the next step has."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    # ---- a step
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """Do one step on a batch; return its mean loss, a scalar."""
         self.masks.begin_step()
-        loss = self.task.loss(self.model(x), y)
+        loss = self.loss(self.model(x), y)
         self.optimizer.zero_grad()
         loss.backward()
+        if self.how.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.how.clip_norm)
+        if self.how.clip_value is not None:
+            nn.utils.clip_grad_value_(self.model.parameters(), self.how.clip_value)
         self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update()
         return loss.detach()
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the loss that is trained on: the task's, with smoothed labels if asked for."""
+        if self.how.label_smoothing:
+            smoothing = self.how.label_smoothing
+            return functional.cross_entropy(outputs, y, label_smoothing=smoothing)
+        return self.task.loss(outputs, y)
 
     @property
     def parts(self) -> dict[str, Any]:
         """What `trial.epochs` restores and checkpoints, by name."""
-        return {"model": self.model, "optimizer": self.optimizer}
+        ema = {} if self.ema is None else {"ema": self.ema}
+        return {"model": self.model, "optimizer": self.optimizer, **ema}
+
+
+def smooths(task: Task) -> bool:
+    """Return whether labels can be smoothed: the loss is cross-entropy, for all that is known."""
+    return task.kind == "classification" and type(task).loss is Task.loss

@@ -50,6 +50,8 @@ class Bank:
         self._row = torch.zeros(layout.width, dtype=dtype, device=first.device)
         self.capacity = 0
         self.weights = self.one = self.two = torch.zeros(0, layout.width, dtype=dtype)
+        #: Averaged weights; no rows until a lane has some.
+        self.averages = self.weights
         self.stacks: dict[str, Tensor] = {}
         self.reserve(capacity)
 
@@ -66,11 +68,19 @@ class Bank:
                 stack[: self.capacity] = self.stacks[name]
         self.weights, self.one, self.two = rows
         self.stacks, self.capacity = stacks, capacity
+        if len(self.averages):
+            self._reserve_averages()
+
+    def _reserve_averages(self) -> None:
+        old, self.averages = self.averages, empty(self._row, self.capacity)
+        self.averages[: len(old)] = old
 
     def move(self, source: int, target: int) -> None:
         """Copy a lane's numbers to another row."""
         for rows in (self.weights, self.one, self.two, *self.stacks.values()):
             rows[target] = rows[source]
+        if len(self.averages):
+            self.averages[target] = self.averages[source]
 
     def seat(self, training: Training, row: int) -> Seat:
         """Bring a trial's numbers into a row."""
@@ -98,6 +108,11 @@ class Bank:
             fresh.append(not begun)
         for name, stack in self.stacks.items():
             stack[row].copy_(tensors[name])
+        if training.ema is not None:
+            if len(self.averages) < self.capacity:
+                self._reserve_averages()
+            for place in self.layout.slices:
+                place.of(self.averages[row]).copy_(training.ema.weights[place.name])
         return Seat(training, row, rule, steps, fresh)
 
     def model_state(self, seat: Seat) -> dict[str, Tensor]:
@@ -108,6 +123,11 @@ class Bank:
             key: places[name].of(row) if name in places else self.stacks[name][seat.row]
             for key, name in self.layout.keys
         }
+
+    def averages_of(self, seat: Seat) -> dict[str, Tensor]:
+        """Return the trial's `ema.state_dict()`; views, to be copied at once."""
+        row = self.averages[seat.row]
+        return {place.name: place.of(row) for place in self.layout.slices}
 
     def optimizer_state(self, seat: Seat) -> dict[str, Any]:
         """Return the trial's `optimizer.state_dict()`; views, to be copied at once."""

@@ -62,6 +62,8 @@ class Lane:
             return state
         if part == "model":
             return bank.model_state(self.seat)
+        if part == "ema":
+            return bank.averages_of(self.seat)
         return bank.optimizer_state(self.seat)
 
 
@@ -126,10 +128,8 @@ class Engine:
     # ---- an epoch
 
     @torch.no_grad()
-    def train_epoch(
-        self, epochs: Mapping[Lane, int], check: Callable[[], None]
-    ) -> dict[Lane, dict[str, float | Tensor]]:
-        """Train every lane for the epoch that it is at; return what each reports of it.
+    def train_epoch(self, check: Callable[[], None]) -> dict[Lane, float]:
+        """Train every lane for the epoch that its trial has begun; return their mean losses.
 
         `check` is called before every batch; lanes may be released in it.
         """
@@ -140,12 +140,13 @@ class Engine:
         lanes, device, count = [*self._lanes], self._x.device, len(self._x)
         orders = torch.zeros(self._width, count, dtype=torch.int64)
         for row, lane in enumerate(lanes):
+            training = lane.training
             generator = torch.Generator().manual_seed(
-                derive(lane.training.seed, "order", epochs[lane])
+                derive(training.seed, "order", training.epoch)
             )
             torch.randperm(count, generator=generator, out=orders[row])
         orders = orders.to(device)
-        keys = [dropout.key(lane.training.seed, epochs[lane]) for lane in lanes]
+        keys = [dropout.key(lane.training.seed, lane.training.epoch) for lane in lanes]
         keys_ = torch.tensor(keys + [0] * (self._width - len(lanes)), device=device)
         for lane in lanes:
             if lane.seat is not None:
@@ -153,8 +154,14 @@ class Engine:
         totals = torch.zeros(self._width, device=device)
         size = self.signature.batch_size
         smoothing, thresholds, scales = self._columns(lanes)
+        steps = -(-count // size)
+        moving = [lane for lane in lanes if lane.training.how.moves]
         for step, first in enumerate(range(0, count, size)):
             check()
+            for lane in moving:
+                lane.training.begin_step(step, steps)
+                if lane.seat is not None:
+                    lane.seat.prepare()
             index = orders[:, first : first + size]
             shape = (self._width, index.shape[1])
             flat = index.reshape(-1)
@@ -167,7 +174,7 @@ class Engine:
         totals /= count
         self._row_s = (time.perf_counter() - begun) / self._width
         return {
-            lane: {"train_loss": total}
+            lane: total
             for lane, total in zip(lanes, totals.tolist(), strict=False)
             if lane.seat is not None
         }
@@ -180,7 +187,7 @@ class Engine:
         thresholds = torch.full((self._width, max(sites, 1)), 32767, dtype=torch.int16)
         scales = torch.ones(self._width, max(sites, 1), dtype=dtype)
         for row, lane in enumerate(lanes):
-            smoothing[row] = float(lane.training.params.get("label_smoothing", 0.0))
+            smoothing[row] = lane.training.how.label_smoothing
             modules = dict(lane.training.model.named_modules())
             for site, (name, _) in enumerate(self.signature.sites):
                 threshold, scale = dropout.rule(cast(nn.Dropout, modules[name]).p)
@@ -216,13 +223,18 @@ class Engine:
         assert self.bank is not None
         bank = self.bank
         rows, ones, twos = bank.weights.unbind(0), bank.one.unbind(0), bank.two.unbind(0)
-        each = grads.unbind(0)
+        each, averages = grads.unbind(0), bank.averages.unbind(0) if len(bank.averages) else ()
         groups = bank.layout.groups
         for lane in lanes:
             seat = lane.seat
             if seat is None:
                 continue
-            at = seat.row
+            at, how = seat.row, lane.training.how
+            if how.clip_norm is not None:
+                norm = torch.linalg.vector_norm(each[at])
+                each[at].mul_((how.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            if how.clip_value is not None:
+                each[at].clamp_(-how.clip_value, how.clip_value)
             update = seat.rule.update
             if len(groups) == 1:
                 update(rows[at], each[at], ones[at], twos[at], seat.steps[0], seat.now[0])
@@ -230,6 +242,8 @@ class Engine:
                 for (a, b), step, now in zip(groups, seat.steps, seat.now, strict=True):
                     update(rows[at][a:b], each[at][a:b], ones[at][a:b], twos[at][a:b], step, now)
             seat.stepped()
+            if how.ema is not None:
+                averages[at].lerp_(rows[at], 1 - how.ema)
 
     # ---- how wide
 
@@ -251,13 +265,19 @@ class Engine:
     # ---- evaluation
 
     @torch.no_grad()
-    def evaluate(self, part: Part, check: Callable[[], None]) -> Results:
-        """Return every lane's metrics, outputs [N, …] and targets on the CPU, as `trainer` does."""
+    def evaluate(self, part: Part, check: Callable[[], None], *, averaged: bool = False) -> Results:
+        """Return every lane's metrics, outputs [N, …] and targets on the CPU, as `trainer` does.
+
+        With `averaged` it is the lanes that average their weights, with these.
+        """
         assert self.bank is not None and self._model is not None
-        lanes = self.lanes
+        lanes = [lane for lane in self.lanes if not averaged or lane.training.ema is not None]
+        if not lanes:
+            return {}
         x, y = tensors_of(part)
+        rows = self.bank.averages if averaged else self.bank.weights
         width = max((lane.seat.row + 1 for lane in lanes if lane.seat is not None), default=0)
-        tensors = self.bank.layout.views(self.bank.weights[:width])
+        tensors = self.bank.layout.views(rows[:width])
         tensors |= {name: stack[:width] for name, stack in self.bank.stacks.items()}
         evaluator = self._model.evaluator()
         self._model.model.eval()

@@ -154,7 +154,7 @@ def _time_alone(training: Training, data: Data) -> float:
     (one,) = _copies(training, 1)
     x, y = (part[: one.batch_size] for part in tensors_of(data.train))
     one.model.train()
-    one.masks.begin_epoch(1)
+    one.begin_epoch(1, [])
     one.step(x, y)
     return _timed(lambda: one.step(x, y), x.device)
 
@@ -173,13 +173,12 @@ def _time_lanes(
     part = some_batches(data, signature.batch_size, batches)
     batches = -(-len(tensors_of(part.train)[0]) // signature.batch_size)
     engine = Engine(task, part, signature, programs)
-    admitted = [engine.lane(one) for one in _copies(training, lanes)]
-    for lane in admitted:
-        engine.admit(lane)
-    epochs = dict.fromkeys(admitted, 1)
-    engine.train_epoch(epochs, lambda: None)
+    for one in _copies(training, lanes):
+        one.begin_epoch(1, [])
+        engine.admit(engine.lane(one))
+    engine.train_epoch(lambda: None)
     device = tensors_of(part.train)[0].device
-    return _timed(lambda: engine.train_epoch(epochs, lambda: None), device) / batches / lanes
+    return _timed(lambda: engine.train_epoch(lambda: None), device) / batches / lanes
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

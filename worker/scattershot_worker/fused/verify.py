@@ -11,11 +11,11 @@ import copy
 import torch
 from torch import Tensor
 
-from scattershot.seeds import derive
 from scattershot.task import Data, Task
+from scattershot_worker.ema import Ema
 from scattershot_worker.fused.engine import Engine
 from scattershot_worker.fused.signature import NotFusable, Signature, probe
-from scattershot_worker.trainer import tensors_of
+from scattershot_worker.trainer import tensors_of, train_epoch
 from scattershot_worker.training import Training
 
 _STEPS = 2
@@ -34,6 +34,9 @@ def double_of(training: Training, seed: int) -> Training:
         for parameter in copied.model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.mul_(1 + 0.1 * noise.to(parameter.device))
+    if copied.ema is not None:
+        copied.ema = Ema(copied.model, copied.ema.decay)
+    copied.begin_epoch(1, [])
     return copied
 
 
@@ -60,7 +63,7 @@ def verify(task: Task, training: Training, data: Data, signature: Signature) -> 
         admitted = [engine.lane(one) for one in lanes]
         for lane in admitted:
             engine.admit(lane)
-        engine.train_epoch({lane: 1 for lane in admitted}, lambda: None)
+        engine.train_epoch(lambda: None)
     except NotFusable:
         raise
     except Exception as error:
@@ -69,23 +72,13 @@ def verify(task: Task, training: Training, data: Data, signature: Signature) -> 
             "tensor operations alone, no branches on values",
         ) from error
     for lane, one in zip(admitted, alone, strict=True):
-        _train_alone(one, part)
+        train_epoch(one, part.train, lambda: None)
         if any(p.grad is None for group in one.optimizer.param_groups for p in group["params"]):
             raise NotFusable("a parameter of its model gets no gradient", "freeze or remove it")
         state = lane.state("model")
         for name, expected in one.model.state_dict().items():
             if not _close(state[name], expected):
                 raise NotFusable(f"as a lane its {name} comes out otherwise")
-
-
-def _train_alone(training: Training, part: Data) -> None:
-    x, y = tensors_of(part.train)
-    training.model.train()
-    training.masks.begin_epoch(1)
-    generator = torch.Generator().manual_seed(derive(training.seed, "order", 1))
-    order = torch.randperm(len(x), generator=generator).to(x.device)
-    for index in order.split(training.batch_size):
-        training.step(x[index], y[index])
 
 
 def _close(lane: Tensor, alone: Tensor) -> bool:
