@@ -66,7 +66,7 @@ def test_a_trial_learns_and_reports_every_epoch(bench: Workbench) -> None:
     assert bench.run(Toy(), until=5, params=params) == ("ended", "complete")
     lines = bench.reported()
     assert [epoch for epoch, _ in lines] == [1, 2, 3, 4, 5]
-    assert set(lines[0][1]) == {"val_acc", "val_loss", "train_loss", "seconds"}
+    assert set(lines[0][1]) == {"val_acc", "val_loss", "train_loss", "lr", "seconds"}
     assert lines[-1][1]["train_loss"] < lines[0][1]["train_loss"]
     assert lines[-1][1]["val_acc"] > 0.9
     assert all(line["seconds"] > 0 for _, line in lines)
@@ -100,6 +100,7 @@ def test_the_training_is_plain_torch_done_by_hand(bench: Workbench) -> None:
                 "val_loss": functional.cross_entropy(outputs, val_y).item(),
                 "val_acc": (outputs.argmax(1) == val_y).float().mean().item(),
                 "train_loss": total / 60,
+                "lr": 0.1,
             }
         )
     for got, line in zip(metrics(bench), expected, strict=True):
