@@ -42,8 +42,15 @@ def test_the_earliest_of_equally_good_epochs_is_the_best() -> None:
 
 
 def test_a_checkpoint_whose_report_is_on_the_way_is_left_alone() -> None:
-    names = named({1: 0.5, 2: 0.6, 3: 0.9})
-    assert own_leftovers(names.values(), {1: 0.5, 2: 0.6}) == [names[1]]
+    names = named({1: 0.5, 2: 0.6, 3: 0.4, 4: 0.9})
+    assert own_leftovers(names.values(), {1: 0.5, 2: 0.6, 3: 0.4}) == [names[1]]
+
+
+def test_where_the_last_is_the_best_the_one_before_stays_should_it_be_damaged() -> None:
+    values = {1: 0.5, 2: 0.6, 3: 0.7}
+    names = named(values)
+    assert own_leftovers(names.values(), values) == [names[1]]
+    assert own_leftovers([names[3]], values) == []
 
 
 def test_a_lost_workers_later_file_does_not_cost_the_accepted_last_one() -> None:
@@ -61,7 +68,7 @@ def test_an_epoch_that_is_not_finite_is_neither_best_nor_last() -> None:
 
 
 def test_pinned_and_foreign_files_are_never_leftovers() -> None:
-    values = {1: 0.5, 2: 0.4, 3: 0.6}
+    values = {1: 0.5, 2: 0.4, 3: 0.6, 4: 0.3}
     names = named(values)
     assert own_leftovers([*names.values(), "notes.txt"], values, pinned=[names[1]]) == [names[2]]
 
@@ -80,7 +87,8 @@ def test_best_and_last_survive_any_order_of_epochs_and_leftovers_are_the_rest(
         return
     best_value = (max if goal == "maximize" else min)(values[epoch] for epoch in names)
     best = min(epoch for epoch in names if values[epoch] == best_value)
-    assert gone == {name for epoch, name in names.items() if epoch not in (best, max(names))}
+    stay = {best, *sorted(names)[-1 if best < max(names) else -2 :]}
+    assert gone == {name for epoch, name in names.items() if epoch not in stay}
 
 
 class Rule:

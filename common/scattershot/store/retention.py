@@ -1,10 +1,10 @@
 """Owns which checkpoints stay: pure rules over names and values, nothing here touches a disk.
 
-Kept are the best and the last checkpoint of every trial that lives (waiting, running, paused, or
-complete while a later stage may still continue it), of the study's best K trials, and of pinned
-trials (ensemble members). The worker thins out its own trial after every accepted report
-(`own_leftovers`); the master tells whose files go as trials end (`Keeper`). Both lists go to
-`files.remove`, where a file that is already gone is no error.
+Kept are the best and the last checkpoint (where they are one, also the one before) of every trial
+that lives (waiting, running, paused, or complete while a later stage may still continue it), of the
+study's best K trials, and of pinned trials (ensemble members). The worker thins out its own trial
+after every accepted report (`own_leftovers`); the master tells whose files go as trials end
+(`Keeper`). Both lists go to `files.remove`, where a file that is already gone is no error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def own_leftovers(
 
     `names` are the files in its folder, `accepted` maps every reported epoch to its metric, not
     rounded (the header's history). The best epoch (the earliest of equals) and the last that have
-    a file stay, and so does what lies beyond the last report: its own is still on the way. Values
+    a file stay; where they are one, so does the one before, to go on from should the last turn
+    out to be damaged. What lies beyond the last report stays: its own is still on the way. Values
     that are not finite have no file and never rank.
 
     >>> from scattershot.store.names import checkpoint_name
@@ -47,10 +48,13 @@ def own_leftovers(
         return []
     last = max(ranked)
     best = max(ranked, key=lambda epoch: (ranked[epoch], -epoch))
+    stay = {best, last}
+    if best == last:
+        stay.add(max(ranked.keys() - stay, default=last))
     return [
         name
         for name, epoch in epochs.items()
-        if epoch < last and epoch != best and name not in pinned
+        if epoch < last and epoch not in stay and name not in pinned
     ]
 
 
