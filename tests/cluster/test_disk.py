@@ -20,11 +20,11 @@ from scattershot.errors import ScattershotError
 from scattershot.store import files
 from scattershot.store.names import list_checkpoints, trial_folder
 from scattershot_master.ledger import LEDGER, read
+from waiting import eventually
 
 TASKS = """
 import torch
 from torch import nn
-from waiting import eventually
 
 
 class Growing:
@@ -210,14 +210,15 @@ def test_a_trial_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
 ) -> None:
     study.send(1, until=3, epochs=5)
     study.until(1, "paused")
-    first, newest = list_checkpoints(study.folder, 1)  # the best and the last
+    # the best and the last: it is thinned out after its report
+    eventually(lambda: len(list_checkpoints(study.folder, 1)) == 2, 10)
+    first, newest = list_checkpoints(study.folder, 1)
     damage(newest)
     study.send(1, until=5)
     study.until(1, "complete")
     assert f"{newest} is damaged" in study.worker.log.read_text()
     began = {one.epoch: one.metrics["began"] for one in study.events(1) if one.kind == "report"}
     assert began == {1: 1, 2: 1, 3: 1, 4: 2, 5: 2}, "it went on behind epoch 1, not from the start"
-    # thinned out after its report
     eventually(lambda: len(list_checkpoints(study.folder, 1)) == 2, 10)
     kept = list_checkpoints(study.folder, 1)
     assert kept[0] == first

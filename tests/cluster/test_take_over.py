@@ -33,7 +33,7 @@ def test_a_second_master_is_refused_or_takes_over_and_the_first_stops(
     assert first.returncode == 1
     assert "another master has taken over this study" in said
     uid = read(tmp_path / "small").uid
-    eventually(lambda: (redis.get(key) or "").startswith(uid) and redis.get(key) != mine, 30)
+    eventually(lambda: str(redis.get(key)).startswith(uid) and redis.get(key) != mine, 30)
     eventually(lambda: redis.exists(Keys("small").trial(0)), 30)
     second.send_signal(signal.SIGTERM)
     said, _ = second.communicate(timeout=30)
