@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-.PHONY: install demo test test-cluster lint bench clean
+.PHONY: install demo test test-cluster chaos lint bench clean
 
 install: $(DONE)
 
@@ -24,6 +24,11 @@ test: $(DONE)
 # needs a docker engine with compose; skipped with a message where none answers
 test-cluster: $(DONE)
 	$(BIN)/python -m pytest -rs tests/cluster/test_compose.py
+
+# a study under over 60 faults must end as it does undisturbed; about eight minutes
+# (SEED=N for the faults of an earlier run)
+chaos: $(DONE)
+	cd tests && ../$(BIN)/python -m chaos.chaos $(if $(SEED),--seed $(SEED))
 
 lint: $(DONE)
 	$(BIN)/ruff check .

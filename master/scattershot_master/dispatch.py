@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+from redis import Redis
 from rq.command import send_command
 
 from scattershot.bus import info, pulse
 from scattershot.bus.connection import connect
 from scattershot.bus.info import StudyInfo
-from scattershot.bus.keys import Keys, job_id
+from scattershot.bus.keys import Keys, job_id, trial_of
 from scattershot.bus.queue import TrialQueue, TrialSpec
-from scattershot.bus.state import TrialStates, submission
+from scattershot.bus.state import TrialStates, settlement
 from scattershot.bus.stream import EventStream, place
 from scattershot.errors import ScattershotError
 from scattershot.trial import Trial
@@ -23,6 +25,8 @@ from scattershot_master.board import TrialRecord
 _MASTER_LEASE_MS = 15_000
 #: Seconds after which a trial that should be on the queue is looked for there.
 _LOST_AFTER = 10.0
+#: Trials sent in one round trip: Redis serves nobody else meanwhile.
+_AT_ONCE = 500
 
 
 class Dispatch:
@@ -38,6 +42,7 @@ class Dispatch:
         #: What this master is known by; a `stop` names the one that it is meant for.
         self.token = f"{study.uid}:{time.time_ns()}"
         self._sent: dict[int, float] = {}
+        self._run = ""
 
     # ---- the study
 
@@ -88,6 +93,15 @@ class Dispatch:
         """Stop being the master."""
         if self.connection.get(self._keys.master) == self.token:
             self.connection.delete(self._keys.master)
+
+    def restarted(self) -> bool:
+        """Return whether another server process answers than when this was asked last.
+
+        A crash costs it its last second, and may be so short that a client only tries again.
+        """
+        run = str(self.connection.info("server").get("run_id", ""))
+        before, self._run = self._run, run
+        return before not in ("", run)
 
     def published(self) -> bool:
         """Return whether Redis still knows the study (it may have lost its data)."""
@@ -148,25 +162,33 @@ class Dispatch:
         trials = [*{trial.number: trial for trial in trials}.values()]  # RQ puts no job twice
         if not trials:
             return
-        steps = [
-            submission(
-                trial.number,
-                trial.until,
-                trial.attempts,
-                trial.done,
-                trial.checkpoint,
-                trial.failures,
-            )
-            for trial in trials
-        ]
         known = set(queued)
+        ready = self._submit(trials[:_AT_ONCE], known)
+        if len(trials) > _AT_ONCE:
+            # this process makes up the next ones while Redis takes in the last
+            with ThreadPoolExecutor(1) as thread:
+                for first in range(_AT_ONCE, len(trials), _AT_ONCE):
+                    taken = thread.submit(self.queue.put, ready)
+                    ready = self._submit(trials[first : first + _AT_ONCE], known)
+                    taken.result()
+        self.queue.put(ready)
+
+    def _submit(
+        self, trials: Sequence[TrialRecord], known: set[str]
+    ) -> list[tuple[TrialSpec, int]]:
+        """Make trials known; return those, with their attempt, that must be put on the queue."""
+        answers = self.states.submit_all(
+            [
+                (one.number, one.until, one.attempts, one.done, one.checkpoint, one.failures)
+                for one in trials
+            ]
+        )
         attempts = []
-        for trial, (state, last) in zip(trials, self.states.run(steps), strict=True):
-            attempt = int(last) + 1
-            if state == "waiting" and self._job(trial.number, attempt) not in known:
-                attempts.append((self._spec(trial), attempt))
+        for trial, (state, last) in zip(trials, answers, strict=True):
+            if state == "waiting" and self._job(trial.number, last + 1) not in known:
+                attempts.append((self._spec(trial), last + 1))
                 self._sent[trial.number] = time.monotonic()
-        self.queue.put(attempts)
+        return attempts
 
     def stop(
         self, trials: Sequence[TrialRecord], kind: Literal["kill", "hold"], reason: str | None
@@ -179,6 +201,16 @@ class Dispatch:
             stop_trial(
                 self.states, trial.number, kind, trial.kill_asked if reason is None else reason
             )
+
+    def settle(self, trials: Mapping[int, TrialRecord], queued: Iterable[str]) -> None:
+        """Let nobody train what has ended, though Redis has lost its end and has it to be trained.
+
+        `queued` are the job ids on the queue.
+        """
+        sought = {*self.states.running(), *(trial_of(one, self.info.name) for one in queued)}
+        found = (trials[one] for one in sought if one is not None and one in trials)
+        if steps := [settlement(one.number, one.state) for one in found if not one.living]:
+            self.states.run(steps)
 
     def reap(self, trials: dict[int, TrialRecord], max_failures: int) -> list[int]:
         """Put trials back whose worker gave no sign of life; return their numbers."""
@@ -197,18 +229,23 @@ class Dispatch:
                 self._sent[number] = time.monotonic()
         return lost
 
-    def find_lost(self, waiting: Iterable[TrialRecord]) -> None:
-        """Put waiting trials back on the queue that have dropped off it.
+    def find_lost(self, trials: Iterable[TrialRecord]) -> None:
+        """Put trials back on the queue that wait, as Redis has it, and have dropped off it.
 
         A worker that dies between taking a job and claiming its trial leaves no lease behind. One
         that lives, its child still importing torch, has the job among RQ's started ones.
         """
         now = time.monotonic()
-        overdue = [one for one in waiting if now - self._sent.get(one.number, 0.0) > _LOST_AFTER]
+        overdue = [one for one in trials if now - self._sent.get(one.number, 0.0) > _LOST_AFTER]
         if not overdue:
             return
         queued = {*self.queue.waiting(), *self.queue.taken()}
-        self.send(overdue, queued=queued)
+        missing = [
+            one
+            for one in overdue
+            if queued.isdisjoint(self._job(one.number, one.attempts + more) for more in (0, 1))
+        ]
+        self.send(missing, queued=queued)
         for trial in overdue:
             self._sent[trial.number] = now
 
@@ -223,6 +260,11 @@ class Dispatch:
     def _spec(self, record: TrialRecord) -> TrialSpec:
         trial = Trial(record.number, record.stage, record.params, record.seed, record.epochs)
         return TrialSpec.of(self.info.name, self.info.uid, trial)
+
+
+def unseat(connection: Redis, study: str) -> None:
+    """Take a study from its master, if it has one: it notices within seconds, and stops."""
+    connection.set(Keys(study).master, f"taken over:{time.time_ns()}", px=_MASTER_LEASE_MS, xx=True)
 
 
 def stop_trial(states: TrialStates, trial: int, kind: Literal["kill", "hold"], reason: str) -> str:

@@ -8,16 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from redis.exceptions import (
-    BusyLoadingError,
-    ConnectionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TimeoutError,
-)
-
 from scattershot.bus.pulse import Pulse
 from scattershot.bus.stream import Event
+from scattershot.bus.trouble import TROUBLE
 from scattershot.errors import CheckpointError, ScattershotError
 from scattershot.settings import StudyFile
 from scattershot.store.files import exists
@@ -32,8 +25,8 @@ from scattershot_master.ledger import Ledger
 from scattershot_master.retaining import Retaining
 from scattershot_master.roster import Roster
 from scattershot_master.show.warnings import border_warnings
+from scattershot_master.upkeep import Upkeep
 
-_TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 #: Seconds between looks at leases, workers and the queue.
 _HOUSEKEEPING = 1.0
 #: A turn of the loop waits this long for more events, so that a flood is taken in gulps.
@@ -76,11 +69,16 @@ class Search:
         self._retaining = Retaining(self._board, study, self._checkpoints)
         self._killers: list[Killer] = []
         self._judge: Judge | None = None
-        self._outbox: list[TrialRecord] = []
-        self._kills: list[TrialRecord] = []
         self._roster = Roster(view.note)
+        self._upkeep = Upkeep(
+            ledger,
+            dispatch,
+            take=self._take,
+            note=view.note,
+            tend=tend,
+            stopping=lambda: self.stopping,
+        )
         self._due = 0.0
-        self._away_since: float | None = None
         #: Set (by a signal handler, or by the `stop` command) to end the loop cleanly.
         self.stopping = False
         if stage := planning.current_stage(self._board):
@@ -95,24 +93,23 @@ class Search:
         Raises:
             ScattershotError: the study cannot go on; nothing is lost.
         """
-        self._begin(workers_gone)
+        self._upkeep.begin(workers_gone=workers_gone)
         try:
             while not self.stopping:
                 try:
                     if self._turn():
                         return True
-                    self._away_since = None
-                except _TROUBLE as error:
-                    self._wait_for_redis(error)
-            self._hold()
+                except TROUBLE as error:
+                    self._upkeep.outwait(error)
+            self._upkeep.hold(self._study.worker.kill_grace)
             return False
         finally:
             self._retaining.settle()
 
     def restore(self) -> None:
         """Give Redis all it must know of the study, and leave it at that."""
-        self._begin(workers_gone=False)
-        self._act()
+        self._upkeep.begin(workers_gone=False)
+        self._upkeep.act()
 
     # ---- a turn of the loop
 
@@ -126,9 +123,11 @@ class Search:
             self._take(event)
         over = self._plan()
         self._ledger.commit()
-        self._act()
+        self._upkeep.act()
         if time.monotonic() >= self._due:
-            self._housekeep()
+            self._tend()
+            self._roster.meet(self._dispatch.workers())
+            self._upkeep.keep(self._study.worker.max_failures)
             self._due = time.monotonic() + _HOUSEKEEPING
         self._view.update(self._board, self._roster.workers, rate=self._roster.rate())
         return over
@@ -163,7 +162,7 @@ class Search:
         before = trial.living
         self._ledger.append(event.kind, **about, r=event.reason, y=event.why)
         if event.kind == "waiting" and not event.why:
-            self._outbox.append(trial)
+            self._upkeep.outbox.append(trial)
         if event.why in ("crash", "lost"):
             self._view.note(f"trial {trial.number} attempt {event.attempt}: {event.reason}")
         if before and not trial.living:
@@ -174,7 +173,7 @@ class Search:
             return
         if reason := self._judge.verdict(trial):
             self._ledger.append("kill", t=trial.number, r=reason)
-            self._kills.append(trial)
+            self._upkeep.kills.append(trial)
 
     def _ended(self, trial: TrialRecord) -> None:
         self._roster.trial_ended()
@@ -223,9 +222,9 @@ class Search:
                 continue
             if rung := planning.due_rung(board, self._killers):
                 self._ledger.append("settled", **rung)
-                self._outbox += [board.trials[number] for number in rung["go"]]
+                self._upkeep.outbox += [board.trials[number] for number in rung["go"]]
                 for number, _ in rung["kill"]:
-                    self._kills.append(board.trials[number])
+                    self._upkeep.kills.append(board.trials[number])
                     self._ended(board.trials[number])
                 continue
             self._sample(self._roster.lookahead() - len(board.by_state["waiting"]))
@@ -237,7 +236,7 @@ class Search:
             return
         for point in planning.next_points(self._board, self._study, self._killers, count):
             self._ledger.append("sampled", **point)
-            self._outbox.append(self._board.trials[point["t"]])
+            self._upkeep.outbox.append(self._board.trials[point["t"]])
 
     def _open_next(self) -> bool:
         index = len(self._board.stages)
@@ -251,7 +250,7 @@ class Search:
         self._enter(stage)
         for number in stage.trials:
             self._retaining.lives(self._board.trials[number])
-            self._outbox.append(self._board.trials[number])
+            self._upkeep.outbox.append(self._board.trials[number])
         self._retaining.stage_opened()
         epochs = self._study.stages[index].epochs
         self._view.note(f"stage {stage.name}: {stage.target} trials to {epochs} epochs")
@@ -269,122 +268,3 @@ class Search:
         for warning in border_warnings(self._board):
             if warning.stage == stage.name:
                 self._view.note(f"warning: {warning}")
-
-    # ---- acting
-
-    def _act(self) -> None:
-        """Carry out what is written down. After a failure `_resync` does all of it again."""
-        self._dispatch.stop(self._kills, "kill", None)
-        self._kills.clear()
-        self._dispatch.send(self._outbox)
-        self._outbox.clear()
-
-    def _begin(self, workers_gone: bool) -> None:
-        while not self.stopping:
-            try:
-                if self._dispatch.forget_beyond(self._board.cursor):
-                    self._view.note("the ledger ends before what Redis knows: Redis forgets it")
-                if workers_gone:
-                    self._catch_up()
-                    self._free_running()
-                else:
-                    self._dispatch.states.extend_leases()
-                self._resync()
-                return
-            except _TROUBLE as error:
-                self._wait_for_redis(error)
-
-    def _free_running(self) -> None:
-        """Take up trials whose workers went down with the last master; nobody failed."""
-        for number in self._board.by_state["running"] | self._board.by_state["waiting"]:
-            record = self._board.trials[number]
-            state = self._dispatch.states.submit(
-                number,
-                record.until,
-                attempt=record.attempts,
-                epoch=record.done,
-                checkpoint=record.checkpoint,
-                failures=record.failures,
-            )
-            if state[0] == "running":
-                self._dispatch.states.requeue(number, state[1], "drain", max_failures=0)
-
-    def _resync(self) -> None:
-        """Make Redis know all that the ledger does: living trials, their budgets, their kills."""
-        self._catch_up()
-        board = self._board
-        living = sorted(
-            number for state in ("waiting", "running", "paused") for number in board.by_state[state]
-        )
-        records = [board.trials[number] for number in living]
-        self._dispatch.send(records, queued=self._dispatch.queue.waiting())
-        self._outbox.clear()
-        self._kills[:] = [record for record in records if record.kill_asked]
-
-    def _catch_up(self) -> None:
-        """Take in what happened while nobody listened."""
-        for event in self._dispatch.stream.read(self._board.cursor, block_ms=None, count=100_000):
-            self._take(event)
-        self._ledger.commit()
-
-    def _wait_for_redis(self, error: Exception) -> None:
-        """Wait out an outage, then give every worker's lease a fresh start before reaping."""
-        if self._away_since is None:
-            self._away_since = time.monotonic()
-            self._view.note(f"Redis does not answer ({error}); waiting for it")
-        while not self.stopping:
-            time.sleep(0.5)
-            self._tend()
-            try:
-                self._dispatch.connection.ping()
-                self._dispatch.states.extend_leases()
-                if not self._restore():
-                    self._resync()
-            except _TROUBLE:
-                continue
-            self._view.note(f"Redis is back after {time.monotonic() - self._away_since:.0f} s")
-            self._away_since = None
-            return
-
-    def _restore(self) -> bool:
-        """Give Redis all it must know, should it have lost its data; return whether it had."""
-        if self._dispatch.published():
-            return False
-        self._view.note("Redis has lost its data; it is given again what the ledger holds")
-        self._dispatch.take(by_force=True)
-        self._resync()
-        return True
-
-    def _housekeep(self) -> None:
-        board, dispatch = self._board, self._dispatch
-        self._tend()
-        dispatch.renew()
-        self._restore()
-        self._roster.meet(dispatch.workers())
-        dispatch.reap(board.trials, self._study.worker.max_failures)
-        dispatch.find_lost(board.trials[number] for number in board.by_state["waiting"])
-        if self._ledger.synced_cursor:
-            dispatch.trim(self._ledger.synced_cursor)
-
-    # ---- stopping
-
-    def _hold(self) -> None:
-        """Let running trials go back to waiting, so that they go on when the study does."""
-        board, dispatch = self._board, self._dispatch
-        deadline = time.monotonic() + self._study.worker.kill_grace + 10
-        try:
-            held: set[tuple[int, int]] = set()
-            while time.monotonic() < deadline:
-                dispatch.clear_queue(board.trials[number] for number in board.by_state["waiting"])
-                for event in dispatch.stream.read(board.cursor, block_ms=100):
-                    self._take(event)
-                self._ledger.commit()
-                running = [board.trials[number] for number in board.by_state["running"]]
-                if not running:
-                    break
-                unheard = [one for one in running if (one.number, one.attempts) not in held]
-                dispatch.stop(unheard, "hold", "")
-                held |= {(one.number, one.attempts) for one in unheard}
-        except _TROUBLE as error:
-            self._view.note(f"Redis does not answer ({error}): running trials are left as they are")
-        self._ledger.commit(sync=True)

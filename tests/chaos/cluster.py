@@ -80,7 +80,7 @@ class Service:
     def send(self, number: int) -> None:
         """Send the command itself a signal."""
         self._told |= number in (signal.SIGKILL, signal.SIGTERM)
-        _send(self.process, number)
+        send(self.process, number)
 
     def child(self) -> psutil.Process | None:
         """Return a worker's oldest child, which trains, if it has one."""
@@ -191,8 +191,8 @@ class Cluster:
     def freeze(self, processes: Sequence[psutil.Process], seconds: float) -> None:
         """Stop processes, and let them go on in a while."""
         for process in processes:
-            _send(process, signal.SIGSTOP)
-            self.later(seconds, partial(_send, process, signal.SIGCONT))
+            send(process, signal.SIGSTOP)
+            self.later(seconds, partial(send, process, signal.SIGCONT))
 
     def running(self) -> list[dict[str, Any]]:
         """Return the hashes of the trials that run now, as Redis has them; none if it is down."""
@@ -276,12 +276,13 @@ class Cluster:
             except psutil.NoSuchProcess:
                 family = [one.process]
             for process in family:
-                _send(process, signal.SIGKILL)
+                send(process, signal.SIGKILL)
             one.process.wait(10)
             one.proxy.close()
         self.server.kill()
 
 
-def _send(process: psutil.Process, number: int) -> None:
+def send(process: psutil.Process, number: int) -> None:
+    """Send a process a signal, should it still be there."""
     with suppress(psutil.NoSuchProcess):  # it ended by itself, or by another fault
         process.send_signal(number)

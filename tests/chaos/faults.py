@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from chaos.cluster import Cluster, Service
+from chaos.cluster import Cluster, Service, send
 from scattershot.bus.queue import TrialQueue
 from scattershot.bus.state import LEASE
 from scattershot.store.names import list_checkpoints
@@ -38,7 +38,7 @@ def kill_child(cluster: Cluster, rng: Random) -> str | None:
     trial = rng.choice(running)
     if not (child := cluster.trainer_of(trial)):
         return None
-    child.kill()
+    send(child, signal.SIGKILL)
     return f"child of {trial['worker']}, trial {trial['trial']}"
 
 
@@ -47,7 +47,7 @@ def kill_any_child(cluster: Cluster, rng: Random) -> str | None:
     worker = _worker(cluster, rng)
     if worker is None or not (child := worker.child()):
         return None
-    child.kill()
+    send(child, signal.SIGKILL)
     return f"child of {worker.name}"
 
 
@@ -56,7 +56,7 @@ def terminate_child(cluster: Cluster, rng: Random) -> str | None:
     worker = _worker(cluster, rng)
     if worker is None or not (child := worker.child()):
         return None
-    child.terminate()
+    send(child, signal.SIGTERM)
     return f"child of {worker.name}"
 
 
@@ -228,15 +228,15 @@ def damage_checkpoint(cluster: Cluster, rng: Random) -> str | None:
     trial = rng.choice(running)
     if not (child := cluster.trainer_of(trial)):
         return None
-    child.suspend()
+    send(child, signal.SIGSTOP)
     time.sleep(0.1)  # what it has sent arrives
     files = list_checkpoints(cluster.folder, trial["trial"])
     still = [one for one in cluster.running() if one["trial"] == trial["trial"]]
     if not files or not still or still[0]["attempt"] != trial["attempt"]:
-        child.resume()
+        send(child, signal.SIGCONT)
         return None
     how = _damage(files[-1], rng)
-    child.kill()
+    send(child, signal.SIGKILL)
     return f"{files[-1].name} {how}, its process killed"
 
 
@@ -288,6 +288,20 @@ FAULTS: dict[Fault, int] = {
     cut_off_master: 2,
     damage_checkpoint: 2,
     power_cut: 1,
+}
+
+#: Those of a run of about a minute: each kind of process, Redis, the network and the disk.
+FEW: dict[Fault, int] = {
+    kill_child: 2,
+    kill_supervisor: 1,
+    drain_worker: 1,
+    freeze_worker: 1,
+    kill_master_writing: 1,
+    stop_master: 1,
+    restart_redis: 1,
+    empty_redis: 1,
+    cut_off: 1,
+    damage_checkpoint: 1,
 }
 
 

@@ -13,16 +13,13 @@ from scattershot_worker.tasks.digits import Digits
 class SlowDigits(Digits):
     """The built-in task, to the last digit of its numbers.
 
-    Sleeps $CHAOS_PAUSE seconds in every batch, and adds a byte to the file $CHAOS_EPOCHS for
-    every epoch trained.
+    Before an epoch's metrics it adds a byte to the file $CHAOS_EPOCHS, for the epoch that is
+    trained, and sleeps for $CHAOS_PAUSE seconds. The training itself stays as it is.
     """
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        time.sleep(float(os.environ.get("CHAOS_PAUSE", "0")))
-        return super().loss(outputs, targets)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         if path := os.environ.get("CHAOS_EPOCHS"):
             with open(path, "ab", buffering=0) as file:
                 file.write(b".")  # appended in one piece, whoever else does
+        time.sleep(float(os.environ.get("CHAOS_PAUSE", "0")))
         return super().metrics(outputs, targets)

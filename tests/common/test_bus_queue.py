@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rq import Queue
 from rq.job import Job
 
 from scattershot.bus.connection import connect
 from scattershot.bus.keys import job_id
-from scattershot.bus.queue import RUN_TRIAL, TrialQueue, TrialSpec
+from scattershot.bus.queue import BOOKS, RUN_TRIAL, TrialQueue, TrialSpec
 from scattershot.trial import Trial, Value
 
 PARAMS: dict[str, Value] = {"lr": 1e-3, "hidden": 64, "nesterov": True, "optimizer": "sgd \"'\\é"}
@@ -107,6 +108,24 @@ def test_a_job_has_no_time_limit_of_its_own(queue: TrialQueue) -> None:
     queue.put_front(SPEC, 2)
     for one in queue.waiting():
         assert queue.rq.connection.hget(f"rq:job:{one}", "timeout") == b"-1"
+
+
+def test_jobs_are_like_those_that_rq_makes(queue: TrialQueue) -> None:
+    queue.put([(SPEC, 1)])
+    mine = job_id("digits", 7, 1)
+    args = Job.fetch(mine, connection=queue.rq.connection, serializer=queue.rq.serializer).args
+    queue.rq.enqueue_many([queue.rq.prepare_data(RUN_TRIAL, args=args, job_id="rq", **BOOKS)])
+
+    def fields(job: str) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = queue.rq.connection.hgetall(Job.key_for(job))  # type: ignore
+        call = zlib.decompress(found.pop(b"data"))
+        found = {name: value for name, value in found.items() if value}
+        for when in (b"created_at", b"enqueued_at"):
+            found[when] = found[when][:4]
+        return {**found, b"call": json.dumps(json.loads(call)).encode()}
+
+    assert fields(mine) == fields("rq")
+    assert queue.rq in Queue.all(connection=queue.rq.connection)
 
 
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False) | st.integers() | st.text()))

@@ -9,7 +9,7 @@ from redis import Redis
 
 from scattershot.bus.connection import connect
 from scattershot.bus.pulse import redis_time
-from scattershot.bus.state import LEASE, Answer, TrialStates, finish, report, submission
+from scattershot.bus.state import LEASE, Answer, TrialStates, finish, report
 from scattershot.bus.stream import Event, EventStream
 
 ODD_NAMES = ["digits.v2", "a-1-a1", "два слова", "q\"uo'te\\", "{x}*?[a]", "new\nline %s"]
@@ -527,7 +527,7 @@ def whole_life(states: TrialStates) -> list[str]:
     """Let a trial live through every script; return what the master hears."""
     forget = states.connection.script_flush
     steps: Sequence[Callable[[], object]] = [
-        lambda: do(states, submission(7, 4, 0, 0, "", 0)),
+        lambda: states.submit(7, 4),
         lambda: states.claim(7, 1, "w1"),
         lambda: states.beat(7, 1),
         lambda: do(states, report(7, 1, 1, {"acc": 0.5}, "one"), report(7, 1, 2, {}, "two")),

@@ -12,7 +12,7 @@ from scattershot.bus.connection import connect
 from scattershot.bus.info import StudyInfo, fetch
 from scattershot.bus.keys import Keys, job_id
 from scattershot.bus.queue import TrialSpec
-from scattershot.bus.state import Step, TrialStates, finish, report
+from scattershot.bus.state import Answer, Step, TrialStates, finish, report
 from scattershot.errors import ScattershotError
 from scattershot_master import dispatch as module
 from scattershot_master.board import TrialRecord
@@ -181,6 +181,14 @@ def test_a_trial_that_is_sent_twice_at_once_is_put_on_the_queue_once(dispatch: D
     assert jobs(dispatch) == [job_id("digits", 0, 1), job_id("digits", 1, 1)]
 
 
+def test_many_trials_are_sent_in_portions_and_in_their_order(
+    dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", 3)
+    dispatch.send([record(number, attempts=number % 2) for number in range(10)])
+    assert jobs(dispatch) == [job_id("digits", one, one % 2 + 1) for one in range(10)]
+
+
 def test_nothing_to_send_is_no_round_trip(dispatch: Dispatch) -> None:
     dispatch.connection.close()
     dispatch.states = None  # type: ignore[assignment]
@@ -289,6 +297,25 @@ def test_a_job_that_a_living_worker_has_taken_is_not_lost(dispatch: Dispatch) ->
     rq.connection.zadd(registry, {f"{job}:execution": 1})  # its worker gives no sign of life
     dispatch.find_lost([record(0)])
     assert jobs(dispatch) == [job]
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_nobody_trains_what_has_ended_though_redis_has_lost_its_end(
+    dispatch: Dispatch, running: bool
+) -> None:
+    trials = {number: record(number) for number in range(3)}
+    dispatch.send([*trials.values()])
+    if running:
+        claim(dispatch, 0)
+        claim(dispatch, 1)
+    trials[0].state = trials[2].state = "killed"
+    dispatch.settle(trials, ["someone-s-job", *jobs(dispatch)])
+    attempt = 2 if running else 1
+    assert not dispatch.states.claim(0, attempt, "w2").granted
+    assert not dispatch.states.claim(2, 1, "w2").granted
+    assert dispatch.states.run([report(0, 1, 1, {}, "f")]) == [Answer.FENCED]
+    assert dispatch.states.running() == ([1] if running else [])
+    assert dispatch.states.claim(1, 1, "w1").granted
 
 
 def test_the_queue_is_cleared_of_this_study_alone(dispatch: Dispatch, redis_url: str) -> None:

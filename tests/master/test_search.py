@@ -683,7 +683,8 @@ def test_workers_get_time_after_an_outage(redis_url: str, tmp_path: Path) -> Non
 
     with PretendWorkers(redis_url, 2, fault=fault):
         master = Master(redis_url, tmp_path, STUDY, Watcher(looks.append))
-        own, master.search._act = master.search._act, act  # type: ignore[method-assign]
+        upkeep = master.search._upkeep
+        own, upkeep.act = upkeep.act, act  # type: ignore[method-assign]
         assert master.run()
     assert not left
     assert not events(tmp_path, "waiting")
@@ -697,7 +698,7 @@ def test_a_master_that_never_reached_redis_can_be_stopped(
     def tend() -> None:
         master.search.stopping = True
 
-    master.search._tend = tend
+    master.search._upkeep._tend = tend
     own_redis.stop()
     assert not master.search.run()
     master.ledger.close()

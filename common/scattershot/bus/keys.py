@@ -43,3 +43,15 @@ def job_id(study: str, trial: int, attempt: int) -> str:
     if safe != study:  # two studies may differ in such a character alone
         safe += "-" + blake2b(study.encode(), digest_size=4).hexdigest()
     return f"{safe}-{trial}-a{attempt}"
+
+
+def trial_of(job: str, study: str) -> int | None:
+    """Return which trial of `study` a job id stands for; None if it is none of its jobs.
+
+    >>> trial_of("digits_v2-17-a1", "digits_v2"), trial_of("digits_v2-17-a1", "digits")
+    (17, None)
+    """
+    number = job.rpartition("-a")[0].rpartition("-")[2]
+    if number.isdecimal() and job.startswith(job_id(study, int(number), 0)[:-1]):
+        return int(number)
+    return None

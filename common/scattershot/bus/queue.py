@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,21 @@ from scattershot.trial import Trial, Value
 if TYPE_CHECKING:
     from redis import Redis
 
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 #: The only function a worker runs. RQ gets its name, never code.
 RUN_TRIAL = "scattershot_worker.job.run_trial"
+
+
+# KEYS: the queue, the set of all queues. ARGV: the fields that all jobs share (JSON: name, value,
+# …), then each job's key, its id and its call.
+_PUT_ALL = """
+local fields = cjson.decode(ARGV[1])
+redis.call('SADD', KEYS[2], KEYS[1])
+for i = 2, #ARGV, 3 do
+  redis.call('HSET', ARGV[i], 'data', ARGV[i + 2], unpack(fields))
+  redis.call('RPUSH', KEYS[1], ARGV[i + 1])
+end
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +54,7 @@ class TrialSpec:
 
     def to_json(self) -> str:
         """Return the spec as the job's argument."""
-        return json.dumps(
+        return _ENCODE(
             [
                 self.study,
                 self.uid,
@@ -49,8 +63,7 @@ class TrialSpec:
                 dict(self.params),
                 self.seed,
                 self.epochs,
-            ],
-            separators=(",", ":"),
+            ]
         )
 
     @classmethod
@@ -85,23 +98,30 @@ class TrialQueue:
         #: RQ's own queue; JSON, so that nothing is ever unpickled.
         self.rq = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
         self._connection = connection
+        self._put_all = connection.register_script(_PUT_ALL)
 
     def put(self, attempts: Iterable[tuple[TrialSpec, int]]) -> None:
         """Enqueue (spec, attempt) pairs in one round trip.
 
         An attempt that is on the queue twice does no harm: its second claim is refused.
+
+        RQ makes one job, and the others are its like: made one by one, 100,000 took 13 s.
         """
-        datas = [
-            self.rq.prepare_data(
-                RUN_TRIAL,
-                args=_signed(spec, attempt),
-                job_id=job_id(spec.study, spec.trial, attempt),
-                **BOOKS,
-            )
-            for spec, attempt in attempts
-        ]
-        if datas:
-            self.rq.enqueue_many(datas)
+        from rq.job import Job, JobStatus
+
+        arguments: list[str | bytes] = []
+        for spec, attempt in attempts:
+            one = job_id(spec.study, spec.trial, attempt)
+            call = _ENCODE((RUN_TRIAL, None, _signed(spec, attempt), {})).encode()
+            arguments += [Job.key_for(one), one, _packed(call)]
+        if not arguments:
+            return
+        model = self.rq.create_job(RUN_TRIAL, status=JobStatus.QUEUED, **BOOKS)
+        model.enqueued_at = model.created_at
+        fields = {name: value for name, value in model.to_dict().items() if value != ""}
+        del fields["data"]
+        shared = [one for pair in fields.items() for one in pair]
+        self._put_all([self.rq.key, self.rq.redis_queues_keys], [json.dumps(shared), *arguments])
 
     def put_front(self, spec: TrialSpec, attempt: int) -> None:
         """Enqueue a further attempt before everything that waits; once, if asked twice."""
@@ -156,3 +176,9 @@ def _signed(spec: TrialSpec, attempt: int) -> tuple[str, int, str]:
     # which attempt is due is settled by the trial's state
     text = spec.to_json()
     return text, attempt, sign(text, secret())
+
+
+def _packed(call: bytes) -> bytes:
+    # as RQ reads it; without compressing anything, which took longer than all the rest
+    stream = zlib.compressobj(0, zlib.DEFLATED, 9, 1)
+    return stream.compress(call) + stream.flush()

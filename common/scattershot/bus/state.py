@@ -138,6 +138,16 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 event('e', state, 't', ARGV[1], 'a', ARGV[2], 'r', reason)
 return state
 """,
+    # ARGV: state. The ledger knows its end, and Redis has lost it: nobody may train it again.
+    "settle": """
+local s = redis.call('HGET', KEYS[1], 'state')
+if s == 'waiting' or s == 'running' then
+  redis.call('HSET', KEYS[1], 'state', ARGV[2])
+  redis.call('HDEL', KEYS[1], 'signal')
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
+return 0
+""",
     # ARGV: signal (kill or hold), reason. The first kill stands, whatever comes after it.
     "signal": """
 local s = redis.call('HMGET', KEYS[1], 'state', 'worker', 'attempt', 'signal')
@@ -190,6 +200,18 @@ return 0
 """,
 }
 _SOURCES = {name: _NOW + body for name, body in _SCRIPTS.items()}
+# `submit` for many: KEYS[1] is what all trials' keys begin with, ARGV[1] a JSON list of the
+# arguments of each. As one script each, 100,000 took 6 s.
+_SOURCES["submit_all"] = f"""
+local function submit(KEYS, ARGV)
+{_SCRIPTS["submit"]}
+end
+local out = {{}}
+for i, one in ipairs(cjson.decode(ARGV[1])) do
+  out[i] = submit({{KEYS[1] .. one[1]}}, one)
+end
+return cjson.encode(out)
+"""
 _SHAS = {name: sha1(source.encode()).hexdigest() for name, source in _SOURCES.items()}
 
 Step = tuple[str, int, Sequence[str | int | float]]
@@ -213,9 +235,18 @@ class TrialStates:
         failures: int = 0,
     ) -> tuple[str, int]:
         """Make the trial known, or raise its budget; return its state and its last attempt."""
-        step = submission(trial, until, attempt, epoch, checkpoint, failures)
-        (answer,) = self.run([step])
-        return str(answer[0]), int(answer[1])
+        (answer,) = self.submit_all([(trial, until, attempt, epoch, checkpoint, failures)])
+        return answer
+
+    def submit_all(
+        self, trials: Sequence[tuple[int, int, int, int, str, int]]
+    ) -> list[tuple[str, int]]:
+        """Submit trials, each with the arguments of `submit`, in one round trip."""
+        if not trials:
+            return []
+        texts = json.dumps([[str(argument) for argument in one] for one in trials])
+        answer = json.loads(self._evaluate("submit_all", [self.keys.prefix], [texts]))
+        return [(str(state), int(attempt)) for state, attempt in answer]
 
     def claim(self, trial: int, attempt: int, worker: str) -> Claim:
         """Take the trial for `worker`, if it waits and this attempt is its next one."""
@@ -244,6 +275,11 @@ class TrialStates:
         """End an attempt without a result; return the trial's new state, or "fenced"."""
         (answer,) = self.run([("requeue", trial, (attempt, why, max_failures, reason))])
         return str(answer)
+
+    def running(self) -> list[int]:
+        """Return the trials that run, as Redis has it."""
+        members: Any = self.connection.zrange(self.keys.running, 0, -1)
+        return [int(one) for one in members]
 
     def expired(self) -> list[tuple[int, int]]:
         """Return (trial, attempt) of every running trial whose lease ran out."""
@@ -286,11 +322,9 @@ class TrialStates:
             self.connection.script_load(source)
 
 
-def submission(
-    trial: int, until: int, attempt: int, epoch: int, checkpoint: str, failures: int
-) -> Step:
-    """Return the step that makes a trial known, for use in `TrialStates.run`."""
-    return ("submit", trial, (until, attempt, epoch, checkpoint, failures))
+def settlement(trial: int, state: str) -> Step:
+    """Return the step that makes good an end that Redis has lost."""
+    return ("settle", trial, (state,))
 
 
 def report(

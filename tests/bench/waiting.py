@@ -1,0 +1,91 @@
+"""Owns the figure `waiting`: a master that starts on a study of 100,000 trials that wait."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from bench import harness
+from bench.harness import Figure
+
+TRIALS = 100_000
+SECONDS, MEGABYTES = 5.0, 400.0
+RUNS = 3
+
+
+def measure() -> list[Figure]:
+    """Start the real command on a Redis that knows nothing; it ends when all are on the queue."""
+    from scattershot.bus.server import EmbeddedServer
+
+    seen = []
+    for _ in range(RUNS):
+        with harness.folder() as folder:
+            file = _write_study(folder)
+            server = EmbeddedServer(folder / "redis")
+            url = server.start()
+            try:
+                seen.append(_start(file, url, folder))
+            finally:
+                server.stop()
+    times, sizes = zip(*seen, strict=True)
+    print(f"  {TRIALS} trials, s: {harness.spread(times)}, MB: {harness.spread(sizes, 0)}")
+    return [
+        harness.at_most("waiting: all on the queue", harness.median(times), SECONDS, " s"),
+        harness.at_most("waiting: master's memory", max(sizes), MEGABYTES, " MB"),
+    ]
+
+
+def _start(file: Path, url: str, folder: Path) -> tuple[float, float]:
+    """Return the seconds until all trials are on the queue, and the master's largest size."""
+    from scattershot.bus.connection import connect
+    from scattershot.bus.queue import TrialQueue
+
+    key, redis = TrialQueue(connect(url, decode=False)).rq.key, connect(url)
+    begun = time.perf_counter()
+    master = subprocess.Popen(
+        [harness.scattershot(), "master", file, "--out", folder],
+        env={**harness.environment(), "SCATTERSHOT_REDIS": url},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        process, largest = psutil.Process(master.pid), 0
+        while redis.llen(key) < TRIALS:
+            if time.perf_counter() - begun > 120:
+                raise RuntimeError("the trials never came to the queue")
+            largest = max(largest, process.memory_info().rss)
+            time.sleep(0.02)
+        seconds = time.perf_counter() - begun
+        for _ in range(100):  # what it needs a moment later counts as well
+            largest = max(largest, process.memory_info().rss)
+            time.sleep(0.02)
+        return seconds, largest / 1e6
+    finally:
+        master.kill()
+        master.wait()
+
+
+def _write_study(folder: Path) -> Path:
+    """Write a study file, and a ledger in which all its trials are sampled; return the file."""
+    from scattershot.study_file import load
+    from scattershot_master import planning
+    from scattershot_master.opening import open_study
+
+    text = (harness.ROOT / "examples" / "digits.toml").read_text()
+    head = text.partition("[[stage]]")[0]
+    file = folder / "digits.toml"
+    file.write_text(f'{head}\n[[stage]]\nname = "all"\ntrials = {TRIALS}\nepochs = 20\n')
+    study, ledger = open_study(load(file), file.read_text(), folder, fresh=False)
+    fields = planning.next_stage(ledger.board, study, [])
+    assert fields is not None
+    ledger.append("stage", **fields)
+    for point in planning.next_points(ledger.board, study, [], TRIALS):
+        ledger.append("sampled", **point)
+    ledger.close()
+    return file
+
+
+if __name__ == "__main__":
+    harness.main(measure)
