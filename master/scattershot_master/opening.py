@@ -16,12 +16,14 @@ from scattershot_master.ledger import LEDGER, Ledger
 _STUDY = "study.toml"
 
 
-def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple[StudyFile, Ledger]:
+def open_study(
+    study: StudyFile, text: str, root: Path, *, fresh: bool, wait_s: float = 0.0
+) -> tuple[StudyFile, Ledger]:
     """Open the study's ledger under `root`; return it and the study under its folder's name.
 
     Without `fresh` the newest folder of this name goes on; with it a new one is made, and
     nothing is ever deleted but stale temp files. `text` is the study file's, kept as `study.toml`
-    beside the ledger.
+    beside the ledger. A master that was told to make room gets `wait_s` seconds for it.
 
     Raises:
         StudyFileError: the folder holds a study that was begun with other settings.
@@ -32,7 +34,7 @@ def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple
     if folder is None:
         folder = _unused(root, name)
     study = renamed(study, folder.name)
-    ledger = Ledger(folder)
+    ledger = Ledger(folder, wait_s=wait_s)
     board = ledger.board
     dumped = study.model_dump(mode="json", by_alias=True)
     if not board.study:

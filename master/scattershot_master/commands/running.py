@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 End = Literal["over", "stopped", "interrupted"]
 #: Seconds to wait for a Redis that may be starting as well; as long as workers do.
 _PATIENCE = 60.0
+#: Seconds that a master gets to leave its study to one that takes over.
+_ROOM = 30.0
 #: What a shell calls "ended by Ctrl-C".
 INTERRUPTED = 130
 
@@ -128,7 +130,7 @@ def master(
         )
     from scattershot_master.opening import note_home
 
-    study, ledger = _open(file, out, fresh)
+    study, ledger = _open(file, out, fresh, taken_from=url if take_over else None)
     home, view = file.resolve().parent, _view()
     data = study.study.data  # workers on other machines have it where they have it
     try:
@@ -145,11 +147,33 @@ def master(
     _say_the_end(ledger)
 
 
-def _open(file: Path, out: Path, fresh: bool) -> tuple[StudyFile, Ledger]:
+def _open(
+    file: Path,
+    out: Path,
+    fresh: bool,
+    *,
+    taken_from: str | None = None,
+) -> tuple[StudyFile, Ledger]:
+    """Open the study; a master that runs it by the Redis at `taken_from` has to make room."""
     from scattershot.study_file import load
-    from scattershot_master.opening import open_study
+    from scattershot_master.opening import newest_folder, open_study
 
-    return open_study(load(file), file.read_text(encoding="utf-8-sig"), out, fresh=fresh)
+    study, wait_s = load(file), 0.0
+    folder = newest_folder(out, study.study.name)
+    if taken_from is not None and folder is not None and not fresh:
+        _unseat(taken_from, folder.name)
+        wait_s = _ROOM
+    text = file.read_text(encoding="utf-8-sig")
+    return open_study(study, text, out, fresh=fresh, wait_s=wait_s)
+
+
+def _unseat(url: str, study: str) -> None:
+    from scattershot.bus.connection import connect, reach
+    from scattershot_master.dispatch import unseat
+
+    connection = connect(url)
+    reach(connection, url)
+    unseat(connection, study)
 
 
 def _claim_store(ledger: Ledger) -> None:
