@@ -185,7 +185,7 @@ class Dispatch:
         )
         attempts = []
         for trial, (state, last) in zip(trials, answers, strict=True):
-            if state == "waiting" and self._job(trial.number, last + 1) not in known:
+            if state == "waiting" and not (known and self._job(trial.number, last + 1) in known):
                 attempts.append((self._spec(trial), last + 1))
                 self._sent[trial.number] = time.monotonic()
         return attempts

@@ -1,4 +1,4 @@
-"""Owns the table of all figures: every benchmark in turn, about eight minutes."""
+"""Owns the table of all figures: every benchmark in turn."""
 
 from __future__ import annotations
 
