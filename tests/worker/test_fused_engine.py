@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from scattershot.task import Data, Task
 from scattershot_worker.fused import Engine, Lane, probe
 from scattershot_worker.handle import seed_everything
-from scattershot_worker.trainer import evaluate, train_epoch
+from scattershot_worker.trainer import evaluate, tensors_of, train_epoch
 from scattershot_worker.training import Training
 
 CPU = torch.device("cpu")
@@ -39,7 +39,8 @@ class Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
         x = x + self.drop(self.out(seen))
-        return x + self.drop(self.narrow(F.gelu(self.wide(self.second(x)))))
+        out: Tensor = x + self.drop(self.narrow(F.gelu(self.wide(self.second(x)))))
+        return out
 
 
 class Transformer(nn.Module):
@@ -50,7 +51,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.into(x.view(-1, 8, 8)) + self.place
-        return self.out(self.block(hidden).mean(1))
+        out: Tensor = self.out(self.block(hidden).mean(1))
+        return out
 
 
 def _mlp(p: float) -> nn.Module:
@@ -280,8 +282,9 @@ class Values(Small):
 
     @cache  # noqa: B019
     def data(self) -> Data:
-        (x, y), (x_val, y_val) = super().data().train, super().data().val  # type: ignore[misc]
-        return Data((x, y.double().unsqueeze(1)), (x_val, y_val.double().unsqueeze(1)))
+        parts = [tensors_of(part) for part in (super().data().train, super().data().val)]
+        train, val = ((x, y.double().unsqueeze(1)) for x, y in parts)
+        return Data(train, val)
 
     def model(self, params: Mapping[str, Any]) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1)).double()

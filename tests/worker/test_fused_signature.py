@@ -16,6 +16,7 @@ from scattershot.task import Data, Task
 from scattershot_worker.fused import NotFusable, probe
 from scattershot_worker.fused.verify import verify
 from scattershot_worker.handle import seed_everything
+from scattershot_worker.trainer import tensors_of
 from scattershot_worker.training import Training
 
 CPU = torch.device("cpu")
@@ -364,8 +365,8 @@ def test_a_look_leaves_the_trial_and_the_generators_as_they_were() -> None:
 
 class Loads(Any8x8):
     def data(self) -> Data:
-        (x, y), val = super().data().train, super().data().val  # type: ignore[misc]
-        return Data(DataLoader(TensorDataset(x, y), 8), val)
+        data = super().data()
+        return Data(DataLoader(TensorDataset(*tensors_of(data.train)), 8), data.val)
 
 
 class MakesItsOptimizer(Any8x8):
