@@ -104,7 +104,7 @@ def run_trial(
             _release_memory()
             bench.reporter.flush(attempt)
             return "crash", f"out of memory: {_first_line(error)}"
-        reason = str(error) if isinstance(error, ScattershotError) else _where(error)
+        reason = str(error) if isinstance(error, ScattershotError) else where(error)
         log.error("trial %d failed: %s", spec.trial, reason)
         _keep_traceback(attempt)
         return _ended(bench.reporter.end(attempt, "failed", reason))
@@ -172,7 +172,7 @@ def _ended(state: str) -> tuple[Outcome, str]:
     return ("fenced", _TAKEN_OVER) if state == "fenced" else ("ended", state)
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """Return an error in one line, with the place in the user's code it came from."""
     frames = [
         frame

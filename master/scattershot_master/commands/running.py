@@ -50,9 +50,10 @@ def run(
     Running it again goes on where it was; Ctrl-C stops cleanly.
     """
     from scattershot_master.launch.local import LocalWorkers
+    from scattershot_master.opening import data_folder
 
     study, ledger = _open(file, out, fresh)
-    paths, data, view = [file.resolve().parent, Path.cwd()], _data_folder(study, file), _view()
+    paths, data, view = [file.resolve().parent, Path.cwd()], data_folder(study, file), _view()
     try:
         if not ledger.board.finished:
             _claim_store(ledger)
@@ -265,12 +266,6 @@ def _say_the_end(ledger: Ledger) -> None:
     from scattershot_master.show.pages import final
 
     put(final(ledger.board, ledger.folder))
-
-
-def _data_folder(study: StudyFile, file: Path) -> str | None:
-    """Return [study] data; a relative one is meant from the study file's folder."""
-    data = study.study.data
-    return None if data is None else str((file.resolve().parent / data).absolute())
 
 
 def _default_slots() -> int:
