@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -32,8 +31,8 @@ def middle(space: Space, given: Mapping[str, Value]) -> dict[str, Value]:
     Which others exist follows from those given: with optimizer = "sgd" there is a momentum.
 
     >>> space = Space.parse({"lr": {"loguniform": [1e-4, 1.0]}, "hidden": {"choice": [8, 16, 32]}})
-    >>> middle(space, {"hidden": 32})
-    {'lr': 0.01, 'hidden': 32}
+    >>> middle(space, {"lr": 0.02})
+    {'lr': 0.02, 'hidden': 16}
 
     Raises:
         StudyFileError: the space has no hyperparameter of that name.
@@ -98,7 +97,7 @@ def run_checks(
         "only": [*only],
         "device": device,
         "seed": study.study.seed,
-        "threads": _cores(),
+        "threads": study.worker.threads,
         "paths": [str(path.resolve()) for path in paths],
     }
     with tempfile.TemporaryFile() as said:
@@ -132,7 +131,3 @@ def _last(said: IO[bytes], status: int) -> str:
     said.seek(0)
     lines = said.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"status {status}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

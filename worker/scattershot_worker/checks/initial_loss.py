@@ -14,7 +14,7 @@ from scattershot_worker.checks.subject import Subject
 
 _EXAMPLES = 1024
 #: The loss over chance: up to the first it is fine, up to the second worth a word.
-_FINE, _BEARABLE = 1.25, 3.0
+_FINE, _BEARABLE = 1.5, 3.0
 #: Below this part of chance a network knows what it cannot know.
 _KNOWS = 0.75
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,74 +54,85 @@ def check_task(
             "To have it checked, bring a task class (docs/own-tasks.md); it may share the code.",
         )
         return
-    with fixed_seed(seed):
-        subject, wrong = _look(task, params, _device(device), seed, space)
-    if subject is None:
-        yield wrong
-        return
-    for name in names:
-        with fixed_seed(seed):
-            try:
-                result = CHECKS[name](subject)
-            except (Exception, SystemExit) as error:
-                result = CheckResult(
-                    name,
-                    "fail",
-                    _said(error),
-                    "The task raised this error in the middle of the check.",
-                    "Correct it; in a study every trial that comes to this line would fail.",
-                )
-            finally:
-                subject.restore()
-        yield result
-
-
-def _look(
-    task: Task,
-    params: Mapping[str, Any],
-    device: torch.device,
-    seed: int,
-    space: Space | None,
-) -> tuple[Subject | None, CheckResult]:
-    """Return the task made ready, or what is wrong: data, model and loss are tried once."""
-    about = "data()"
+    on = _device(device)
     try:
-        subject = Subject(task, params, device, seed, space)
-        x, y = subject.sample(8)
-        about = "model(params)"
-        model = subject.model()
-        about = "optimizer(model, params)"
-        subject.optimizer(model)
-        about = "the model, given a batch,"
-        outputs = model(x)
-        about = "loss(outputs, targets)"
-        loss = task.loss(outputs, y)
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
-            shape = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss)
-            raise TaskError(f"it must return a scalar tensor, the mean of the batch; not {shape}")
-        about = "loss.backward()"
-        loss.backward()
-        subject.restore()
-    except (Exception, SystemExit) as error:
-        return None, CheckResult(
+        with fixed_seed(seed), _part("data()"):
+            subject = Subject(task, params, on, seed, space)
+        for name in names:
+            with fixed_seed(seed):
+                _try(subject, loss=name != "data")  # which tells more of labels than the loss does
+                yield _run(name, subject)
+    except _DoesNotWork as error:
+        yield CheckResult(
             TASK,
             "fail",
-            f"{about} does not work: {_said(error)}",
+            str(error),
             "Nothing can be checked before data, model and loss fit together.",
-            _advice(error, params),
+            error.advice,
         )
-    return subject, CheckResult(TASK, "pass", "", "")
+
+
+def _run(name: str, subject: Subject) -> CheckResult:
+    """Return what one check finds, or the task's error in the middle of it."""
+    try:
+        return CHECKS[name](subject)
+    except (Exception, SystemExit) as error:
+        return CheckResult(
+            name,
+            "fail",
+            _said(error),
+            "The task raised this error in the middle of the check.",
+            "Correct it; in a study every trial that comes to this line would fail.",
+        )
+    finally:
+        subject.restore()
+
+
+class _DoesNotWork(Exception):
+    """A part of the task raised an error, or gives what it should not."""
+
+    advice = "Correct the task; in a study every trial would fail so."
+
+
+@contextmanager
+def _part(called: str, params: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Name the part of the task that an error comes from, and the hyperparameters it was given."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        misfit = _DoesNotWork(f"{called} does not work: {_said(error)}")
+        if isinstance(error, KeyError) and params is not None:
+            given = ", ".join(params) or "none"
+            misfit.advice = f"The hyperparameters given are: {given}. Add what is missing."
+        raise misfit from error
+
+
+def _try(subject: Subject, *, loss: bool) -> None:
+    """Try each part of the task once. Raises _DoesNotWork."""
+    task, params = subject.task, subject.params
+    try:
+        with _part("data()"):
+            x, y = subject.sample(8)
+        with _part("model(params)", params):
+            model = subject.model()
+        with _part("optimizer(model, params)", params):
+            subject.optimizer(model)
+        with _part("the model, given a batch,"):
+            outputs = model(x)
+        if loss:
+            with _part("loss(outputs, targets)"):
+                value = task.loss(outputs, y)
+                if not isinstance(value, Tensor) or value.dim() != 0:
+                    what = f"shape {[*value.shape]}" if isinstance(value, Tensor) else type(value)
+                    raise TaskError(f"it must return the batch's mean as a scalar, not {what}")
+            with _part("loss.backward()"):
+                value.backward()
+    finally:
+        subject.restore()
 
 
 def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, ScattershotError) else where(error)
-
-
-def _advice(error: BaseException, params: Mapping[str, Any]) -> str:
-    if isinstance(error, KeyError):
-        given = ", ".join(params) or "none"
-        return f"The hyperparameters given are: {given}. Add what is missing to the space."
-    return "Correct the task; in a study every trial would fail so."
 
 
 def _device(name: str) -> torch.device:

@@ -132,6 +132,7 @@ class Subject:
         """Return `size` examples of the training part, drawn at random (fewer if it has fewer)."""
         if is_tensors(self.data.train):
             return next(self.batches(size))
+        seed_everything(derive(self.seed, "epoch", 0))
         xs, ys, seen = [], [], 0
         for x, y in self.data.train:
             xs.append(x)
