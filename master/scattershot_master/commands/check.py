@@ -158,17 +158,9 @@ def _foot(results: list[CheckResult], folder: Path, plot: Path | None) -> None:
     from scattershot_master.show.page import Cell, line, put
 
     counts = Counter(result.status for result in results)
-    said = ", ".join(f"{count} {status}" for status, count in counts.items())
-    where = [f"plot: {plot}"] if plot else []
     put(
-        [
-            [],
-            line(
-                Cell(said, "bold"),
-                " · ",
-                *where,
-                *(" · " for _ in where),
-                str(folder / "check.json"),
-            ),
-        ]
+        [[], line(Cell(", ".join(f"{count} {status}" for status, count in counts.items()), "bold"))]
     )
+    if plot:
+        put([line(f"plot     {plot}")])
+    put([line(f"results  {folder / 'check.json'}")])

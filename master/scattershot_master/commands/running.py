@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -49,41 +50,65 @@ def run(
 
     Running it again goes on where it was; Ctrl-C stops cleanly.
     """
-    from scattershot_master.launch.local import LocalWorkers
     from scattershot_master.opening import data_folder
 
     study, ledger = _open(file, out, fresh)
-    paths, data, view = [file.resolve().parent, Path.cwd()], data_folder(study, file), _view()
+    paths, data, view = [file.resolve().parent, Path.cwd()], data_folder(study, file), live_view()
+    here = Here(url_from(redis), workers, out, device)
     try:
         if not ledger.board.finished:
-            _claim_store(ledger)
-            with ExitStack() as stack:
-                url, server = _redis_for(ledger.folder, url_from(redis), stack)
-                pool = LocalWorkers(
-                    url,
-                    slots=workers or _default_slots(),
-                    root=out,
-                    device=device,
-                    threads=study.worker.threads,
-                    paths=paths,
-                    log=ledger.folder / "logs" / "workers.log",
-                )
-                stack.callback(pool.stop)
-
-                def tend() -> None:
-                    pool.tend()
-                    if server is not None:
-                        server.tend()
-
-                gone = server is not None and server.fresh
-                end = _search(study, ledger, url, data, view, workers_gone=gone, tend=tend)
+            end = search_here(study, ledger, here, data, paths, view)
             if end != "over":
-                _say_how_to_go_on(view, ledger.folder, end)
+                say_how_to_go_on(view, ledger.folder, end)
         _conclude(study, ledger, data, paths, view)
     finally:
         view.close()
         ledger.close()
     _say_the_end(ledger)
+
+
+@dataclass(frozen=True)
+class Here:
+    """How a study runs on this machine: its Redis (None: an embedded one), workers, output root."""
+
+    redis: str | None
+    workers: int | None
+    out: Path
+    device: str
+
+
+def search_here(
+    study: StudyFile,
+    ledger: Ledger,
+    here: Here,
+    data: str | None,
+    paths: list[Path],
+    view: LiveView,
+) -> End:
+    """Run a study's search with workers of this machine; return how it ended."""
+    from scattershot_master.launch.local import LocalWorkers
+
+    _claim_store(ledger)
+    with ExitStack() as stack:
+        url, server = _redis_for(ledger.folder, here.redis, stack)
+        pool = LocalWorkers(
+            url,
+            slots=here.workers or _default_slots(),
+            root=here.out,
+            device=here.device,
+            threads=study.worker.threads,
+            paths=paths,
+            log=ledger.folder / "logs" / "workers.log",
+        )
+        stack.callback(pool.stop)
+
+        def tend() -> None:
+            pool.tend()
+            if server is not None:
+                server.tend()
+
+        gone = server is not None and server.fresh
+        return _search(study, ledger, url, data, view, workers_gone=gone, tend=tend)
 
 
 def _redis_for(
@@ -120,14 +145,14 @@ def master(
             "(on one machine `scattershot run` needs none)"
         )
     study, ledger = _open(file, out, fresh)
-    view = _view()
+    view = live_view()
     data = study.study.data
     try:
         if not ledger.board.finished:
             _claim_store(ledger)
             end = _search(study, ledger, url, data, view, take_over=take_over)
             if end != "over":
-                _say_how_to_go_on(view, ledger.folder, end)
+                say_how_to_go_on(view, ledger.folder, end)
         _conclude(study, ledger, data, [file.resolve().parent, Path.cwd()], view)
     finally:
         view.close()
@@ -151,7 +176,8 @@ def _claim_store(ledger: Ledger) -> None:
         place.claim(board.checkpoints(ledger.folder), board.uid)
 
 
-def _view() -> LiveView:
+def live_view() -> LiveView:
+    """Return the view of a running study for this terminal, or for a log."""
     from scattershot_master.show.live import LiveView
 
     return LiveView()
@@ -228,7 +254,8 @@ def _stops_cleanly(search: Search, view: LiveView) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _say_how_to_go_on(view: LiveView, folder: Path, end: End) -> NoReturn:
+def say_how_to_go_on(view: LiveView, folder: Path, end: End) -> NoReturn:
+    """Say where a stopped study is and which command goes on with it, and exit."""
     view.close()
     arguments = [one for one in sys.argv[1:] if one not in ("--fresh", "--take-over")]
     print(

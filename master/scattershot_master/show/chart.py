@@ -103,7 +103,7 @@ def line_chart(
 
 
 def _axis(values: Sequence[float], start: float, end: float, log: bool = False) -> _Axis:
-    low, high = min(values, default=0.0), max(values, default=1.0)
+    low, high = min(values, default=1.0), max(values, default=2.0)
     if not log:
         room = 0.04 * (high - low) or abs(high) * 0.1 or 1.0
         low, high = low - room, high + room
@@ -141,7 +141,7 @@ def _drawn(curve: Curve, x: _Axis, y: _Axis, colour: str) -> Iterator[str]:
             runs[-1].append(f"{x.at(one)},{y.at(value)}")
     width, opacity = (1, 0.4) if curve.faint else (2, 1)
     for run in filter(None, runs):
-        if curve.dots or len(run) == 1:
+        if curve.dots or (len(run) == 1 and not curve.faint):
             for point in run:
                 px, py = point.split(",")
                 yield f'<circle cx="{px}" cy="{py}" r="3.5" fill="{colour}" opacity="0.75"/>'

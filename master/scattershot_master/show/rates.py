@@ -8,7 +8,7 @@ from typing import Any
 from scattershot_master.show.chart import Curve, line_chart
 
 
-def rates_chart(numbers: Mapping[str, Any]) -> str:
+def rates_chart(numbers: Mapping[str, Any], title: str = "Learning-rate range test") -> str:
     """Return the chart of the check `rates` as SVG: the loss over the learning rate."""
     rates, smooth = numbers["rates"], numbers["smoothed"]
     marks = [
@@ -18,7 +18,7 @@ def rates_chart(numbers: Mapping[str, Any]) -> str:
     ]
     suggested = numbers.get("suggested")
     return line_chart(
-        "Learning-rate range test",
+        title,
         [
             Curve("loss of each batch", rates, numbers["losses"], faint=True),
             Curve("smoothed", rates, smooth),

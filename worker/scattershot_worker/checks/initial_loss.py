@@ -13,8 +13,8 @@ from scattershot.checks import CheckResult, Status
 from scattershot_worker.checks.subject import Subject
 
 _EXAMPLES = 1024
-#: The loss over chance: up to the first it is fine, up to the second worth a word.
-_FINE, _BEARABLE = 1.5, 3.0
+#: The loss over chance: close to it, fine, and up to the last worth a word.
+_CLOSE, _FINE, _BEARABLE = 1.15, 1.5, 3.0
 #: Below this part of chance a network knows what it cannot know.
 _KNOWS = 0.75
 
@@ -58,7 +58,10 @@ def check(subject: Subject) -> CheckResult:
             numbers=numbers,
         )
     if ratio <= _FINE:
-        return CheckResult(name, "pass", found, "Fresh weights know nothing.", numbers=numbers)
+        meaning = "Fresh weights know nothing."
+        if ratio > _CLOSE:
+            meaning = "Near enough to chance; smaller weights in the last layer would be nearer."
+        return CheckResult(name, "pass", found, meaning, numbers=numbers)
     meaning = (
         f"Fresh weights are sure of wrong answers: their outputs spread by {spread:.2g} around "
         "their mean, and the first epochs go into unlearning that."

@@ -27,7 +27,9 @@ def check(subject: Subject) -> CheckResult:
 
     Dropout and the like are as the hyperparameters say, the weight decay is at most 1e-4.
     """
-    kept = {rate: _ratio(subject, rate) for rate in _RATES}
+    curves = {rate: _losses(subject, rate) for rate in _RATES}
+    before = _before(subject)
+    kept = {rate: _ratio(losses, before) for rate, losses in curves.items()}
     falls = [rate for rate, ratio in kept.items() if ratio <= _FALLS]
     best = min(kept, key=lambda rate: kept[rate])
     lines = ", ".join(f"{_change(ratio)} at {rate:g}" for rate, ratio in kept.items())
@@ -36,6 +38,7 @@ def check(subject: Subject) -> CheckResult:
         "iterations": _ITERATIONS,
         "batch_size": subject.batch_size,
         "ratios": [[rate, ratio] for rate, ratio in kept.items()],
+        "losses": [[rate, losses] for rate, losses in curves.items()],
         "falls_at": falls,
         "best": best,
     }
@@ -69,14 +72,17 @@ def check(subject: Subject) -> CheckResult:
     )
 
 
-def _ratio(subject: Subject, rate: float) -> float:
-    """Return the loss at the end over the loss at the beginning, infinite if it blew up."""
+def _losses(subject: Subject, rate: float) -> list[float]:
+    """Return the loss of each iteration's batch; fewer where it blew up."""
     changes = {"lr": rate, "weight_decay": min(subject.params.get("weight_decay", _DECAY), _DECAY)}
     model = subject.model(**changes)
     optimizer = subject.optimizer(model, **changes)
     set_rate(optimizer, rate)
-    losses = [*islice(subject.iterate(model, optimizer, subject.batches()), _ITERATIONS)]
-    before = _before(subject)
+    return [*islice(subject.iterate(model, optimizer, subject.batches()), _ITERATIONS)]
+
+
+def _ratio(losses: list[float], before: float) -> float:
+    """Return the loss at the end over that `before`, infinite if it blew up."""
     end = fmean(losses[-_LAST:])
     return end / before if len(losses) == _ITERATIONS and math.isfinite(end) else math.inf
 

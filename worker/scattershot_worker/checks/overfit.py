@@ -7,7 +7,7 @@ you pass this sanity check with a small dataset it is not worth proceeding to th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, repeat
 
 import torch
@@ -34,6 +34,8 @@ class _Try:
     loss: float
     accuracy: float | None
     left: float
+    #: The loss at every step up to this one.
+    curve: list[float] = field(default_factory=list)
 
     @property
     def learned(self) -> bool:
@@ -57,6 +59,7 @@ def check(subject: Subject) -> CheckResult:
         "first_loss": best.first,
         "loss": best.loss,
         "accuracy": best.accuracy,
+        "losses": best.curve,
         "tried": [[one.rate, one.loss] for one in tries],
     }
     found = f"{len(batch[1])} examples: loss {best.first:.4g} → {best.loss:.3g}"
@@ -99,8 +102,10 @@ def _learn(subject: Subject, batch: Batch, rate: float) -> _Try:
     set_rate(optimizer, rate)
     first, scale = math.nan, math.nan
     found = _Try(rate, 0, math.nan, math.inf, None, math.inf)
+    curve: list[float] = []
     losses = subject.iterate(model, optimizer, repeat(batch))
     for step, loss in enumerate(islice(losses, _STEPS + 1)):
+        curve.append(loss)
         if not step:
             first, scale = loss, _scale(subject, model, batch, loss)
         if step % _EVERY or not math.isfinite(loss):
@@ -108,7 +113,7 @@ def _learn(subject: Subject, batch: Batch, rate: float) -> _Try:
         left = max(loss, 0.0) / scale
         if left <= found.left:
             accuracy = _accuracy(subject, model, batch)
-            found = _Try(rate, step, first, loss, accuracy, left)
+            found = _Try(rate, step, first, loss, accuracy, left, [*curve])
         if found.learned:
             break
     return found
