@@ -156,6 +156,16 @@ def test_a_layer_that_is_not_used_is_told() -> None:
     assert result.numbers["unused"] == ["idle.weight", "idle.bias"]
 
 
+def test_a_layer_behind_which_all_units_are_dead_is_told() -> None:
+    def model() -> nn.Module:
+        dead = nn.Linear(8, 16)
+        nn.init.constant_(dead.bias, -1e3)
+        return nn.Sequential(dead, nn.ReLU(), nn.Linear(16, 4))
+
+    result = checked(with_model(model), "gradients")
+    assert result.status == "warn" and {"0.weight", "0.bias"} <= {*result.numbers["unused"]}
+
+
 def test_dropout_written_as_a_function_is_seeded() -> None:
     class Dropped(nn.Module):
         def __init__(self) -> None:

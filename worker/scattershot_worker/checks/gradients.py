@@ -47,7 +47,7 @@ class _Round:
     errors: dict[str, float] = field(default_factory=dict)
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     worst: str = ""
-    #: Parameters that the loss does not depend on.
+    #: Parameters that the loss does not depend on, on these examples at least.
     unused: list[str] = field(default_factory=list)
     #: Parameters that the loss depends on, but that get no gradient.
     cut_off: list[str] = field(default_factory=list)
@@ -159,8 +159,9 @@ def _judged(alone: _Round, both: _Round) -> CheckResult:
             "gradients",
             "warn",
             found,
-            f"{happy} But the loss does not depend on {_listed(alone.unused)}.",
-            "Use them in forward(), or leave them out: an optimizer carries them for nothing.",
+            f"{happy} But the loss of these examples does not depend on {_listed(alone.unused)}.",
+            "They are not used in forward(), or units that are dead or outputs that are zero lie "
+            "behind them.",
             details,
             numbers,
         )
@@ -216,7 +217,7 @@ def _compare(subject: Subject, model: nn.Module, loss: Loss, most: int = _MOST) 
                 found.outcomes[outcome] += 1
                 errors.append(error)
                 numeric_zero &= outcome == "both zero"
-            if gradient is None and numeric_zero:
+            if numeric_zero and not flat.any():
                 found.unused.append(name)
             elif gradient is None and max(errors) > _WRONG:
                 found.cut_off.append(name)
