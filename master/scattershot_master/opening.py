@@ -72,6 +72,12 @@ def note_home(ledger: Ledger, folder: Path, data: str | None) -> None:
         ledger.commit()
 
 
+def data_folder(study: StudyFile, file: Path) -> str | None:
+    """Return [study] data of the study file `file`; a relative one is meant from its folder."""
+    data = study.study.data
+    return None if data is None else str((file.resolve().parent / data).absolute())
+
+
 def newest_folder(root: Path, name: str) -> Path | None:
     """Return the folder of `name`, or of its latest fresh start (`name-2`, …), if there is one."""
     pattern = re.compile(rf"{re.escape(name)}(?:-(\d+))?")

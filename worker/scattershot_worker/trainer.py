@@ -20,7 +20,7 @@ from scattershot_worker.handle import TrialHandle, seed_everything
 from scattershot_worker.training import Training
 
 _EVALUATION_BATCH = 1024
-_DATA_SEED = 0
+DATA_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,15 @@ def batches(
 
 
 @contextmanager
-def _fixed_seed() -> Iterator[None]:
-    """Draw as if with one seed in every worker, so that a split at random is the same in all."""
+def fixed_seed(seed: int = DATA_SEED) -> Iterator[None]:
+    """Draw with one seed inside; outside, the generators go on as if nothing had been drawn.
+
+    So that a split at random is the same in every worker.
+    """
     state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
-            seed_everything(_DATA_SEED)
+            seed_everything(seed)
             yield
     finally:
         random.setstate(state)
@@ -176,7 +179,7 @@ def data_on(task: Task, device: torch.device) -> Data:
     for kept in _kept:
         if kept.task is task and kept.device == device:
             return kept.data
-    with _fixed_seed():
+    with fixed_seed():
         data = task.data()
     if not isinstance(data, Data):
         raise TaskError(
