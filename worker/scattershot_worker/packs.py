@@ -303,10 +303,12 @@ class Pack:
             of_average = averaged[lane][0] if lane in averaged else {}
             try:
                 member.trial.report(
-                    {f"val_{name}": value for name, value in metrics.items()},
+                    {
+                        **{f"val_{name}": value for name, value in metrics.items()},
+                        **{f"val_{name}_ema": value for name, value in of_average.items()},
+                    },
                     train_loss=losses[lane],
                     lr=lane.training.lr,
-                    **{f"val_{name}_ema": value for name, value in of_average.items()},
                     seconds=round(seconds, 4),
                     predictions=self._task.predictions(outputs),
                     targets=targets,
