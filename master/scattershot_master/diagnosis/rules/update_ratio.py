@@ -1,0 +1,30 @@
+"""Owns the rule on updates that are too large or too small for their weights."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from scattershot_master.diagnosis.case import Case, Rule, number
+
+_HIGH, _LOW = 3e-2, 5e-5
+
+
+def _look(case: Case) -> str:
+    ratios = [one for one in case.series("update_ratio") if isfinite(one)]
+    if not ratios or case.ratio is None:
+        return ""
+    if case.ratio > _HIGH:
+        return f"updates are {number(case.ratio)} of the weights' size; about 1e-3 is right"
+    if max(ratios) < _LOW:
+        return (
+            f"updates are at most {number(max(ratios))} of the weights' size; about 1e-3 is right"
+        )
+    return ""
+
+
+RULE = Rule(
+    "update_ratio",
+    _look,
+    "above 1e-3 by much: lower the learning rate; below by much: raise it",
+    "Ratio of weights:updates",
+)
