@@ -70,12 +70,18 @@ class Case:
         return next((one for one in known if one is not None and isfinite(one)), 0.0)
 
     @cached_property
+    def initial(self) -> float:
+        """The loss that the training began with: the first step's, or `start` if more."""
+        first = self.layers[0].get("initial_loss") if self.layers else None
+        return max(first, self.start) if first is not None and isfinite(first) else self.start
+
+    @cached_property
     def broken(self) -> bool:
-        """Whether a loss came out as NaN or infinite, or ends above what knowing nothing costs."""
+        """Whether a loss came out as NaN or infinite, or ends well above the first."""
         losses = self.train
         if not losses:
             return False
-        return not all(map(isfinite, losses)) or losses[-1] > 1.3 * max(self.start, 1e-12)
+        return not all(map(isfinite, losses)) or losses[-1] > 1.3 * max(self.initial, 1e-12)
 
     @cached_property
     def left(self) -> float:
@@ -84,22 +90,22 @@ class Case:
 
     @cached_property
     def gain(self) -> float:
-        """How much the second half of the epochs lowered the training loss, in starting losses.
+        """How much the second half of the epochs lowered the training loss, in initial losses.
 
         The best of each half is compared; 0 with fewer than four epochs.
         """
         half = len(self.train) // 2
-        if half < 2 or self.start <= 0:
+        if half < 2 or self.initial <= 0:
             return 0.0
-        return (min(self.train[:half]) - min(self.train[half:])) / self.start
+        return (min(self.train[:half]) - min(self.train[half:])) / self.initial
 
     @cached_property
     def early(self) -> float:
-        """How much the first half lowered it, in starting losses."""
+        """How much the first half lowered it, in initial losses."""
         half = len(self.train) // 2
-        if half < 1 or self.start <= 0:
+        if half < 1 or self.initial <= 0:
             return 0.0
-        return (self.start - min(self.train[:half])) / self.start
+        return (self.initial - min(self.train[:half])) / self.initial
 
     @cached_property
     def gap(self) -> float | None:
@@ -117,6 +123,18 @@ class Case:
         ratios = [one for one in self.series("update_ratio") if isfinite(one)]
         ratios = sorted(ratios[len(ratios) // 2 :])
         return ratios[len(ratios) // 2] if ratios else None
+
+    @cached_property
+    def first_weights(self) -> Mapping[str, Any] | None:
+        """The first weights of two dimensions or more, as the last line of the layers has them."""
+        lines = self.layers[-1].get("parameters", ()) if self.layers else ()
+        return next((one for one in lines if len(one["shape"]) > 1), None)
+
+    @cached_property
+    def unreached(self) -> bool:
+        """Whether gradients do not reach the first layer: its mean one is below 1e-6."""
+        first = self.first_weights
+        return first is not None and bool(first["grad_rms"] < 1e-6)
 
     @cached_property
     def constant(self) -> bool:

@@ -72,8 +72,10 @@ class Watch:
             yield
 
     @torch.no_grad()
-    def end_epoch(self) -> tuple[dict[str, float], dict[str, Any] | None]:
+    def end_epoch(self, validated: int) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what the epoch adds to its line of the history, and its line of the layers.
+
+        `validated` is the number of examples that it was evaluated on.
 
         The latter is None at epochs that are not looked at closely.
         """
@@ -87,6 +89,7 @@ class Watch:
         counts = self._step.counts() if self._step else {}
         layers: dict[str, Any] = {
             "epoch": self._epoch,
+            "val_examples": validated,
             **losses.line(steps),
             "parameters": [
                 {**one.line(), **({"grads": counts[one.name]} if one.name in counts else {})}

@@ -13,7 +13,10 @@ def _look(case: Case) -> str:
         if not isfinite(loss):
             return f"the loss was {loss} at epoch {epoch}"
     if case.broken:
-        return f"the loss ends at {number(losses[-1])}, above the {number(case.start)} of chance"
+        return f"the loss ends at {number(losses[-1])}; it began at {number(case.initial)}"
+    most = max(losses, default=0.0)
+    if most > 3 * case.initial > 0:
+        return f"the loss rose to {number(most)}; it began at {number(case.initial)}"
     least = min(losses, default=0.0)
     if len(losses) > 2 and losses[-1] - least > 0.3 * case.start:
         return f"the loss rose from {number(least)} to {number(losses[-1])}"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from scattershot_master.diagnosis.case import Case, Rule, number
 
-#: Flat is a loss above this part of the start, and for at least this part of the epochs.
-_FLAT, _PART = 0.93, 0.15
+#: Flat is a loss so near to the first one, and for at least this part of the epochs.
+_NEAR, _PART = 0.07, 0.15
 
 
 def _look(case: Case) -> str:
     losses = case.train
     if len(losses) < 4 or case.start <= 0 or case.broken or case.left > 0.7:
         return ""
-    flat = next((i for i, loss in enumerate(losses) if loss < _FLAT * case.start), len(losses))
+    near = [abs(loss / case.initial - 1) < _NEAR for loss in losses]
+    flat = near.index(False) if False in near else len(losses)
     if flat < max(1, _PART * len(losses)):
         return ""
     return (
-        f"the loss stayed near {number(case.start)} for {flat} of {len(losses)} epochs, then fell "
+        f"the loss stayed near {number(case.initial)} for {flat} of {len(losses)} epochs, then fell "
         f"to {number(losses[-1])}"
     )
 

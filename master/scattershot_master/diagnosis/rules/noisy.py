@@ -9,12 +9,12 @@ _JUMPS = 0.2
 
 
 def _look(case: Case) -> str:
-    if not case.layers or case.broken or case.start <= 0:
+    if not case.layers or case.broken or case.initial <= 0:
         return ""
     line = case.layers[-1]
     epoch = line["epoch"]
     losses = [one["train_loss"] for one in case.history if one["epoch"] == epoch]
-    jumps = line.get("noise", 0.0) * (losses[0] if losses else 0.0) / case.start
+    jumps = line.get("noise", 0.0) * (losses[0] if losses else 0.0) / case.initial
     if not jumps > _JUMPS:
         return ""
     size = case.params.get("batch_size")

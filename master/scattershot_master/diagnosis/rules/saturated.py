@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from scattershot_master.diagnosis.case import Case, Rule, percent
 
 _SHARE = 0.5
@@ -9,7 +12,7 @@ _SHARE = 0.5
 
 def _look(case: Case) -> str:
     seen = case.layers[-1].get("activations", ()) if case.layers else ()
-    worst = max(seen, key=lambda one: one.get("saturated", 0.0), default={})
+    worst: Mapping[str, Any] = max(seen, key=lambda one: one.get("saturated", 0.0), default={})
     if worst.get("saturated", 0.0) <= _SHARE:
         return ""
     return (

@@ -7,11 +7,15 @@ from scattershot_master.diagnosis.case import Case, Rule, number, percent
 
 def _look(case: Case) -> str:
     losses = case.train
-    if len(losses) < 4 or case.broken or case.left < 0.4:
+    if len(losses) < 4 or case.broken or case.left < 0.4 or case.unreached:
         return ""
+    if not 0.4 * case.initial < losses[-1] <= max(losses) < 1.3 * case.initial:
+        return ""  # it has been fast enough, or too fast
     low = case.ratio is not None and case.ratio < 1e-3
-    straight = case.gain > 0.4 * case.early and case.gain > 0.01
-    crawls = low and case.gain <= 0.01 and case.early < 0.05
+    half = len(losses) // 2
+    first, second = losses[0] - losses[half], losses[half] - losses[-1]
+    straight = second > 0.6 * first > 0 and second > 0.005 * case.initial
+    crawls = low and case.constant and losses[0] - losses[-1] < 0.02 * case.initial
     if not (straight or crawls) or (case.ratio is not None and not low):
         return ""
     updates = "" if case.ratio is None else f"; updates are {number(case.ratio)} of the weights"

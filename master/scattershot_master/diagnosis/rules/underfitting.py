@@ -15,7 +15,7 @@ def _look(case: Case) -> str:
     if apart or (case.gap is not None and case.gap > 0.05):
         return ""
     falling = len(case.train) > 1 and case.train[-2] - case.train[-1] > 0.01 * case.start
-    if falling or (case.ratio is not None and not 3e-4 <= case.ratio <= 4e-3):
+    if falling or (case.ratio is not None and not 3e-4 <= case.ratio <= 1e-2):
         return ""
     gap = "" if case.gap is None else f", {percent(max(case.gap, 0))} between the accuracies"
     return f"{percent(case.left)} of the starting loss is left on the training part itself{gap}"

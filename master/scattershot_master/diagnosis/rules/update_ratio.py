@@ -6,7 +6,7 @@ from math import isfinite
 
 from scattershot_master.diagnosis.case import Case, Rule, number
 
-_HIGH, _LOW = 3e-2, 5e-5
+_HIGH, _LOW = 1e-2, 5e-5
 
 
 def _look(case: Case) -> str:
@@ -15,7 +15,7 @@ def _look(case: Case) -> str:
         return ""
     if case.ratio > _HIGH:
         return f"updates are {number(case.ratio)} of the weights' size; about 1e-3 is right"
-    if max(ratios) < _LOW:
+    if max(ratios) < _LOW and not case.unreached:
         return (
             f"updates are at most {number(max(ratios))} of the weights' size; about 1e-3 is right"
         )

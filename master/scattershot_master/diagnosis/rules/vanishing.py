@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from scattershot_master.diagnosis.case import Case, Rule, number
 
-_LEAST = 1e-6
-
 
 def _look(case: Case) -> str:
-    if case.broken or case.left < 0.3 or not case.layers:
+    first = case.first_weights
+    if case.broken or case.left < 0.3 or not case.unreached or first is None:
         return ""
-    weights = [one for one in case.layers[-1].get("parameters", ()) if len(one["shape"]) > 1]
-    if not weights:
-        return ""
-    first = weights[0]
-    if not first["grad_rms"] < _LEAST:
-        return ""
+    line = case.layers[-1]
+    last = [one for one in line["parameters"] if len(one["shape"]) > 1][-1]
     return (
         f"the mean gradient of {first['name']} is {number(first['grad_rms'])} at epoch "
-        f"{case.layers[-1]['epoch']}; that of {weights[-1]['name']} {number(weights[-1]['grad_rms'])}"
+        f"{line['epoch']}; that of {last['name']} {number(last['grad_rms'])}"
     )
 
 
