@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from scattershot.task import Data, Task
 from scattershot_master.diagnosis.case import Case
 from scattershot_worker.handle import seed_everything
 from scattershot_worker.monitors.watch import Watch
-from scattershot_worker.trainer import evaluate, train_epoch
+from scattershot_worker.trainer import evaluate, tensors_of, train_epoch
 from scattershot_worker.training import Training
 
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def parts(train: int = 800, val: int = 400) -> Data:
 def noise(train: int = 200, val: int = 200) -> Data:
     """Return labels of which a fifth is wrong at random: to be learned by heart only."""
     data = parts(train, val)
-    x, y = data.train
+    x, y = tensors_of(data.train)
     wrong = torch.rand(len(y), generator=torch.Generator().manual_seed(1)) < 0.2
     labels = torch.randint(0, 10, y.shape, generator=torch.Generator().manual_seed(2))
     return Data((x, torch.where(wrong, labels, y)), data.val)
@@ -61,7 +62,7 @@ def net(
     """
     sizes = [64, *widths, 10]
     modules: list[nn.Module] = []
-    for index, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (a, b) in enumerate(pairwise(sizes)):
         layer = nn.Linear(a, b)
         at_end = index == len(widths)
         deviation = std if std is not None else (last if at_end else gain) / a**0.5
@@ -86,8 +87,8 @@ def conv_net() -> nn.Sequential:
 
 
 @dataclass(frozen=True)
-class Training_:
-    """A training: what it trains and how, and the rules that must and that may fire on it."""
+class Run:
+    """What is trained and how, and the rules that must and that may fire on it."""
 
     name: str
     model: Callable[[], nn.Module]
@@ -99,7 +100,7 @@ class Training_:
 
 
 class _Digits(Task):
-    def __init__(self, one: Training_) -> None:
+    def __init__(self, one: Run) -> None:
         self._one = one
 
     def data(self) -> Data:
@@ -109,7 +110,7 @@ class _Digits(Task):
         return self._one.model()
 
 
-def case(one: Training_, seed: int = 3) -> Case:
+def case(one: Run, seed: int = 3) -> Case:
     """Train it as a worker does, and return it as the rules see it."""
     seed_everything(seed)
     task, data = _Digits(one), one.data()
@@ -132,22 +133,31 @@ def case(one: Training_, seed: int = 3) -> Case:
     return Case(history, lines, dict(one.params))
 
 
-def _sick(name: str, must: str, *args: Any, may: str = "", **more: Any) -> Training_:
+def _sick(
+    name: str,
+    must: str,
+    model: Callable[[], nn.Module],
+    params: Mapping[str, Any],
+    epochs: int = 16,
+    *,
+    data: Callable[[], Data] = parts,
+    may: str = "",
+) -> Run:
     rules = frozenset(must.split()), frozenset(may.split())
-    return Training_(name, *args, must=rules[0], may=rules[1], **more)
+    return Run(name, model, params, epochs, data, *rules)
 
 
 ADAM = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01}
 SGD = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
 
 HEALTHY = [
-    Training_("adamw", lambda: net(64), ADAM),
-    Training_("sgd with momentum", lambda: net(64), SGD),
-    Training_("two layers, cosine", lambda: net(64, 64), {**ADAM, "schedule": "cosine"}),
-    Training_("tanh", lambda: net(64, activation=nn.Tanh, gain=1), ADAM),
-    Training_("conv", conv_net, {**ADAM, "lr": 4e-3}),
-    Training_("late step decay", lambda: net(64), {**SGD, "schedule": "step", "drop_every": 0.6}),
-    Training_("plain sgd", lambda: net(64), {"lr": 0.2}, 24),
+    Run("adamw", lambda: net(64), ADAM),
+    Run("sgd with momentum", lambda: net(64), SGD),
+    Run("two layers, cosine", lambda: net(64, 64), {**ADAM, "schedule": "cosine"}),
+    Run("tanh", lambda: net(64, activation=nn.Tanh, gain=1), ADAM),
+    Run("conv", conv_net, {**ADAM, "lr": 4e-3}),
+    Run("late step decay", lambda: net(64), {**SGD, "schedule": "step", "drop_every": 0.6}),
+    Run("plain sgd", lambda: net(64), {"lr": 0.2}, 24),
 ]
 SICK = [
     _sick(

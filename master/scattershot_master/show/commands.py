@@ -121,7 +121,7 @@ def diagnose(
     from scattershot_master.show.page import put
 
     if trial is not None and folder is None and not trial.isdigit():
-        trial, folder = None, Path(trial)
+        folder, trial = Path(trial), None
     found = folders.study_folder(folder)
     board = read(found)
     if trial is None:
