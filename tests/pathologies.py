@@ -121,8 +121,8 @@ def case(one: Run, seed: int = 3) -> Case:
         training.begin_epoch(epoch, history)
         loss, _ = train_epoch(training, data.train, lambda: None, watch)
         with watch.evaluation():
-            metrics, _, targets = evaluate(task, training.model, data.val, CPU)
-        seen, line = watch.end_epoch(len(targets))
+            metrics, outputs, _ = evaluate(task, training.model, data.val, CPU)
+        seen, line = watch.end_epoch(outputs)
         if line is not None:
             layers.add(line)
         found = {f"val_{name}": value for name, value in metrics.items()}
@@ -194,10 +194,10 @@ SICK = [
     _sick("sgd at rate 1e-6", "update_ratio", lambda: net(64), {"lr": 1e-6}, may="slow"),
     _sick(
         "adam at rate 0.1",
-        "plateau update_ratio",
+        "plateau",
         lambda: net(64),
         {**ADAM, "lr": 0.1},
-        may="dead_relus",
+        may="dead_relus update_ratio",
     ),
     _sick(
         "decay after two epochs",

@@ -18,7 +18,7 @@ from scattershot_worker.monitors.updates import rounded
 #: So near to an end of its range, as a part of it, an activation counts as saturated.
 _NEAR = 0.015
 #: Examples of the batch that are looked at.
-_EXAMPLES = 128
+EXAMPLES = 128
 
 
 def _bounds(low: float, high: float) -> Callable[[Tensor], Tensor]:
@@ -73,7 +73,7 @@ class Activations:
         def look(module: nn.Module, inputs: Any, out: Any) -> None:
             if name in self._seen or not isinstance(out, Tensor) or out.dim() < 2:
                 return  # a module that is used twice is seen once
-            values = out.detach()[:_EXAMPLES]
+            values = out.detach()[:EXAMPLES]
             std, mean = torch.std_mean(values.float(), correction=0)
             found = {"mean": mean, "std": std}
             if isinstance(module, _RELUS):

@@ -5,7 +5,6 @@ It changes no number of the training and draws no random one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 
 from scattershot.task import Task
-from scattershot_worker.monitors import activations, losses, pictures, sampling, updates
+from scattershot_worker.monitors import activations, sampling, updates
+from scattershot_worker.monitors.lines import layers_line
 from scattershot_worker.training import Training
 
 #: Training accuracy is that of the last so many examples of an epoch, at least.
@@ -44,7 +44,6 @@ class Watch:
         tail = -(-_EXAMPLES // self._training.batch_size) + 1
         #: Before this step there is nothing to see but the first epochs' losses.
         self._first = 0 if self._close else max(0, min(self._observed, steps - tail))
-        self._shape: tuple[int, ...] = ()
 
     def step(self, number: int, x: Tensor, y: Tensor) -> Tensor:
         """Do the epoch's step `number`, counted from 0, and look at it; return its loss."""
@@ -59,7 +58,6 @@ class Watch:
         outputs = self._training.outputs
         if self._scored and outputs is not None:
             self._outputs.append((outputs, y))
-        self._shape = () if outputs is None else tuple(outputs.shape)
         return loss
 
     @contextmanager
@@ -72,10 +70,10 @@ class Watch:
             yield
 
     @torch.no_grad()
-    def end_epoch(self, validated: int) -> tuple[dict[str, float], dict[str, Any] | None]:
+    def end_epoch(self, outputs: Tensor) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what the epoch adds to its line of the history, and its line of the layers.
 
-        `validated` is the number of examples that it was evaluated on.
+        `outputs` [N, …] are those on the validation part.
 
         The latter is None at epochs that are not looked at closely.
         """
@@ -87,21 +85,7 @@ class Watch:
         history |= activations.scalars(seen)
         steps = torch.stack(self._losses).tolist() if self._losses else []
         counts = self._step.counts() if self._step else {}
-        layers: dict[str, Any] = {
-            "epoch": self._epoch,
-            "val_examples": validated,
-            **losses.line(steps),
-            "parameters": [
-                {**one.line(), **({"grads": counts[one.name]} if one.name in counts else {})}
-                for one in sizes
-            ],
-            "activations": seen,
-        }
-        if sampling.pictured(self._epoch, self._training.budget):
-            layers["picture"] = pictures.picture(self._training.model)
-        if self._epoch == 1 and steps:
-            layers |= {"initial_loss": updates.rounded(steps[0]), **self._chance()}
-        return history, layers
+        return history, layers_line(self._training, sizes, counts, steps, seen, outputs)
 
     def _accuracy(self) -> dict[str, float]:
         if not self._outputs:
@@ -114,10 +98,3 @@ class Watch:
             return {}
         right = (outputs.argmax(1) == targets).float().mean()
         return {"train_accuracy": updates.rounded(right.item())}
-
-    def _chance(self) -> dict[str, float]:
-        """Return the loss that knows nothing: ln C for cross-entropy over C classes."""
-        plain = type(self._training.task).loss is Task.loss
-        if self._training.task.kind != "classification" or not plain or len(self._shape) < 2:
-            return {}
-        return {"chance_loss": updates.rounded(math.log(self._shape[1]))}

@@ -17,8 +17,8 @@ def _look(case: Case) -> str:
     if flat < max(1, _PART * len(losses)):
         return ""
     return (
-        f"the loss stayed near {number(case.initial)} for {flat} of {len(losses)} epochs, then fell "
-        f"to {number(losses[-1])}"
+        f"the loss stayed near {number(case.initial)} for {flat} of {len(losses)} epochs, then "
+        f"fell to {number(losses[-1])}"
     )
 
 

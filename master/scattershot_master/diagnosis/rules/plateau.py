@@ -11,7 +11,7 @@ _LARGE = 4e-3
 def _look(case: Case) -> str:
     if len(case.train) < 6 or case.broken or not case.constant:
         return ""
-    hangs = case.left > 0.08 and case.gain < 0.02 and case.early > 0.05
+    hangs = 0.08 < case.left < 0.9 and case.gain < 0.02 and case.early > 0.05
     if not hangs or case.ratio is None or case.ratio < _LARGE:
         return ""
     return (

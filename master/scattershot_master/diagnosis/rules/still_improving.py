@@ -7,7 +7,7 @@ from statistics import fmean
 
 from scattershot_master.diagnosis.case import Case, Rule, number
 
-#: A gain over the last quarter of the epochs that is worth going on for, of the metric's size and range.
+#: A gain over the last quarter of the epochs that is worth going on for, of its size and range.
 _WORTH = 0.02
 
 
