@@ -14,7 +14,7 @@ from scattershot_master.diagnosis.study import STUDY_RULES
 from scattershot_master.diagnosis.study.importance import importances
 from scattershot_master.diagnosis.study.killed_winner import replay
 from scattershot_master.diagnosis.trials import diagnose
-from scattershot_master.killers import Median
+from scattershot_master.killers.median import Median
 from synthetic_study import Simulation
 
 
@@ -168,7 +168,7 @@ def study_of(board: Board) -> Any:
 def test_rates_above_which_all_trials_diverge_are_named(board: Board) -> None:
     (found,) = STUDY_RULES["rates"](study_of(board))
     broken = [t.params["lr"] for t in board.trials.values() if t.history and t.params["lr"] > 4]  # type: ignore[operator]
-    assert f"all {len(broken)} trials from lr {min(broken):.3g} on diverge" in found.evidence  # type: ignore[type-var]
+    assert f"all {len(broken)} trials from lr {min(broken):.3g} on diverge" in found.evidence
     assert "upper bound of lr down" in found.remedy
 
 
