@@ -115,7 +115,8 @@ class Worker(_Table):
     A trial that fails `max_failures` times is failed for good; a child is replaced after
     `recycle` trials; one that ignores a kill for `kill_grace` seconds is ended, and so is one
     whose trial finishes no batch and reports nothing for `stall` seconds (0: it may take as long
-    as it likes); `threads` is torch's for each worker.
+    as it likes); `threads` is torch's for each worker; `monitors`: gradients, updates and
+    activations are looked at, for `scattershot diagnose`.
     """
 
     max_failures: Annotated[int, Field(ge=1)] = 3
@@ -123,6 +124,7 @@ class Worker(_Table):
     kill_grace: Annotated[float, Field(gt=0)] = 5.0
     stall: Annotated[float, Field(ge=0)] = 0.0
     threads: Annotated[int, Field(ge=1)] = 1
+    monitors: bool = True
 
 
 class StudyFile(_Table):

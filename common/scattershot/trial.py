@@ -18,6 +18,8 @@ ENDED: frozenset[State] = frozenset({"complete", "killed", "failed"})
 
 #: One epoch's line of a trial's history: "epoch" (from 1) and the metrics reported for it.
 Epoch = Mapping[str, float]
+#: What the machine decides of an epoch's line: for people, never for decisions or comparisons.
+MEASURED = ("seconds", "examples_per_second", "memory_mb")
 
 
 @dataclass(frozen=True, slots=True)

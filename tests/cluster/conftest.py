@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from scattershot.trial import MEASURED
+
 STUDY = """\
 [study]
 name = "small"
@@ -117,7 +119,8 @@ def table(export: dict[str, Any]) -> list[dict[str, Any]]:
         for key in ("attempts", "worker", "best_checkpoint", "started", "ended"):
             trial.pop(key, None)
         for line in trial["history"]:
-            line.pop("seconds", None)
+            for name in MEASURED:
+                line.pop(name, None)
     return trials
 
 

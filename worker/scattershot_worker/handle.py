@@ -17,6 +17,7 @@ from scattershot.bus.queue import TrialSpec
 from scattershot.errors import CheckpointError, ScattershotError
 from scattershot.seeds import derive
 from scattershot.store.files import STALE, clean_stale, newest_valid
+from scattershot.store.layers import LAYERS, Layers
 from scattershot.store.names import list_checkpoints, trial_folder
 from scattershot_worker.checkpoint import Snapshot, Stateful, restore
 from scattershot_worker.reporter import Attempt, Reporter
@@ -60,8 +61,11 @@ class TrialHandle:
         self.history: list[dict[str, float]] = []
         self._spec, self._info, self._attempt, self._reporter = spec, info, attempt, reporter
         self._until, self._reported = until, reported
+        #: Whether to look at gradients, updates and activations; see [worker] monitors.
+        self.monitors = info.monitors
         self._log = log
         self._parts: dict[str, Stateful] = {}
+        self._layers = Layers()
         self._epoch = 0
         self._begun = 0  # the epoch that epochs() has yielded last
         seed_everything(derive(self.seed, "init"))
@@ -120,13 +124,15 @@ class TrialHandle:
         *,
         predictions: Any = None,
         targets: Any = None,
+        layers: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
         """Report this epoch's metrics, and write its checkpoint in the background.
 
         The study's metric must be among them. `predictions` are those of the validation part,
         [N, C] probabilities or [N, …] values, `targets` what they should be, [N] classes or
-        [N, …] values: with both the trial can join an ensemble.
+        [N, …] values: with both the trial can join an ensemble. `layers` is what was seen of the
+        model's layers in this epoch, for `diagnose`; see docs/diagnosis.md.
 
         Raises:
             ScattershotError: the metric is missing, or something reported is not a number, or
@@ -156,7 +162,13 @@ class TrialHandle:
                 state["predictions"] = torch.as_tensor(predictions).to(torch.float32)
                 state["targets"] = torch.as_tensor(targets)
             snapshot = Snapshot(state)
-        self._reporter.line(self._attempt, self._epoch, values, snapshot, self._header(values))
+        files = {}
+        if layers is not None:
+            self._layers.add(layers)
+            files[LAYERS] = self._layers.data()
+        self._reporter.line(
+            self._attempt, self._epoch, values, snapshot, self._header(values), files
+        )
         if self._epoch < self._until:
             self.check()
 
@@ -210,6 +222,8 @@ class TrialHandle:
             )
         restore(self._parts, cast(Mapping[str, Any], found.header["state"]), found.data)
         self._epoch = found.header["epoch"]
+        if self.monitors:
+            self._layers = Layers.read(checkpoints, self.number, until=self._epoch)
         self.history[:] = found.header["history"]
         metric = self._info.metric
         self._attempt.accepted = {int(line["epoch"]): line[metric] for line in self.history}

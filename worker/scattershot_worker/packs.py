@@ -38,8 +38,9 @@ from scattershot_worker.job import (
     where,
 )
 from scattershot_worker.loading import load_task
+from scattershot_worker.monitors import machine
 from scattershot_worker.signals import Signals, TrialStopped
-from scattershot_worker.trainer import data_on
+from scattershot_worker.trainer import data_on, tensors_of
 from scattershot_worker.training import Training
 
 log = logging.getLogger("scattershot.worker")
@@ -291,7 +292,9 @@ class Pack:
         if not self._members:
             return
         began = time.perf_counter()
-        lanes, val = len(self._members), data_on(self._task, self._bench.device).val
+        data = data_on(self._task, self._bench.device)
+        lanes, val, examples = len(self._members), data.val, len(tensors_of(data.train)[1])
+        self._engine.monitors = self._info.monitors
         losses = self._engine.train_epoch(self._check)
         results = self._engine.evaluate(val, self._check)
         averaged = self._engine.evaluate(val, self._check, averaged=True)
@@ -303,12 +306,17 @@ class Pack:
             member = self._members[lane]
             of_average = averaged[lane][0] if lane in averaged else {}
             try:
+                seen, layers = self._engine.seen(lane, tensors_of(val)[0], outputs)
                 member.trial.report(
-                    {f"val_{name}": value for name, value in metrics.items()},
+                    {
+                        **{f"val_{name}": value for name, value in metrics.items()},
+                        **{f"val_{name}_ema": value for name, value in of_average.items()},
+                    },
                     train_loss=losses[lane],
                     lr=lane.training.lr,
-                    **{f"val_{name}_ema": value for name, value in of_average.items()},
-                    seconds=round(seconds, 4),
+                    **seen,
+                    **machine.scalars(self._bench.device, examples, seconds),
+                    layers=layers,
                     predictions=self._task.predictions(outputs),
                     targets=targets,
                 )

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from scattershot.bus.state import LEASE, Answer, Step, TrialStates, finish, report
@@ -63,6 +64,8 @@ class _Line:
     metrics: Mapping[str, float]
     snapshot: Snapshot | None
     header: Mapping[str, object]
+    #: Small files beside the checkpoints, by name.
+    files: Mapping[str, bytes]
 
 
 @dataclass
@@ -95,11 +98,12 @@ class Reporter:
         metrics: Mapping[str, float],
         snapshot: Snapshot | None,
         header: Mapping[str, object],
+        files: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Hand over an epoch; waits while `_SNAPSHOTS` of its checkpoints are on their way."""
         if snapshot is not None:
             attempt.room.acquire()
-        self._queue.put(_Line(attempt, epoch, metrics, snapshot, header))
+        self._queue.put(_Line(attempt, epoch, metrics, snapshot, header, files))
 
     def end(self, attempt: Attempt, state: str, reason: str = "") -> str:
         """Write and report what is left, end the attempt; return its state, or "fenced".
@@ -178,22 +182,27 @@ class Reporter:
             take(answer)
 
     def _write(self, line: _Line) -> str:
+        attempt = line.attempt
+        for name, content in line.files.items():
+            self._put(attempt, name, content)
         if line.snapshot is None:
             return ""
-        attempt = line.attempt
         name = checkpoint_name(
             attempt.metric, line.metrics[attempt.metric], attempt.trial, line.epoch
         )
-        path = trial_folder(attempt.checkpoints, attempt.trial) / name
         try:
             data = line.snapshot.serialize(line.header)
         except Exception as error:  # a kind of tensor that the format does not know
             raise CheckpointError(
                 f"its state cannot be written to a checkpoint: {error}"
             ) from error
+        self._put(attempt, name, data)
+        return name
+
+    def _put(self, attempt: Attempt, name: str, data: bytes | bytearray) -> None:
+        path = trial_folder(attempt.checkpoints, attempt.trial) / name
         _outwait(attempt, lambda: write(path, data, sync=False))
         self._syncer.note(path)
-        return name
 
 
 def _outwait(attempt: Attempt, work: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -17,6 +17,8 @@ from scattershot.errors import TaskError
 from scattershot.seeds import derive
 from scattershot.task import Data, Part, Task
 from scattershot_worker.handle import TrialHandle, seed_everything
+from scattershot_worker.monitors import machine
+from scattershot_worker.monitors.watch import Watch
 from scattershot_worker.training import Training
 
 _EVALUATION_BATCH = 1024
@@ -46,38 +48,51 @@ def train(task: Task, trial: TrialHandle) -> None:
     training = Training(
         task, trial.params, seed=trial.seed, budget=trial.budget, device=trial.device
     )
+    watch = Watch(training) if trial.monitors else None
     for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
         training.begin_epoch(epoch, trial.history)
-        loss = train_epoch(training, data.train, trial.check)
-        metrics, outputs, targets = evaluate(
-            task, training.model, data.val, trial.device, trial.check
-        )
+        loss, examples = train_epoch(training, data.train, trial.check, watch)
+        with nullcontext() if watch is None else watch.evaluation():
+            metrics, outputs, targets = evaluate(
+                task, training.model, data.val, trial.device, trial.check
+            )
+        seen, layers = ({}, None) if watch is None else watch.end_epoch(outputs)
         trial.report(
             {f"val_{name}": value for name, value in metrics.items()},
             train_loss=loss,
             lr=training.lr,
             **averaged(training, data.val, trial.check),
-            seconds=round(time.perf_counter() - started, 4),
+            **seen,
+            **machine.scalars(trial.device, examples, time.perf_counter() - started),
+            layers=layers,
             predictions=task.predictions(outputs),
             targets=targets,
         )
 
 
-def train_epoch(training: Training, part: Part, check: Callable[[], None]) -> Tensor:
-    """Train for the epoch that `training` has begun; return the mean loss, a scalar."""
+def train_epoch(
+    training: Training, part: Part, check: Callable[[], None], watch: Watch | None = None
+) -> tuple[Tensor, int]:
+    """Train for the epoch that `training` has begun; return the mean loss and the examples seen.
+
+    A `watch` looks on.
+    """
     training.model.train()
     device, size = training.device, training.batch_size
     generator = torch.Generator().manual_seed(derive(training.seed, "order", training.epoch))
     total, seen = torch.zeros((), device=device), 0
     steps = steps_of(part, size) if training.how.moves else 1
+    if watch is not None:
+        watch.begin_epoch(training.epoch, steps if training.how.moves else _steps_or_1(part, size))
     for step, (x, y) in enumerate(batches(part, size, device, generator)):
         check()
         if training.how.moves:
             training.begin_step(min(step, steps - 1), steps)
-        total += training.step(x, y) * len(y)
+        loss = training.step(x, y) if watch is None else watch.step(step, x, y)
+        total += loss * len(y)
         seen += len(y)
-    return total / max(seen, 1)
+    return total / max(seen, 1), seen
 
 
 def averaged(training: Training, part: Part, check: Callable[[], None]) -> dict[str, float]:
@@ -100,6 +115,13 @@ def steps_of(part: Part, size: int) -> int:
             "a schedule needs to know how many batches an epoch has: give the loader a length, or "
             'schedule = "constant"'
         ) from None
+
+
+def _steps_or_1(part: Part, size: int) -> int:
+    try:
+        return steps_of(part, size)
+    except TaskError:
+        return 1
 
 
 @torch.no_grad()  # not inference_mode: what a model keeps for later could not be trained with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,16 @@ from scattershot_worker import dropout, schedules
 from scattershot_worker.ema import Ema
 from scattershot_worker.hyperparameters import Hyperparameters
 from scattershot_worker.optimizers import make_optimizer
+
+
+class StepWatch(Protocol):
+    """Looks at one step, and changes nothing in it."""
+
+    def gradients(self) -> None:
+        """Look between the backward pass and clipping."""
+
+    def updated(self) -> None:
+        """Look after the update."""
 
 
 class Training:
@@ -47,6 +57,8 @@ class Training:
         #: The epoch that is trained, from 1.
         self.epoch = 1
         self._plateaus = 1.0
+        #: The model's outputs at the last step.
+        self.outputs: Tensor | None = None
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -83,17 +95,23 @@ class Training:
 
     # ---- a step
 
-    def step(self, x: Tensor, y: Tensor) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, watch: StepWatch | None = None) -> Tensor:
         """Do one step on a batch; return its mean loss, a scalar."""
         self.masks.begin_step()
-        loss = self.loss(self.model(x), y)
+        outputs = self.model(x)
+        loss = self.loss(outputs, y)
         self.optimizer.zero_grad()
         loss.backward()
+        self.outputs = outputs.detach() if isinstance(outputs, Tensor) else None
+        if watch is not None:
+            watch.gradients()
         if self.how.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.how.clip_norm)
         if self.how.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.how.clip_value)
         self.optimizer.step()
+        if watch is not None:
+            watch.updated()
         if self.ema is not None:
             self.ema.update()
         return loss.detach()

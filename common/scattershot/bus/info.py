@@ -22,7 +22,7 @@ class StudyInfo:
 
     `uid` tells two studies of one name apart; `folder` is the study's name under a worker's
     output root, `store` the URL of the object store that has its checkpoints instead;
-    `kill_grace` and `stall` are seconds.
+    `kill_grace` and `stall` are seconds; `monitors` is [worker] monitors.
     """
 
     name: str
@@ -36,6 +36,7 @@ class StudyInfo:
     recycle: int = 2000
     stall: float = 0.0
     store: str | None = None
+    monitors: bool = True
 
 
 def info_of(study: StudyFile, uid: str, data: str | None) -> StudyInfo:
@@ -52,6 +53,7 @@ def info_of(study: StudyFile, uid: str, data: str | None) -> StudyInfo:
         recycle=study.worker.recycle,
         stall=study.worker.stall,
         store=study.checkpoints.store,
+        monitors=study.worker.monitors,
     )
 
 

@@ -97,14 +97,56 @@ def show(
     from scattershot_master.show import folders, one_trial
     from scattershot_master.show.page import put
 
-    if not (trial.isascii() and trial.isdigit() and len(trial) <= 18):
-        raise StudyFileError(f"{trial!r} is no trial; write its number: 17, or 00017")
+    number = _number(trial)
     found = folders.study_folder(folder, (LEDGER, "trials"))
-    known = one_trial.find(found, int(trial))
+    known = one_trial.find(found, number)
     if json:
         _put_json(one_trial.data(known, found))
     else:
         put(one_trial.page(known))
+
+
+def diagnose(
+    trial: Annotated[
+        str | None,
+        typer.Argument(help="A trial's number; without one the whole study.", show_default=False),
+    ] = None,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Say what is wrong with a trial, or with the study, by what evidence, and what to do."""
+    from scattershot_master.diagnosis import page as diagnosis
+    from scattershot_master.ledger import read
+    from scattershot_master.show import folders
+    from scattershot_master.show.page import put
+
+    if trial is not None and folder is None and not trial.isdigit():
+        folder, trial = Path(trial), None
+    found = folders.study_folder(folder)
+    board = read(found)
+    if trial is None:
+        study = diagnosis.of_study(board, found)
+        if json:
+            _put_json(diagnosis.study_data(study))
+        else:
+            put(diagnosis.study_page(study))
+        return
+    record = board.trials.get(_number(trial))
+    if record is None:
+        raise ScattershotError(
+            f"there is no trial {trial} in {found}; `scattershot top` lists trials"
+        )
+    findings, layers = diagnosis.of_trial(board, record, board.checkpoints(found))
+    if json:
+        _put_json(diagnosis.trial_data(record, findings, layers))
+    else:
+        put(diagnosis.trial_page(board, record, findings, layers))
+
+
+def _number(trial: str) -> int:
+    if not (trial.isascii() and trial.isdigit() and len(trial) <= 18):
+        raise StudyFileError(f"{trial!r} is no trial; write its number: 17, or 00017")
+    return int(trial)
 
 
 def export(

@@ -18,6 +18,7 @@ from scattershot_worker.fused.bank import Bank, Seat
 from scattershot_worker.fused.layout import Layout
 from scattershot_worker.fused.program import LaneModel, Step, trace
 from scattershot_worker.fused.signature import Signature
+from scattershot_worker.fused.watching import LaneWatch
 from scattershot_worker.trainer import tensors_of
 from scattershot_worker.training import Training
 
@@ -106,6 +107,9 @@ class Engine:
         self._wasted = self._row_s = 0.0
         self._trace_s = 0.2
         self._spread = dropout.counters(0, 0, self._x.device)
+        #: Whether to look at gradients and updates, and what was seen of the last epoch.
+        self.monitors = False
+        self.watch: LaneWatch | None = None
 
     @property
     def lanes(self) -> list[Lane]:
@@ -140,6 +144,15 @@ class Engine:
                 self.bank.move(lane.seat.row, row)
                 lane.seat.row = row
 
+    def seen(
+        self, lane: Lane, x: Tensor, outputs: Tensor
+    ) -> tuple[dict[str, float], dict[str, Any] | None]:
+        """Return what was seen of a lane's last epoch; see `LaneWatch.end_epoch`."""
+        if self.watch is None or lane.seat is None:
+            return {}, None
+        state = lane.state("model")
+        return self.watch.end_epoch(lane.training, lane.seat.row, state, x, outputs)
+
     # ---- an epoch
 
     @torch.no_grad()
@@ -172,6 +185,7 @@ class Engine:
         steps = -(-count // size)
         moving = [lane for lane in lanes if lane.training.how.moves]
         updates = self._updates(lanes)
+        watch = self.watch = LaneWatch(self.bank.layout, steps) if self.monitors else None
         for step, first in enumerate(range(0, count, size)):
             check()
             for lane in moving:
@@ -185,7 +199,11 @@ class Engine:
             y = self._y.index_select(0, flat).view(*shape, *self._y.shape[1:])
             random = self._random(keys_, step, shape[1])
             losses, grads = self._step(x, y, smoothing, random, thresholds, scales)
+            if watch is not None:
+                watch.gradients(step, losses, self.bank.weights[: self._width], grads)
             self._update(updates, grads)
+            if watch is not None:
+                watch.updated(step, self.bank.weights[: self._width])
             totals += losses * shape[1]
         totals /= count
         self._row_s = (time.perf_counter() - begun) / self._width

@@ -1,0 +1,161 @@
+"""Owns what a rule sees of a trial, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
+from statistics import fmean
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule found: its `evidence`, the `remedy`, and where the notes say so."""
+
+    rule: str
+    evidence: str
+    remedy: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`look` returns the evidence, or "" where there is nothing to say."""
+
+    name: str
+    look: Callable[[Case], str]
+    remedy: str
+    #: A section of the CS231n notes ("Neural Networks Part 3" unless it says otherwise).
+    source: str
+
+    def find(self, case: Case) -> Finding | None:
+        """Return the finding in a case, if there is one."""
+        evidence = self.look(case)
+        return Finding(self.name, evidence, self.remedy, self.source) if evidence else None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trial: its history, a line per epoch, and its layers, a line per epoch looked at.
+
+    `metric` is that of the study, `sign` what makes larger better. Everything may be missing but
+    the history: a train function reports what it likes.
+    """
+
+    history: Sequence[Mapping[str, float]]
+    layers: Sequence[Mapping[str, Any]] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = "val_accuracy"
+    sign: int = 1
+
+    def series(self, name: str) -> list[float]:
+        """Return a metric by epoch, of the epochs that have it."""
+        return [line[name] for line in self.history if name in line]
+
+    @cached_property
+    def train(self) -> list[float]:
+        """The training loss by epoch; else the validation loss."""
+        return self.series("train_loss") or self.series("val_loss")
+
+    @cached_property
+    def start(self) -> float:
+        """The loss before anything was learned: at chance, else the first step's, else epoch 1's.
+
+        0 where no loss is known.
+        """
+        first = self.layers[0] if self.layers else {}
+        known = [first.get("chance_loss"), first.get("initial_loss"), *self.train[:1]]
+        return next((one for one in known if one is not None and isfinite(one)), 0.0)
+
+    @cached_property
+    def initial(self) -> float:
+        """The loss that the training began with: the first step's, or `start` if more."""
+        first = self.layers[0].get("initial_loss") if self.layers else None
+        return max(first, self.start) if first is not None and isfinite(first) else self.start
+
+    @cached_property
+    def broken(self) -> bool:
+        """Whether a loss came out as NaN or infinite, or ends well above the first."""
+        losses = self.train
+        if not losses:
+            return False
+        return not all(map(isfinite, losses)) or losses[-1] > 1.3 * max(self.initial, 1e-12)
+
+    @cached_property
+    def left(self) -> float:
+        """The part of the starting loss that the last epochs still have."""
+        return fmean(self.train[-2:]) / self.start if self.start > 0 and self.train else 0.0
+
+    @cached_property
+    def gain(self) -> float:
+        """How much the second half of the epochs lowered the training loss, in initial losses.
+
+        The best of each half is compared; 0 with fewer than four epochs.
+        """
+        half = len(self.train) // 2
+        if half < 2 or self.initial <= 0:
+            return 0.0
+        return (min(self.train[:half]) - min(self.train[half:])) / self.initial
+
+    @cached_property
+    def early(self) -> float:
+        """How much the first half lowered it, in initial losses."""
+        half = len(self.train) // 2
+        if half < 1 or self.initial <= 0:
+            return 0.0
+        return (self.initial - min(self.train[:half])) / self.initial
+
+    @cached_property
+    def gap(self) -> float | None:
+        """Training accuracy minus validation accuracy over the last three epochs, if both are."""
+        pairs = [
+            line["train_accuracy"] - line["val_accuracy"]
+            for line in self.history[-3:]
+            if "train_accuracy" in line and "val_accuracy" in line
+        ]
+        return fmean(pairs) if pairs else None
+
+    @cached_property
+    def ratio(self) -> float | None:
+        """The update ratio's median over the second half of the epochs, if it was recorded."""
+        ratios = [one for one in self.series("update_ratio") if isfinite(one)]
+        ratios = sorted(ratios[len(ratios) // 2 :])
+        return ratios[len(ratios) // 2] if ratios else None
+
+    @cached_property
+    def first_weights(self) -> Mapping[str, Any] | None:
+        """The first weights of two dimensions or more, as the last line of the layers has them."""
+        lines = self.layers[-1].get("parameters", ()) if self.layers else ()
+        return next((one for one in lines if len(one["shape"]) > 1), None)
+
+    @cached_property
+    def unreached(self) -> bool:
+        """Whether gradients do not reach the first layer: its mean one is below 1e-6."""
+        first = self.first_weights
+        return first is not None and bool(first["grad_rms"] < 1e-6)
+
+    @cached_property
+    def constant(self) -> bool:
+        """Whether the learning rate stayed where it was."""
+        rates = self.series("lr")
+        return not rates or min(rates) > 0.5 * max(rates)
+
+
+def number(value: float) -> str:
+    """Return a number for a sentence.
+
+    >>> number(0.012345), number(3e-07)
+    ('0.0123', '3e-07')
+    """
+    return f"{value:.3g}"
+
+
+def percent(value: float) -> str:
+    """Return a share for a sentence.
+
+    >>> percent(0.314)
+    '31%'
+    """
+    return f"{100 * value:.0f}%"

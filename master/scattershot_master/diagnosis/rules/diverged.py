@@ -1,0 +1,32 @@
+"""Owns the rule on a loss that rises, or is no number any more."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from scattershot_master.diagnosis.case import Case, Rule, number
+
+
+def _look(case: Case) -> str:
+    losses = case.train
+    for epoch, loss in enumerate(losses, 1):
+        if not isfinite(loss):
+            return f"the loss was {loss} at epoch {epoch}"
+    if case.broken:
+        return f"the loss ends at {number(losses[-1])}; it began at {number(case.initial)}"
+    most = max(losses, default=0.0)
+    if most > 3 * case.initial > 0:
+        return f"the loss rose to {number(most)}; it began at {number(case.initial)}"
+    least = min(losses, default=0.0)
+    if len(losses) > 2 and losses[-1] - least > 0.3 * case.start:
+        return f"the loss rose from {number(least)} to {number(losses[-1])}"
+    return ""
+
+
+RULE = Rule(
+    "diverged",
+    _look,
+    "lower the learning rate by a factor of 3 to 10; clip the gradient's norm (clip_norm = 1); "
+    "warm up",
+    "Loss function",
+)

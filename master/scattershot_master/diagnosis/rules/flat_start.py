@@ -1,0 +1,31 @@
+"""Owns the rule on a loss that stays flat at first and then drops: a bad initialization."""
+
+from __future__ import annotations
+
+from scattershot_master.diagnosis.case import Case, Rule, number
+
+#: Flat is a loss so near to the first one, and for at least this part of the epochs.
+_NEAR, _PART = 0.07, 0.15
+
+
+def _look(case: Case) -> str:
+    losses = case.train
+    if len(losses) < 4 or case.start <= 0 or case.broken or case.left > 0.7:
+        return ""
+    near = [abs(loss / case.initial - 1) < _NEAR for loss in losses]
+    flat = near.index(False) if False in near else len(losses)
+    if flat < max(1, _PART * len(losses)):
+        return ""
+    return (
+        f"the loss stayed near {number(case.initial)} for {flat} of {len(losses)} epochs, then "
+        f"fell to {number(losses[-1])}"
+    )
+
+
+RULE = Rule(
+    "flat_start",
+    _look,
+    "a bad initialization is the first suspect: He for ReLU, Xavier for tanh, biases at zero; or "
+    "batch normalization",
+    "Loss function; Neural Networks Part 2, Weight Initialization",
+)

@@ -1,0 +1,32 @@
+"""Owns the rule on losses that jump from step to step: the batch is too small."""
+
+from __future__ import annotations
+
+from scattershot_master.diagnosis.case import Case, Rule, percent
+
+#: Jumps of a step's loss, as a part of the starting loss, that are too large.
+_JUMPS = 0.2
+
+
+def _look(case: Case) -> str:
+    if not case.layers or case.broken or case.initial <= 0:
+        return ""
+    line = case.layers[-1]
+    epoch = line["epoch"]
+    losses = [one["train_loss"] for one in case.history if one["epoch"] == epoch]
+    jumps = line.get("noise", 0.0) * (losses[0] if losses else 0.0) / case.initial
+    if not jumps > _JUMPS:
+        return ""
+    size = case.params.get("batch_size")
+    of = f" with batches of {size}" if size else ""
+    return (
+        f"at epoch {epoch} a step's loss still jumps by {percent(jumps)} of the starting loss{of}"
+    )
+
+
+RULE = Rule(
+    "noisy",
+    _look,
+    "enlarge batch_size, or lower the learning rate with it",
+    "Loss function",
+)

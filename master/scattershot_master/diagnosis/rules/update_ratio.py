@@ -1,0 +1,31 @@
+"""Owns the rule on updates that are too large or too small for their weights."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from scattershot_master.diagnosis.case import Case, Rule, number
+
+#: The first epochs have large updates in healthy trainings, too.
+_HIGH, _LOW, _EPOCHS = 2e-2, 5e-5, 4
+
+
+def _look(case: Case) -> str:
+    ratios = [one for one in case.series("update_ratio") if isfinite(one)]
+    if not ratios or case.ratio is None:
+        return ""
+    if case.ratio > _HIGH and len(ratios) >= _EPOCHS:
+        return f"updates are {number(case.ratio)} of the weights' size; about 1e-3 is right"
+    if max(ratios) < _LOW and not case.unreached:
+        return (
+            f"updates are at most {number(max(ratios))} of the weights' size; about 1e-3 is right"
+        )
+    return ""
+
+
+RULE = Rule(
+    "update_ratio",
+    _look,
+    "above 1e-3 by much: lower the learning rate; below by much: raise it",
+    "Ratio of weights:updates",
+)

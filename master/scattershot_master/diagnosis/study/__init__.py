@@ -1,0 +1,14 @@
+"""Owns the table of the rules on a study as a whole, in the order in which they are told."""
+
+from scattershot_master.diagnosis.study.case import StudyRule
+from scattershot_master.diagnosis.study.chance import chance
+from scattershot_master.diagnosis.study.importance import importance
+from scattershot_master.diagnosis.study.killed_winner import killed_winner
+from scattershot_master.diagnosis.study.rates import rates
+
+STUDY_RULES: dict[str, StudyRule] = {
+    "rates": rates,
+    "chance": chance,
+    "killed_winner": killed_winner,
+    "importance": importance,
+}

@@ -1,0 +1,21 @@
+"""Owns what a rule on a study sees: its trials, their findings, its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scattershot_master.board import Board
+from scattershot_master.diagnosis.case import Case, Finding
+
+
+@dataclass(frozen=True)
+class StudyCase:
+    """A study, its trials as cases and what was found in each, by number."""
+
+    board: Board
+    cases: Mapping[int, Case]
+    findings: Mapping[int, Sequence[Finding]]
+
+
+StudyRule = Callable[[StudyCase], list[Finding]]

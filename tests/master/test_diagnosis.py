@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scattershot_master.board import Board
+from scattershot_master.diagnosis import page
+from scattershot_master.diagnosis.case import Case
+from scattershot_master.diagnosis.rules import RULES
+from scattershot_master.diagnosis.study import STUDY_RULES
+from scattershot_master.diagnosis.study.importance import importances
+from scattershot_master.diagnosis.study.killed_winner import replay
+from scattershot_master.diagnosis.trials import diagnose
+from scattershot_master.killers.median import Median
+from synthetic_study import Simulation
+
+
+def run(losses: list[float], **series: list[float]) -> list[dict[str, float]]:
+    """Return a history with these training losses, and further metrics by epoch."""
+    more = [dict(zip(series, values, strict=True)) for values in zip(*series.values(), strict=True)]
+    return [
+        {"epoch": epoch, "train_loss": loss, **(more[epoch - 1] if more else {})}
+        for epoch, loss in enumerate(losses, 1)
+    ]
+
+
+def layer(epoch: int = 8, **what: Any) -> dict[str, Any]:
+    """Return a line of the layers' file."""
+    return {"epoch": epoch, "noise": 0.1, "chance_loss": 2.3, "initial_loss": 2.4, **what}
+
+
+def weights(rms: float) -> list[dict[str, Any]]:
+    return [{"name": "0.weight", "shape": [4, 4], "grad_rms": rms}]
+
+
+FALLING = [1.0, 0.5, 0.3, 0.2, 0.15, 0.12, 0.1, 0.09]
+
+CASES: list[tuple[str, Case, bool]] = [
+    ("initial_loss", Case(run(FALLING), [layer(initial_loss=9.0)]), True),
+    ("initial_loss", Case(run(FALLING), [layer(initial_loss=2.9)]), False),
+    ("initial_loss", Case(run(FALLING)), False),
+    ("flat_start", Case(run([2.3, 2.3, 2.28, 1.0, 0.4, 0.2]), [layer(initial_loss=2.3)]), True),
+    ("flat_start", Case(run(FALLING), [layer()]), False),
+    ("diverged", Case(run([1.0, float("nan")])), True),
+    ("diverged", Case(run([2.0, 3.5, 9.0])), True),
+    ("diverged", Case(run([1.0, 0.2, 0.9])), True),
+    ("diverged", Case(run(FALLING)), False),
+    ("exploding_gradients", Case(run([1.0, 0.9], grad_norm=[3.0, 800.0])), True),
+    ("exploding_gradients", Case(run([1.0, 0.9], grad_norm=[3.0, 8.0])), False),
+    ("vanishing_gradients", Case(run([2.3] * 8), [layer(parameters=weights(1e-8))]), True),
+    ("vanishing_gradients", Case(run([2.3] * 8), [layer(parameters=weights(1e-4))]), False),
+    # a training that has nothing left to learn has no gradients either
+    (
+        "vanishing_gradients",
+        Case(run([1.0, 1e-6]), [layer(parameters=weights(1e-8))]),
+        False,
+    ),
+    ("dead_relus", Case(run(FALLING), [layer(activations=[{"name": "1", "dead": 0.7}])]), True),
+    ("dead_relus", Case(run(FALLING), [layer(activations=[{"name": "1", "dead": 0.1}])]), False),
+    (
+        "saturated",
+        Case(run(FALLING), [layer(activations=[{"name": "1", "kind": "Tanh", "saturated": 0.8}])]),
+        True,
+    ),
+    (
+        "saturated",
+        Case(run(FALLING), [layer(activations=[{"name": "1", "kind": "Tanh", "saturated": 0.2}])]),
+        False,
+    ),
+    ("update_ratio", Case(run(FALLING, update_ratio=[0.1] * 8)), True),
+    ("update_ratio", Case(run(FALLING, update_ratio=[1e-6] * 8)), True),
+    ("update_ratio", Case(run(FALLING, update_ratio=[1e-3] * 8)), False),
+    ("slow", Case(run([2.3, 2.27, 2.24, 2.21, 2.18, 2.15])), True),
+    ("slow", Case(run(FALLING)), False),
+    # large updates and a straight line: not the rate
+    (
+        "slow",
+        Case(run([2.3, 2.27, 2.24, 2.21, 2.18, 2.15], update_ratio=[5e-3] * 6)),
+        False,
+    ),
+    (
+        "plateau",
+        Case(run([2.3, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], update_ratio=[9e-3] * 8)),
+        True,
+    ),
+    (
+        "plateau",
+        Case(run([2.3, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], update_ratio=[1e-3] * 8)),
+        False,
+    ),
+    (
+        "early_decay",
+        Case(run([2.0, 1.5, 1.48, 1.48, 1.48, 1.48], lr=[1e-1, 1e-1, 1e-3, 1e-3, 1e-3, 1e-3])),
+        True,
+    ),
+    (
+        "early_decay",
+        Case(run([2.0, 0.5, 0.3, 0.1, 0.05, 0.05], lr=[1e-1, 1e-1, 1e-1, 1e-1, 1e-3, 1e-3])),
+        False,
+    ),
+    ("noisy", Case(run(FALLING * 1), [layer(epoch=1, noise=0.9)]), True),
+    ("noisy", Case(run(FALLING), [layer(epoch=8, noise=0.9)]), False),
+    (
+        "overfitting",
+        Case(run(FALLING, train_accuracy=[1.0] * 8, val_accuracy=[0.8] * 8)),
+        True,
+    ),
+    ("overfitting", Case(run(FALLING, val_loss=[1, 0.5, 0.4, 0.4, 0.5, 0.6, 0.7, 0.8])), True),
+    (
+        "overfitting",
+        Case(run(FALLING, train_accuracy=[1.0] * 8, val_accuracy=[0.97] * 8)),
+        False,
+    ),
+    (
+        "underfitting",
+        Case(run([2.3, 1.6, 1.5, 1.45, 1.44, 1.44], val_loss=[2.2, 1.6, 1.5, 1.5, 1.5, 1.5])),
+        True,
+    ),
+    (
+        "underfitting",
+        Case(run([2.3, 1.6, 1.5, 1.45, 1.44, 1.44], val_loss=[2.2, 1.6, 1.9, 2.5, 2.5, 2.5])),
+        False,
+    ),
+    ("still_improving", Case(run(FALLING, val_accuracy=[0.1 * k for k in range(1, 9)])), True),
+    ("still_improving", Case(run(FALLING, val_accuracy=[0.5] + [0.9] * 7)), False),
+]
+
+
+@pytest.mark.parametrize(("rule", "case", "fires"), CASES)
+def test_each_rule_finds_what_it_is_for_and_nothing_else(
+    rule: str, case: Case, fires: bool
+) -> None:
+    found = RULES[rule].find(case)
+    assert (found is not None) is fires
+    if found is not None:
+        assert found.evidence and found.remedy and found.source and found.rule == rule
+
+
+def test_the_cases_reach_both_sides_of_every_rule() -> None:
+    for side in (True, False):
+        assert {rule for rule, _, fires in CASES if fires is side} == set(RULES)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [[], [{"epoch": 1}], [{"epoch": 1, "acc": 0.5}], run([float("nan")] * 9), run([0.0] * 9)],
+)
+@pytest.mark.parametrize("line", [{}, {"epoch": 1}, layer(noise=float("nan"), parameters=[])])
+def test_a_rule_is_silent_on_what_was_not_recorded(
+    history: list[Mapping[str, float]], line: dict[str, Any]
+) -> None:
+    found = diagnose(Case(history, [line] if line else []))
+    assert {one.rule for one in found} <= {"diverged"}
+
+
+@pytest.fixture(scope="module")
+def board() -> Board:
+    return Simulation().run()
+
+
+def study_of(board: Board) -> Any:
+    return page.of_study(board, Path("nowhere"))
+
+
+def test_rates_above_which_all_trials_diverge_are_named(board: Board) -> None:
+    (found,) = STUDY_RULES["rates"](study_of(board))
+    broken = [t.params["lr"] for t in board.trials.values() if t.history and t.params["lr"] > 4]  # type: ignore[operator]
+    assert f"all {len(broken)} trials from lr {min(broken):.3g} on diverge" in found.evidence
+    assert "upper bound of lr down" in found.remedy
+
+
+def test_the_hyperparameter_that_decides_is_the_most_important(board: Board) -> None:
+    shares = importances(study_of(board))
+    assert next(iter(shares)) == "lr" and shares["lr"] > 0.5
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_accuracies_within_one_error_of_the_best_are_told_to_be_chance(board: Board) -> None:
+    study = study_of(board)
+    assert STUDY_RULES["chance"](study) == []  # how many examples validated is not known
+    number, case = next(iter(study.cases.items()))
+    study.cases[number] = Case(case.history, [{"epoch": 1, "val_examples": 100}])
+    (found,) = STUDY_RULES["chance"](study)
+    assert "100 validation examples" in found.evidence
+
+
+def test_a_killer_that_would_have_killed_a_late_winner_is_found(board: Board) -> None:
+    trials = [*board.trials.values()][:7]
+    for trial in trials:
+        trial.history = [{"epoch": e, "val_accuracy": 0.5 + trial.number / 100} for e in (1, 2, 3)]
+    winner = trials[0]
+    winner.history = [
+        {"epoch": e, "val_accuracy": value} for e, value in enumerate((0.1, 0.2, 0.99), 1)
+    ]
+    killed = replay([Median(grace=1, min_peers=3)], trials, "val_accuracy", 1, 3)
+    assert killed[winner.number][0] == 1
+    late = replay([Median(grace=3, min_peers=3)], trials, "val_accuracy", 1, 3)
+    assert winner.number not in late

@@ -1,0 +1,259 @@
+"""Owns real trainings made to show what can go wrong with one, and healthy ones beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from scattershot.store.layers import Layers
+from scattershot.task import Data, Task
+from scattershot_master.diagnosis.case import Case
+from scattershot_worker.handle import seed_everything
+from scattershot_worker.monitors.watch import Watch
+from scattershot_worker.trainer import evaluate, tensors_of, train_epoch
+from scattershot_worker.training import Training
+
+CPU = torch.device("cpu")
+
+
+@cache
+def digits() -> tuple[Tensor, Tensor]:
+    """Return the digits, x [1797, 64] normalized and y [1797], in an order of their own."""
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
+    x = torch.tensor(found.data, dtype=torch.float32)[order] / 16
+    return (x - x.mean()) / x.std(), torch.tensor(found.target)[order]
+
+
+def parts(train: int = 800, val: int = 400) -> Data:
+    """Return the first `train` digits to train on, and the last `val` to validate."""
+    x, y = digits()
+    return Data((x[:train], y[:train]), (x[-val:], y[-val:]))
+
+
+def noise(train: int = 200, val: int = 200) -> Data:
+    """Return labels of which a fifth is wrong at random: to be learned by heart only."""
+    data = parts(train, val)
+    x, y = tensors_of(data.train)
+    wrong = torch.rand(len(y), generator=torch.Generator().manual_seed(1)) < 0.2
+    labels = torch.randint(0, 10, y.shape, generator=torch.Generator().manual_seed(2))
+    return Data((x, torch.where(wrong, labels, y)), data.val)
+
+
+def net(
+    *widths: int,
+    activation: type[nn.Module] = nn.ReLU,
+    gain: float = 2**0.5,
+    last: float = 1.0,
+    std: float | None = None,
+    bias: float = 0.0,
+) -> nn.Sequential:
+    """Return a fully connected network on digits; weights have the deviation gain / sqrt(inputs).
+
+    `std` stands in for it in all layers, `last` is the last layer's own gain.
+    """
+    sizes = [64, *widths, 10]
+    modules: list[nn.Module] = []
+    for index, (a, b) in enumerate(pairwise(sizes)):
+        layer = nn.Linear(a, b)
+        at_end = index == len(widths)
+        deviation = std if std is not None else (last if at_end else gain) / a**0.5
+        nn.init.normal_(layer.weight, std=deviation)
+        nn.init.constant_(layer.bias, 0.0 if at_end else bias)
+        modules += [layer] if at_end else [layer, activation()]
+    return nn.Sequential(*modules)
+
+
+def conv_net() -> nn.Sequential:
+    """Return a small convolutional network on digits."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 16, 10),
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained and how, and the rules that must and that may fire on it."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    params: Mapping[str, Any]
+    epochs: int = 16
+    data: Callable[[], Data] = parts
+    must: frozenset[str] = frozenset()
+    may: frozenset[str] = field(default=frozenset())
+
+
+class _Digits(Task):
+    def __init__(self, one: Run) -> None:
+        self._one = one
+
+    def data(self) -> Data:
+        return self._one.data()
+
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        return self._one.model()
+
+
+def case(one: Run, seed: int = 3) -> Case:
+    """Train it as a worker does, and return it as the rules see it."""
+    seed_everything(seed)
+    task, data = _Digits(one), one.data()
+    training = Training(task, one.params, seed=seed, budget=one.epochs, device=CPU)
+    watch, layers = Watch(training), Layers()
+    history: list[dict[str, float]] = []
+    for epoch in range(1, one.epochs + 1):
+        training.begin_epoch(epoch, history)
+        loss, _ = train_epoch(training, data.train, lambda: None, watch)
+        with watch.evaluation():
+            metrics, outputs, _ = evaluate(task, training.model, data.val, CPU)
+        seen, line = watch.end_epoch(outputs)
+        if line is not None:
+            layers.add(line)
+        found = {f"val_{name}": value for name, value in metrics.items()}
+        history.append(
+            {"epoch": epoch, **found, "train_loss": loss.item(), "lr": training.lr, **seen}
+        )
+    lines = json.loads(layers.data())["epochs"]
+    return Case(history, lines, dict(one.params))
+
+
+def _sick(
+    name: str,
+    must: str,
+    model: Callable[[], nn.Module],
+    params: Mapping[str, Any],
+    epochs: int = 16,
+    *,
+    data: Callable[[], Data] = parts,
+    may: str = "",
+) -> Run:
+    rules = frozenset(must.split()), frozenset(may.split())
+    return Run(name, model, params, epochs, data, *rules)
+
+
+ADAM = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01}
+SGD = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
+
+HEALTHY = [
+    Run("adamw", lambda: net(64), ADAM),
+    Run("sgd with momentum", lambda: net(64), SGD),
+    Run("two layers, cosine", lambda: net(64, 64), {**ADAM, "schedule": "cosine"}),
+    Run("tanh", lambda: net(64, activation=nn.Tanh, gain=1), ADAM),
+    Run("conv", conv_net, {**ADAM, "lr": 4e-3}),
+    Run("late step decay", lambda: net(64), {**SGD, "schedule": "step", "drop_every": 0.6}),
+    Run("plain sgd", lambda: net(64), {"lr": 0.2}, 24),
+]
+SICK = [
+    _sick(
+        "last layer 20 times too large",
+        "initial_loss",
+        lambda: net(64, last=20),
+        ADAM,
+        may="overfitting",  # what such weights have once fitted does not generalize
+    ),
+    _sick(
+        "weights of 0.02 in four layers",
+        "flat_start",
+        lambda: net(64, 64, 64, std=0.02),
+        {"lr": 0.1, "momentum": 0.9},
+        epochs=20,
+        may="update_ratio still_improving",
+    ),
+    _sick(
+        "sgd at rate 10",
+        "diverged dead_relus",
+        lambda: net(64),
+        {"lr": 10.0},
+        epochs=6,
+        may="vanishing_gradients",
+    ),
+    _sick(
+        "adam at rate 1",
+        "diverged",
+        lambda: net(64),
+        {**ADAM, "lr": 1.0},
+        may="update_ratio dead_relus vanishing_gradients plateau",
+    ),
+    _sick("sgd at rate 1e-4", "slow", lambda: net(64), {"lr": 1e-4}, may="update_ratio"),
+    _sick("sgd at rate 1e-6", "update_ratio", lambda: net(64), {"lr": 1e-6}, may="slow"),
+    _sick(
+        "adam at rate 0.1",
+        "plateau",
+        lambda: net(64),
+        {**ADAM, "lr": 0.1},
+        may="dead_relus update_ratio",
+    ),
+    _sick(
+        "decay after two epochs",
+        "early_decay",
+        lambda: net(64),
+        {"lr": 0.01, "schedule": "step", "drop_every": 0.1, "drop_factor": 0.01},
+    ),
+    _sick(
+        "one unit",
+        "underfitting",
+        lambda: net(1, activation=nn.Tanh, gain=1),
+        {**ADAM, "lr": 1e-2},
+        epochs=60,
+        may="still_improving",
+    ),
+    _sick(
+        "200 examples, a fifth of them mislabelled",
+        "overfitting",
+        lambda: net(256),
+        {**ADAM, "weight_decay": 0.0},
+        epochs=40,
+        data=noise,
+    ),
+    _sick(
+        "biases of -6",
+        "dead_relus vanishing_gradients",
+        lambda: net(64, bias=-6.0),
+        ADAM,
+    ),
+    _sick(
+        "tanh with weights of 1",
+        "saturated initial_loss",
+        lambda: net(64, 64, activation=nn.Tanh, std=1.0),
+        ADAM,
+        may="overfitting still_improving",
+    ),
+    _sick(
+        "eight sigmoid layers",
+        "vanishing_gradients",
+        lambda: net(*[32] * 8, activation=nn.Sigmoid, gain=1),
+        {"lr": 0.05},
+    ),
+    _sick(
+        "ten layers, weights too large",
+        "exploding_gradients initial_loss",
+        lambda: net(*[32] * 10, gain=3),
+        {"lr": 1e-5},
+        epochs=4,
+    ),
+    _sick(
+        "batches of 2",
+        "noisy",
+        lambda: net(64, activation=nn.LeakyReLU),
+        {**ADAM, "lr": 0.03, "batch_size": 2},
+        epochs=4,
+        may="update_ratio",
+    ),
+    _sick("stopped early", "still_improving", lambda: net(64), {"lr": 0.005}, epochs=8),
+]

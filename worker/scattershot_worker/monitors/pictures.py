@@ -1,0 +1,76 @@
+"""Owns the picture of the first layer's weights: one tile per unit that looks at an image.
+
+CS231n, "First-layer visualizations": noisy tiles show a network that has not converged, a rate
+set wrongly or too little regularization; smooth and diverse ones that training goes well.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+
+import numpy as np
+from torch import Tensor, nn
+
+#: Tiles in a picture, at most, and the largest side of one.
+TILES, SIDE = 16, 64
+
+
+def picture(model: nn.Module) -> str:
+    """Return the first weights as a PNG in a data: URL; "" where they do not look at images.
+
+    A conv layer's must have 1 or 3 channels and at least 3x3 weights; a linear layer's inputs must
+    be a square, or three (8x8, 28x28, 3x32x32).
+    """
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            tiles = _tiles(parameter.detach()[:TILES])
+            return "" if tiles is None else _url(_sheet(tiles))
+    return ""
+
+
+def _tiles(weight: Tensor) -> np.ndarray | None:
+    """Return [tiles, height, width, channels] from 0 to 1, or None."""
+    if weight.dim() == 4:
+        channels, height, width = weight.shape[1:]
+    elif weight.dim() == 2:
+        inputs = weight.shape[1]
+        channels = next((c for c in (1, 3) if math.isqrt(inputs // c) ** 2 * c == inputs), 0)
+        height = width = math.isqrt(inputs // channels) if channels else 0
+    else:
+        return None
+    if channels not in (1, 3) or not (3 <= height <= SIDE and 3 <= width <= SIDE):
+        return None
+    tiles = weight.float().cpu().numpy().reshape(len(weight), channels, height, width)
+    tiles = np.nan_to_num(tiles, posinf=0.0, neginf=0.0)
+    low = tiles.min(axis=(1, 2, 3), keepdims=True)
+    span = tiles.max(axis=(1, 2, 3), keepdims=True) - low
+    scaled: np.ndarray = (tiles - low) / np.where(span > 0, span, 1)
+    return scaled.transpose(0, 2, 3, 1)
+
+
+def _sheet(tiles: np.ndarray) -> np.ndarray:
+    """Return the tiles side by side, a pixel apart: uint8 [height, width, channels]."""
+    count, height, width, channels = tiles.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.float32)
+    for index, tile in enumerate(tiles):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = tile
+    return np.round(sheet * 255).astype(np.uint8)
+
+
+def _url(pixels: np.ndarray) -> str:
+    """Return uint8 [height, width, 1 or 3] as a PNG (W3C, "PNG specification")."""
+    height, width, channels = pixels.shape
+    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 1)), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return "data:image/png;base64," + base64.b64encode(data).decode()
