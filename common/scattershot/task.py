@@ -78,6 +78,16 @@ class Task(ABC):
         """Return what is saved for ensembles: probabilities [N, C], or the outputs themselves."""
         return outputs if self.kind == "regression" else outputs.softmax(-1)
 
+    def initial_loss(self, classes: int | None) -> float | None:
+        """Return the loss that a network which knows nothing yet should have.
+
+        `classes` is the number of classes in the training part, None where they cannot be told.
+        `scattershot check` compares the loss before learning with it. None, the default, stands
+        for the loss of outputs that are all zero: ln C for cross-entropy, C - 1 for a multiclass
+        hinge loss (notes: "Sanity checks Tips/Tricks" in neural-networks-3).
+        """
+        return None
+
     def optimizer(
         self, model: nn.Module, params: Mapping[str, Any]
     ) -> torch.optim.Optimizer | None:

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from scattershot.errors import told
-from scattershot_master.commands import doctor, ensembles, recover, running, steering
+from scattershot_master.commands import check, doctor, ensembles, recipe, recover, running, steering
 from scattershot_master.show import commands as looking
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 app.command()(running.run)
 app.command()(running.master)
+app.command()(check.check)
+app.command()(recipe.recipe)
 app.command()(looking.status)
 app.command()(looking.top)
 app.command()(looking.show)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+from redis import Redis
 from rq.command import send_command
 
 from scattershot.bus import info, pulse
@@ -184,7 +185,7 @@ class Dispatch:
         )
         attempts = []
         for trial, (state, last) in zip(trials, answers, strict=True):
-            if state == "waiting" and self._job(trial.number, last + 1) not in known:
+            if state == "waiting" and not (known and self._job(trial.number, last + 1) in known):
                 attempts.append((self._spec(trial), last + 1))
                 self._sent[trial.number] = time.monotonic()
         return attempts
@@ -259,6 +260,11 @@ class Dispatch:
     def _spec(self, record: TrialRecord) -> TrialSpec:
         trial = Trial(record.number, record.stage, record.params, record.seed, record.epochs)
         return TrialSpec.of(self.info.name, self.info.uid, trial)
+
+
+def unseat(connection: Redis, study: str) -> None:
+    """Take a study from its master, if it has one: it notices within seconds, and stops."""
+    connection.set(Keys(study).master, f"taken over:{time.time_ns()}", px=_MASTER_LEASE_MS, xx=True)
 
 
 def stop_trial(states: TrialStates, trial: int, kind: Literal["kill", "hold"], reason: str) -> str:

@@ -32,10 +32,11 @@ class Ledger:
     decided again from what is read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, wait_s: float = 0.0) -> None:
         """Open or create the ledger of the study in `folder`, and fold what it holds.
 
-        A torn last line, left by a kill in the middle of a write, is cut off.
+        A torn last line, left by a kill in the middle of a write, is cut off. A master that was
+        told to make room gets `wait_s` seconds for it.
 
         Raises:
             ScattershotError: another master has it open, or the folder cannot be written.
@@ -48,14 +49,15 @@ class Ledger:
             self._file = self.path.open("ab+")
         except OSError as error:
             raise _refused(folder, error) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise ScattershotError(
-                f"another master runs the study in {folder}; stop it first "
-                f"(scattershot stop {folder})"
-            ) from None
+        end = time.monotonic() + wait_s
+        while not self._locked():
+            if time.monotonic() > end:
+                self._file.close()
+                raise ScattershotError(
+                    f"another master runs the study in {folder}; stop it first "
+                    f"(scattershot stop {folder}), or take over with scattershot master --take-over"
+                )
+            time.sleep(0.1)
         #: The stream's id up to which the events are on the disk, safe from a power cut.
         self.synced_cursor = ""
         self._pending: list[bytes] = []
@@ -66,6 +68,13 @@ class Ledger:
         except BaseException:
             self._file.close()
             raise
+
+    def _locked(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def _fold(self) -> None:
         self._file.seek(0)

@@ -16,12 +16,14 @@ from scattershot_master.ledger import LEDGER, Ledger
 _STUDY = "study.toml"
 
 
-def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple[StudyFile, Ledger]:
+def open_study(
+    study: StudyFile, text: str, root: Path, *, fresh: bool, wait_s: float = 0.0
+) -> tuple[StudyFile, Ledger]:
     """Open the study's ledger under `root`; return it and the study under its folder's name.
 
     Without `fresh` the newest folder of this name goes on; with it a new one is made, and
     nothing is ever deleted but stale temp files. `text` is the study file's, kept as `study.toml`
-    beside the ledger.
+    beside the ledger. A master that was told to make room gets `wait_s` seconds for it.
 
     Raises:
         StudyFileError: the folder holds a study that was begun with other settings.
@@ -32,7 +34,7 @@ def open_study(study: StudyFile, text: str, root: Path, *, fresh: bool) -> tuple
     if folder is None:
         folder = _unused(root, name)
     study = renamed(study, folder.name)
-    ledger = Ledger(folder)
+    ledger = Ledger(folder, wait_s=wait_s)
     board = ledger.board
     dumped = study.model_dump(mode="json", by_alias=True)
     if not board.study:
@@ -68,6 +70,12 @@ def note_home(ledger: Ledger, folder: Path, data: str | None) -> None:
     if (ledger.board.home, ledger.board.data) != (str(folder), data):
         ledger.append("home", folder=str(folder), data=data)
         ledger.commit()
+
+
+def data_folder(study: StudyFile, file: Path) -> str | None:
+    """Return [study] data of the study file `file`; a relative one is meant from its folder."""
+    data = study.study.data
+    return None if data is None else str((file.resolve().parent / data).absolute())
 
 
 def newest_folder(root: Path, name: str) -> Path | None:

@@ -60,21 +60,26 @@ def measure() -> list[Figure]:
 
 
 def _figures(url: str, folder: Path, master: psutil.Process) -> list[Figure]:
+    from scattershot.bus.connection import connect
+
     context = multiprocessing.get_context("spawn")
     share = WORKERS // PROCESSES
     with context.Pool(PROCESSES) as pool:
         asked = [pool.apply_async(_simulate, (url, n * share, share)) for n in range(PROCESSES)]
         _wait_for_reports(folder, WORKERS)
+        connect(url).config_resetstat()
         begun, used, first = time.monotonic(), _cpu(master), master.memory_info().rss
         before = _reported(folder)
         time.sleep(SECONDS * 0.6)
         cpu = (_cpu(master) - used) / (time.monotonic() - begun)
         reports = _reported(folder) - before
         grown = (master.memory_info().rss - first) / max(reports, 1)
+        scripts: Any = connect(url).info("commandstats")
         latencies = [one for each in asked for one in each.get()]
     history = len(json.dumps({"epoch": 1, "val_accuracy": 0.5, "val_loss": 1.0}))
     print(f"  {WORKERS} workers, {len(latencies)} reports; median {_ms(latencies, 0.5):.2f} ms")
     print(f"  master: {cpu:.3f} cores at {reports / (SECONDS * 0.6):.0f} reports/s,")
+    print(f"  Redis: {scripts['cmdstat_evalsha']['usec_per_call']:.0f} us for a report's script")
     print(f"  {grown:.0f} bytes of memory more per report (a report is {history} bytes of JSON)")
     return [
         harness.at_most("reports: 99th percentile", _ms(latencies, 0.99), LATENCY_MS, " ms"),

@@ -1,10 +1,19 @@
-"""Owns the table of all figures: every benchmark in turn, about eight minutes."""
+"""Owns the table of all figures: every benchmark in turn."""
 
 from __future__ import annotations
 
 import time
 
-from bench import harness, kill_latency, looking, monitors, orchestration, overhead, reports
+from bench import (
+    harness,
+    kill_latency,
+    looking,
+    monitors,
+    orchestration,
+    overhead,
+    reports,
+    waiting,
+)
 
 
 def main() -> None:
@@ -12,7 +21,7 @@ def main() -> None:
     print(harness.machine())
     begun = time.monotonic()
     figures = []
-    for module in (looking, kill_latency, reports, monitors, orchestration, overhead):
+    for module in (looking, waiting, kill_latency, reports, monitors, orchestration, overhead):
         name = module.__name__.rpartition(".")[2]
         print(f"\n{name}: {(module.__doc__ or '').partition(': ')[2].strip()}", flush=True)
         figures += module.measure()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -30,16 +31,19 @@ def measure() -> list[Figure]:
                 seen.append(_start(file, url, folder))
             finally:
                 server.stop()
-    times, sizes = zip(*seen, strict=True)
-    print(f"  {TRIALS} trials, s: {harness.spread(times)}, MB: {harness.spread(sizes, 0)}")
+    times, cpu, sizes = zip(*seen, strict=True)
+    print(
+        f"  {TRIALS} trials, s: {harness.spread(times)}; CPU of master and Redis, s: "
+        f"{harness.spread(cpu)}; MB: {harness.spread(sizes, 0)}"
+    )
     return [
         harness.at_most("waiting: all on the queue", harness.median(times), SECONDS, " s"),
         harness.at_most("waiting: master's memory", max(sizes), MEGABYTES, " MB"),
     ]
 
 
-def _start(file: Path, url: str, folder: Path) -> tuple[float, float]:
-    """Return the seconds until all trials are on the queue, and the master's largest size."""
+def _start(file: Path, url: str, folder: Path) -> tuple[float, float, float]:
+    """Return the seconds until all trials are on the queue, on the clock and of CPU, and the MB."""
     from scattershot.bus.connection import connect
     from scattershot.bus.queue import TrialQueue
 
@@ -58,10 +62,13 @@ def _start(file: Path, url: str, folder: Path) -> tuple[float, float]:
             largest = max(largest, process.memory_info().rss)
             time.sleep(0.02)
         seconds = time.perf_counter() - begun
+        times: Any = process.cpu_times()
+        server: Any = redis.info("cpu")
+        cpu = times.user + times.system + server["used_cpu_user"] + server["used_cpu_sys"]
         for _ in range(100):  # what it needs a moment later counts as well
             largest = max(largest, process.memory_info().rss)
             time.sleep(0.02)
-        return seconds, largest / 1e6
+        return seconds, cpu, largest / 1e6
     finally:
         master.kill()
         master.wait()

@@ -243,7 +243,8 @@ class Cluster:
     def stop(self) -> None:
         """End the workers as a service manager does; all must heed it."""
         for worker in self.workers:
-            worker.send(signal.SIGTERM)
+            if worker.alive():  # a second signal ends one that is on its way out at once
+                worker.send(signal.SIGTERM)
         for worker in self.workers:
             try:
                 status = worker.process.wait(30)

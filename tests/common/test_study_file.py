@@ -11,6 +11,7 @@ import pytest
 from scattershot.errors import StudyFileError
 from scattershot.settings import Kill, Stage, StudyFile
 from scattershot.study_file import load, parse
+from scattershot.task_names import BUILTIN
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
 
@@ -159,7 +160,8 @@ def test_the_identity_is_the_same_in_every_version() -> None:
         ("loguniform", "loguniforn", '6: space.lr: needs exactly one of loguniform, uniform, '
             'integer, choice, value (found loguniforn); did you mean "loguniform"?'),
         ('task = "digits"', 'task = "digit"', "3: study.task: must be a built-in task (digits, "
-            'mnist, fashion_mnist) or your own as "package.module:Name" (found "digit"); '
+            'mnist, fashion_mnist, cifar10, unicode_names, diabetes) or your own as '
+            '"package.module:Name" (found "digit"); '
             'did you mean "digits"?'),
         ('task = "digits"', "task = 3", "3: study.task: needs text, in quotes (found 3)"),
         ('task = "digits"', "", "1: study.task: is missing; write task = ..."),
@@ -526,7 +528,7 @@ def test_a_module_that_is_not_python_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["mine.py:Birds!", "mine", "mine:", ":Birds", "a..b:C", "a-b:C"])
 def test_a_task_of_the_wrong_form_is_told_the_form(task: str, tmp_path: Path) -> None:
     assert task_complaint(task, tmp_path).startswith(
-        "must be a built-in task (digits, mnist, fashion_mnist) or your own as "
+        f"must be a built-in task ({', '.join(BUILTIN)}) or your own as "
     )
 
 

@@ -75,6 +75,7 @@ def test_hyperparameters_make_the_optimizer_one_would_write_by_hand(
     params: dict[str, Any], by_hand: Make
 ) -> None:
     first, second = model(), model()
+    params = {"decay_all": True, **params}
     made, expected = make_optimizer(first, params), by_hand(second.parameters())
     assert type(made) is type(expected)
     settings = dict(made.defaults), dict(expected.defaults)
@@ -128,3 +129,15 @@ def test_an_unknown_optimizer_is_refused_with_those_there_are() -> None:
     assert str(caught.value) == (
         "no optimizer is called 'lion'; there are sgd, adagrad, rmsprop, adam, adamw"
     )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_biases_and_norms_do_not_decay_unless_all_do(optimizer: str) -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1))
+    params = {"optimizer": optimizer, "weight_decay": 0.1}
+    decaying, others = make_optimizer(network, params).param_groups
+    assert [parameter.dim() for parameter in decaying["params"]] == [2, 2]
+    assert [parameter.dim() for parameter in others["params"]] == [1, 1, 1, 1]
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    (everything,) = make_optimizer(network, {**params, "decay_all": True}).param_groups
+    assert len(everything["params"]) == 6 and everything["weight_decay"] == 0.1

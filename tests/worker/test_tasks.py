@@ -1,4 +1,6 @@
 import gzip
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,3 +224,18 @@ def test_the_real_mnist_is_whole_and_well_split() -> None:
         optimizer.step()
     with torch.no_grad():
         assert task.metrics(model(val_x), val_y)["accuracy"] > 0.85
+
+
+def test_digits_are_those_of_scikit_learn_though_it_is_not_imported() -> None:
+    from sklearn.datasets import load_digits
+
+    from scattershot_worker.tasks import digits
+
+    images, labels = load_digits(return_X_y=True)
+    read = digits._digits()
+    assert (read[0] == images).all() and (read[1] == labels).all()
+    code = "import sys; from scattershot_worker.tasks import digits; digits._digits(); "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit('sklearn' in sys.modules)"], check=False
+    )
+    assert done.returncode == 0

@@ -102,6 +102,7 @@ def test_the_training_is_plain_torch_done_by_hand(bench: Workbench) -> None:
                 "val_loss": functional.cross_entropy(outputs, val_y).item(),
                 "val_acc": (outputs.argmax(1) == val_y).float().mean().item(),
                 "train_loss": total / 60,
+                "lr": 0.1,
             }
         )
     for got, line in zip(metrics(bench), expected, strict=True):

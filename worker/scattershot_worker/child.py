@@ -137,6 +137,7 @@ def main() -> None:
     from scattershot_worker.serving import serve
 
     torch.set_num_threads(settings.threads)
+    _warm_up(torch)
     bench = Bench(
         connection=connect(settings.redis, retries=120),
         worker=settings.worker,
@@ -154,6 +155,13 @@ def main() -> None:
         about = message["spec"], int(message["number"]), message["signature"]
         serve(bench, packing, line, *about, signals)
         line.say(free=True)
+
+
+def _warm_up(torch: Any) -> None:
+    """Have torch import what it would import with the first optimizer: a second, or more."""
+    weight = torch.zeros(1, requires_grad=True)
+    weight.sum().backward()
+    torch.optim.SGD([weight], lr=0.0).step()
 
 
 def _torch() -> Any:

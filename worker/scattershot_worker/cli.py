@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from scattershot.bus.connection import URL_VARIABLE, connect, reach, url_from
+from scattershot.devices import check_device
 from scattershot.errors import StudyFileError, told
 from scattershot.processes import die_with_parent
 
@@ -82,13 +83,6 @@ def worker(
         wait=wait,
         with_parent=with_parent,
     )
-
-
-def check_device(device: str) -> None:
-    """Raise StudyFileError unless `device` is auto, cpu, cuda or cuda:N."""
-    kind, colon, index = device.partition(":")
-    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdigit()):
-        raise StudyFileError(f"--device {device}: write auto, cpu, cuda or cuda:N")
 
 
 def read_lanes(text: str) -> int:

@@ -143,7 +143,8 @@ def open_pack(bench: Bench, packing: Packing, line: Line, taken: Taken) -> Pack 
         packing.say_once(f"trained alone: {no}")
         return None
     known = kinds.settled(bench.connection, info.name, signature.key)
-    plan = packing.tuner.plan(task, training, data, signature, known)
+    check = taken.attempt.signals.check
+    plan = packing.tuner.plan(task, training, data, signature, known, check)
     kind = known or kinds.settle(bench.connection, info.name, signature.key, plan.kind, plan.reason)
     if kind == "alone":
         line.wants(1)

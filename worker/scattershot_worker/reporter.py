@@ -87,8 +87,9 @@ class Reporter:
     def __init__(self) -> None:
         self._queue: queue.Queue[_Line | _End] = queue.Queue(_LINES)
         self._syncer = Syncer()
-        self._thread = threading.Thread(target=self._work, name="reporter", daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        for work in (self._work, self._sync):
+            threading.Thread(target=work, name=f"reporter{work.__name__}", daemon=True).start()
 
     def line(
         self,
@@ -119,19 +120,26 @@ class Reporter:
         self.end(attempt, "")
 
     def _work(self) -> None:
-        last_sync = time.monotonic()
         while True:
-            items: list[_Line | _End] = []
+            items = [self._queue.get()]
             with contextlib.suppress(queue.Empty):
-                items.append(self._queue.get(timeout=_SYNC_EVERY))
                 while True:
                     items.append(self._queue.get_nowait())
             self._handle(items)
-            ended = any(isinstance(item, _End) and item.state for item in items)
-            if ended or time.monotonic() - last_sync > _SYNC_EVERY:
-                with contextlib.suppress(CheckpointError):  # the checksum tells, should it matter
-                    self._syncer.flush()
-                last_sync = time.monotonic()
+            if any(isinstance(item, _End) and item.state for item in items):
+                self._ended.set()
+
+    def _sync(self) -> None:
+        """Bring files onto the disk, every now and then and at a trial's end.
+
+        In a thread of its own: a disk may take its time for each of many lanes' files, and no
+        report waits for it. The checksum tells, should it come too late.
+        """
+        while True:
+            self._ended.wait(_SYNC_EVERY)
+            self._ended.clear()
+            with contextlib.suppress(CheckpointError):
+                self._syncer.flush()
 
     def _handle(self, items: list[_Line | _End]) -> None:
         """Write, report and end, in the order in which they came."""

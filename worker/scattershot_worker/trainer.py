@@ -22,7 +22,7 @@ from scattershot_worker.monitors.watch import Watch
 from scattershot_worker.training import Training
 
 _EVALUATION_BATCH = 1024
-_DATA_SEED = 0
+DATA_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def train(task: Task, trial: TrialHandle) -> None:
     for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
         training.begin_epoch(epoch, trial.history)
-        loss, examples = train_epoch(training, data.train, trial.check, watch)
+        loss = train_epoch(training, data.train, trial.check, watch)
         with nullcontext() if watch is None else watch.evaluation():
             metrics, outputs, targets = evaluate(
                 task, training.model, data.val, trial.device, trial.check
@@ -64,7 +64,7 @@ def train(task: Task, trial: TrialHandle) -> None:
             lr=training.lr,
             **averaged(training, data.val, trial.check),
             **seen,
-            **machine.scalars(trial.device, examples, time.perf_counter() - started),
+            **machine.scalars(trial.device, training.examples, time.perf_counter() - started),
             layers=layers,
             predictions=task.predictions(outputs),
             targets=targets,
@@ -73,8 +73,8 @@ def train(task: Task, trial: TrialHandle) -> None:
 
 def train_epoch(
     training: Training, part: Part, check: Callable[[], None], watch: Watch | None = None
-) -> tuple[Tensor, int]:
-    """Train for the epoch that `training` has begun; return the mean loss and the examples seen.
+) -> Tensor:
+    """Train for the epoch that `training` has begun; return the mean loss, a scalar.
 
     A `watch` looks on.
     """
@@ -92,7 +92,8 @@ def train_epoch(
         loss = training.step(x, y) if watch is None else watch.step(step, x, y)
         total += loss * len(y)
         seen += len(y)
-    return total / max(seen, 1), seen
+    training.examples = seen
+    return total / max(seen, 1)
 
 
 def averaged(training: Training, part: Part, check: Callable[[], None]) -> dict[str, float]:
@@ -181,12 +182,15 @@ def batches(
 
 
 @contextmanager
-def _fixed_seed() -> Iterator[None]:
-    """Draw as if with one seed in every worker, so that a split at random is the same in all."""
+def fixed_seed(seed: int = DATA_SEED) -> Iterator[None]:
+    """Draw with one seed inside; outside, the generators go on as if nothing had been drawn.
+
+    So that a split at random is the same in every worker.
+    """
     state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
-            seed_everything(_DATA_SEED)
+            seed_everything(seed)
             yield
     finally:
         random.setstate(state)
@@ -198,7 +202,7 @@ def data_on(task: Task, device: torch.device) -> Data:
     for kept in _kept:
         if kept.task is task and kept.device == device:
             return kept.data
-    with _fixed_seed():
+    with fixed_seed():
         data = task.data()
     if not isinstance(data, Data):
         raise TaskError(

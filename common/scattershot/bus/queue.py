@@ -110,9 +110,10 @@ class TrialQueue:
         from rq.job import Job, JobStatus
 
         arguments: list[str | bytes] = []
+        key = secret()
         for spec, attempt in attempts:
             one = job_id(spec.study, spec.trial, attempt)
-            call = _ENCODE((RUN_TRIAL, None, _signed(spec, attempt), {})).encode()
+            call = _ENCODE((RUN_TRIAL, None, _signed(spec, attempt, key), {})).encode()
             arguments += [Job.key_for(one), one, _packed(call)]
         if not arguments:
             return
@@ -130,7 +131,7 @@ class TrialQueue:
         with contextlib.suppress(DuplicateJobError):
             self.rq.enqueue(
                 RUN_TRIAL,
-                args=_signed(spec, attempt),
+                args=_signed(spec, attempt, secret()),
                 job_id=job_id(spec.study, spec.trial, attempt),
                 at_front=True,
                 unique=True,
@@ -171,11 +172,11 @@ BOOKS: dict[str, Any] = {
 }
 
 
-def _signed(spec: TrialSpec, attempt: int) -> tuple[str, int, str]:
+def _signed(spec: TrialSpec, attempt: int, key: str) -> tuple[str, int, str]:
     # the signature leaves the attempt out, so that a worker may give a trial back unsigned by it:
     # which attempt is due is settled by the trial's state
     text = spec.to_json()
-    return text, attempt, sign(text, secret())
+    return text, attempt, sign(text, key)
 
 
 def _packed(call: bytes) -> bytes:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 End = Literal["over", "stopped", "interrupted"]
 #: Seconds to wait for a Redis that may be starting as well; as long as workers do.
 _PATIENCE = 60.0
+#: Seconds that a master gets to leave its study to one that takes over.
+_ROOM = 30.0
 #: What a shell calls "ended by Ctrl-C".
 INTERRUPTED = 130
 
@@ -53,44 +56,69 @@ def run(
 
     Running it again goes on where it was; Ctrl-C stops cleanly.
     """
-    from scattershot_master.launch.local import LocalWorkers
-    from scattershot_master.opening import note_home
+    from scattershot_master.opening import data_folder, note_home
 
     study, ledger = _open(file, out, fresh)
-    home, view = file.resolve().parent, _view()
-    paths, data = [home, Path.cwd()], _data_folder(study, home)
+    home, view = file.resolve().parent, live_view()
+    paths, data = [home, Path.cwd()], data_folder(study, file)
+    here = Here(url_from(redis), workers, out, device, lanes)
     try:
         note_home(ledger, home, data)
         if not ledger.board.finished:
-            _claim_store(ledger)
-            with ExitStack() as stack:
-                url, server = _redis_for(ledger.folder, url_from(redis), stack)
-                pool = LocalWorkers(
-                    url,
-                    slots=workers or _default_slots(),
-                    root=out,
-                    device=device,
-                    threads=study.worker.threads,
-                    lanes=lanes,
-                    paths=paths,
-                    log=ledger.folder / "logs" / "workers.log",
-                )
-                stack.callback(pool.stop)
-
-                def tend() -> None:
-                    pool.tend()
-                    if server is not None:
-                        server.tend()
-
-                gone = server is not None and server.fresh
-                end = _search(study, ledger, url, data, view, workers_gone=gone, tend=tend)
+            end = search_here(study, ledger, here, data, paths, view)
             if end != "over":
-                _say_how_to_go_on(view, ledger.folder, end)
+                say_how_to_go_on(view, ledger.folder, end)
         _conclude(study, ledger, data, paths, view)
     finally:
         view.close()
         ledger.close()
     _say_the_end(ledger)
+
+
+@dataclass(frozen=True)
+class Here:
+    """How a study runs on this machine: its Redis (None: an embedded one), workers, output root."""
+
+    redis: str | None
+    workers: int | None
+    out: Path
+    device: str
+    lanes: str = "auto"
+
+
+def search_here(
+    study: StudyFile,
+    ledger: Ledger,
+    here: Here,
+    data: str | None,
+    paths: list[Path],
+    view: LiveView,
+) -> End:
+    """Run a study's search with workers of this machine; return how it ended."""
+    from scattershot_master.launch.local import LocalWorkers
+
+    _claim_store(ledger)
+    with ExitStack() as stack:
+        url, server = _redis_for(ledger.folder, here.redis, stack)
+        pool = LocalWorkers(
+            url,
+            slots=here.workers or _default_slots(),
+            root=here.out,
+            device=here.device,
+            threads=study.worker.threads,
+            lanes=here.lanes,
+            paths=paths,
+            log=ledger.folder / "logs" / "workers.log",
+        )
+        stack.callback(pool.stop)
+
+        def tend() -> None:
+            pool.tend()
+            if server is not None:
+                server.tend()
+
+        gone = server is not None and server.fresh
+        return _search(study, ledger, url, data, view, workers_gone=gone, tend=tend)
 
 
 def _redis_for(
@@ -128,8 +156,8 @@ def master(
         )
     from scattershot_master.opening import note_home
 
-    study, ledger = _open(file, out, fresh)
-    home, view = file.resolve().parent, _view()
+    study, ledger = _open(file, out, fresh, taken_from=url if take_over else None)
+    home, view = file.resolve().parent, live_view()
     data = study.study.data  # workers on other machines have it where they have it
     try:
         note_home(ledger, home, data)
@@ -137,7 +165,7 @@ def master(
             _claim_store(ledger)
             end = _search(study, ledger, url, data, view, take_over=take_over)
             if end != "over":
-                _say_how_to_go_on(view, ledger.folder, end)
+                say_how_to_go_on(view, ledger.folder, end)
         _conclude(study, ledger, data, [home, Path.cwd()], view)
     finally:
         view.close()
@@ -145,11 +173,33 @@ def master(
     _say_the_end(ledger)
 
 
-def _open(file: Path, out: Path, fresh: bool) -> tuple[StudyFile, Ledger]:
+def _open(
+    file: Path,
+    out: Path,
+    fresh: bool,
+    *,
+    taken_from: str | None = None,
+) -> tuple[StudyFile, Ledger]:
+    """Open the study; a master that runs it by the Redis at `taken_from` has to make room."""
     from scattershot.study_file import load
-    from scattershot_master.opening import open_study
+    from scattershot_master.opening import newest_folder, open_study
 
-    return open_study(load(file), file.read_text(encoding="utf-8-sig"), out, fresh=fresh)
+    study, wait_s = load(file), 0.0
+    folder = newest_folder(out, study.study.name)
+    if taken_from is not None and folder is not None and not fresh:
+        _unseat(taken_from, folder.name)
+        wait_s = _ROOM
+    text = file.read_text(encoding="utf-8-sig")
+    return open_study(study, text, out, fresh=fresh, wait_s=wait_s)
+
+
+def _unseat(url: str, study: str) -> None:
+    from scattershot.bus.connection import connect, reach
+    from scattershot_master.dispatch import unseat
+
+    connection = connect(url)
+    reach(connection, url)
+    unseat(connection, study)
 
 
 def _claim_store(ledger: Ledger) -> None:
@@ -161,7 +211,8 @@ def _claim_store(ledger: Ledger) -> None:
         place.claim(board.checkpoints(ledger.folder), board.uid)
 
 
-def _view() -> LiveView:
+def live_view() -> LiveView:
+    """Return the view of a running study for this terminal, or for a log."""
     from scattershot_master.show.live import LiveView
 
     return LiveView()
@@ -238,7 +289,8 @@ def _stops_cleanly(search: Search, view: LiveView) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _say_how_to_go_on(view: LiveView, folder: Path, end: End) -> NoReturn:
+def say_how_to_go_on(view: LiveView, folder: Path, end: End) -> NoReturn:
+    """Say where a stopped study is and which command goes on with it, and exit."""
     view.close()
     arguments = [one for one in sys.argv[1:] if one not in ("--fresh", "--take-over")]
     print(
@@ -276,12 +328,6 @@ def _say_the_end(ledger: Ledger) -> None:
     from scattershot_master.show.pages import final
 
     put(final(ledger.board, ledger.folder))
-
-
-def _data_folder(study: StudyFile, home: Path) -> str | None:
-    """Return [study] data; a relative one is meant from the study file's folder, `home`."""
-    data = study.study.data
-    return None if data is None else str((home / data).absolute())
 
 
 def _default_slots() -> int:

@@ -20,8 +20,7 @@ class Seat:
     training: Training
     row: int
     rule: Rule
-    #: Of each parameter group: steps counted, and whether none has been done.
-    steps: list[Tensor]
+    #: Of each parameter group: whether no step has been done, and the settings of the next one.
     fresh: list[bool]
     now: list[Settings] = field(default_factory=list)
 
@@ -50,6 +49,8 @@ class Bank:
         self._row = torch.zeros(layout.width, dtype=dtype, device=first.device)
         self.capacity = 0
         self.weights = self.one = self.two = torch.zeros(0, layout.width, dtype=dtype)
+        #: Steps done, of each parameter group.
+        self.steps = torch.zeros(0, len(layout.groups))
         #: Averaged weights; no rows until a lane has some.
         self.averages = self.weights
         self.stacks: dict[str, Tensor] = {}
@@ -60,13 +61,16 @@ class Bank:
         if capacity <= self.capacity:
             return
         rows = [empty(self._row, capacity) for _ in range(3)]
+        steps = torch.zeros(capacity, len(self.layout.groups), device=self._row.device)
         stacks = {name: empty(self._like[name], capacity) for name in self.layout.others}
-        for new, old in zip(rows, (self.weights, self.one, self.two), strict=True):
+        before = (self.weights, self.one, self.two, self.steps)
+        for new, old in zip((*rows, steps), before, strict=True):
             new[: self.capacity] = old
         for name, stack in stacks.items():
             if name in self.stacks:
                 stack[: self.capacity] = self.stacks[name]
         self.weights, self.one, self.two = rows
+        self.steps = steps
         self.stacks, self.capacity = stacks, capacity
         if len(self.averages):
             self._reserve_averages()
@@ -77,7 +81,7 @@ class Bank:
 
     def move(self, source: int, target: int) -> None:
         """Copy a lane's numbers to another row."""
-        for rows in (self.weights, self.one, self.two, *self.stacks.values()):
+        for rows in (self.weights, self.one, self.two, self.steps, *self.stacks.values()):
             rows[target] = rows[source]
         if len(self.averages):
             self.averages[target] = self.averages[source]
@@ -87,13 +91,12 @@ class Bank:
         tensors = tensors_of(training.model)
         optimizer = training.optimizer
         rule = RULES[type(optimizer)]
-        steps, fresh = [], []
+        fresh = []
         slices = iter(self.layout.slices)
-        for rows in (self.weights, self.one, self.two):
+        for rows in (self.weights, self.one, self.two, self.steps):
             rows[row].zero_()
-        for group in optimizer.param_groups:
-            # a step counter that every parameter of the group shares: they step together
-            step, begun = torch.zeros((), device=self.weights.device), False
+        for number, group in enumerate(optimizer.param_groups):
+            begun = False
             for parameter in group["params"]:
                 place = next(slices)
                 place.of(self.weights[row]).copy_(tensors[place.name])
@@ -102,9 +105,8 @@ class Bank:
                     if isinstance(moment := state.get(name), Tensor):
                         place.of(rows[row]).copy_(moment)
                         begun = True
-                if "step" in state:
-                    step.copy_(torch.as_tensor(state["step"]))
-            steps.append(step)
+                if "step" in state:  # all parameters of a group step together
+                    self.steps[row, number] = torch.as_tensor(state["step"])
             fresh.append(not begun)
         for name, stack in self.stacks.items():
             stack[row].copy_(tensors[name])
@@ -113,7 +115,7 @@ class Bank:
                 self._reserve_averages()
             for place in self.layout.slices:
                 place.of(self.averages[row]).copy_(training.ema.weights[place.name])
-        return Seat(training, row, rule, steps, fresh)
+        return Seat(training, row, rule, fresh)
 
     def model_state(self, seat: Seat) -> dict[str, Tensor]:
         """Return the trial's `model.state_dict()`; views, to be copied at once."""
@@ -146,7 +148,9 @@ class Bank:
             ]
             for number in members:
                 place = next(slices)
-                entry: dict[str, Any] = {"step": seat.steps[index]} if seat.rule.counts else {}
+                entry: dict[str, Any] = (
+                    {"step": self.steps[seat.row, index]} if seat.rule.counts else {}
+                )
                 entry |= {name: place.of(moment) for name, moment in kept}
                 if entry and not seat.fresh[index]:
                     state[number] = entry

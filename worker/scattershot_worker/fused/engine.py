@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -66,6 +67,20 @@ class Lane:
         if part == "ema":
             return bank.averages_of(self.seat)
         return bank.optimizer_state(self.seat)
+
+
+@dataclass(frozen=True)
+class _Update:
+    """What one lane's update works on for an epoch.
+
+    `rows` are the views of each parameter group: weights, both moments, steps.
+    """
+
+    lane: Lane
+    seat: Seat
+    rows: list[tuple[Tensor, ...]]
+    weights: Tensor
+    average: Tensor | None
 
 
 class Engine:
@@ -169,6 +184,7 @@ class Engine:
         smoothing, thresholds, scales = self._columns(lanes)
         steps = -(-count // size)
         moving = [lane for lane in lanes if lane.training.how.moves]
+        updates = self._updates(lanes)
         watch = self.watch = LaneWatch(self.bank.layout, steps) if self.monitors else None
         for step, first in enumerate(range(0, count, size)):
             check()
@@ -185,7 +201,7 @@ class Engine:
             losses, grads = self._step(x, y, smoothing, random, thresholds, scales)
             if watch is not None:
                 watch.gradients(step, losses, self.bank.weights[: self._width], grads)
-            self._update(lanes, grads)
+            self._update(updates, grads)
             if watch is not None:
                 watch.updated(step, self.bank.weights[: self._width])
             totals += losses * shape[1]
@@ -237,31 +253,43 @@ class Engine:
         with torch.enable_grad():
             return step(weights, stacks, x, y, *columns)
 
-    def _update(self, lanes: list[Lane], grads: Tensor) -> None:
+    def _updates(self, lanes: list[Lane]) -> list[_Update]:
+        """Return what every lane's update of this epoch works on."""
         assert self.bank is not None
-        bank = self.bank
-        rows, ones, twos = bank.weights.unbind(0), bank.one.unbind(0), bank.two.unbind(0)
-        each, averages = grads.unbind(0), bank.averages.unbind(0) if len(bank.averages) else ()
-        groups = bank.layout.groups
+        bank, groups = self.bank, self.bank.layout.groups
+        updates = []
         for lane in lanes:
             seat = lane.seat
-            if seat is None:
+            assert seat is not None
+            rows = [
+                (*(rows[seat.row, a:b] for rows in (bank.weights, bank.one, bank.two)), step)
+                for (a, b), step in zip(groups, bank.steps[seat.row].unbind(0), strict=True)
+            ]
+            average = None if lane.training.ema is None else bank.averages[seat.row]
+            updates.append(_Update(lane, seat, rows, bank.weights[seat.row], average))
+        return updates
+
+    def _update(self, updates: list[_Update], grads: Tensor) -> None:
+        assert self.bank is not None
+        self.bank.steps.add_(1)
+        by_group = [grads[:, a:b].unbind(0) for a, b in self.bank.layout.groups]
+        for one in updates:
+            seat, how = one.seat, one.lane.training.how
+            if one.lane.seat is None:
                 continue
-            at, how = seat.row, lane.training.how
+            at, rule = seat.row, seat.rule.update
             if how.clip_norm is not None:
-                norm = torch.linalg.vector_norm(each[at])
-                each[at].mul_((how.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+                norm = torch.linalg.vector_norm(grads[at])
+                grads[at].mul_((how.clip_norm / (norm + 1e-6)).clamp(max=1.0))
             if how.clip_value is not None:
-                each[at].clamp_(-how.clip_value, how.clip_value)
-            update = seat.rule.update
-            if len(groups) == 1:
-                update(rows[at], each[at], ones[at], twos[at], seat.steps[0], seat.now[0])
-            else:
-                for (a, b), step, now in zip(groups, seat.steps, seat.now, strict=True):
-                    update(rows[at][a:b], each[at][a:b], ones[at][a:b], twos[at][a:b], step, now)
+                grads[at].clamp_(-how.clip_value, how.clip_value)
+            for (row, first, second, step), each, now in zip(
+                one.rows, by_group, seat.now, strict=True
+            ):
+                rule(row, each[at], first, second, step, now)
             seat.stepped()
-            if how.ema is not None:
-                averages[at].lerp_(rows[at], 1 - how.ema)
+            if one.average is not None and how.ema is not None:
+                one.average.lerp_(one.weights, 1 - how.ema)
 
     # ---- how wide
 

@@ -199,6 +199,26 @@ class _BatchNorm(Function):
         return y.view(x.shape), 1
 
 
+class _GroupNorm(Function):
+    """Lanes become examples; the scale and shift of each follow."""
+
+    setup_context = staticmethod(_never)
+
+    @staticmethod
+    def forward(x: Tensor, groups: int, w: Tensor, b: Tensor, eps: float) -> Tensor:
+        return F.group_norm(x, groups, w, b, eps)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: Any, x: Tensor, groups: int, w: Tensor, b: Tensor, eps: float
+    ) -> tuple[Tensor, int]:
+        lanes = info.batch_size
+        x, w, b = (_front(t, dim, lanes) for t, dim in ((x, dims[0]), (w, dims[2]), (b, dims[3])))
+        normed = F.group_norm(x.reshape(-1, *x.shape[2:]), groups, None, None, eps).view(x.shape)
+        each = (lanes, 1, -1, *[1] * (x.dim() - 3))
+        return torch.addcmul(b.reshape(each), normed, w.reshape(each)), 0
+
+
 class _LayerNormLanes(Function):
     """x [K, M, D], w and b [K, D]."""
 
@@ -330,6 +350,13 @@ def _batch_norm(given: dict[str, Any]) -> Tensor | None:
     return apply(_BatchNorm, *(given.get(name) for name in names), *rest)
 
 
+def _group_norm(given: dict[str, Any]) -> Tensor | None:
+    w, b = given.get("weight"), given.get("bias")
+    if w is None or b is None:
+        return None
+    return apply(_GroupNorm, given["input"], given["num_groups"], w, b, given.get("eps", 1e-5))
+
+
 def _max_pool2d(given: dict[str, Any]) -> Tensor | None:
     if given.get("return_indices") or given["input"].dim() != 4:
         return None
@@ -357,6 +384,7 @@ LANE_OPS: dict[Any, tuple[tuple[str, ...], Callable[[dict[str, Any]], Tensor | N
     torch.conv2d: (_CONV, _conv2d),
     F.layer_norm: (("input", "normalized_shape", "weight", "bias", "eps"), _layer_norm),
     F.batch_norm: (_NORM, _batch_norm),
+    F.group_norm: (("input", "num_groups", "weight", "bias", "eps"), _group_norm),
     F.max_pool2d: (_POOL, _max_pool2d),
     torch.max_pool2d: (_POOL, _max_pool2d),
     F.scaled_dot_product_attention: (_QKV, _attention),

@@ -90,16 +90,33 @@ class Tuner:
         self._plans: dict[str, Plan] = {}
 
     def plan(
-        self, task: Task, training: Training, data: Data, signature: Signature, known: Kind | None
+        self,
+        task: Task,
+        training: Training,
+        data: Data,
+        signature: Signature,
+        known: Kind | None,
+        check: Callable[[], None] = lambda: None,
     ) -> Plan:
-        """Return the plan of a signature; `known` is the kind, where the study has settled it."""
+        """Return the plan of a signature; `known` is the kind, where the study has settled it.
+
+        `check` is called all the while, and may raise what ends the trial.
+        """
         plan = self._plans.get(signature.key)
         if plan is None or known not in (None, plan.kind):
-            plan = self._plans[signature.key] = self._make(task, training, data, signature, known)
+            plan = self._plans[signature.key] = self._make(
+                task, training, data, signature, known, check
+            )
         return plan
 
     def _make(
-        self, task: Task, training: Training, data: Data, signature: Signature, known: Kind | None
+        self,
+        task: Task,
+        training: Training,
+        data: Data,
+        signature: Signature,
+        known: Kind | None,
+        check: Callable[[], None],
     ) -> Plan:
         most = min(self._setting or _MOST, _room(training, signature))
         if known is not None:
@@ -110,20 +127,28 @@ class Tuner:
         if found := self._cache.read(signature.key):
             kind, reason, lanes = found
             return Plan(kind, reason, min(lanes, most), most)
-        plan = _measured(task, training, data, signature, most)
+        plan = _measured(task, training, data, signature, most, check)
         self._cache.write(signature.key, plan)
         return plan
 
 
-def _measured(task: Task, training: Training, data: Data, signature: Signature, most: int) -> Plan:
+def _measured(
+    task: Task,
+    training: Training,
+    data: Data,
+    signature: Signature,
+    most: int,
+    check: Callable[[], None],
+) -> Plan:
     try:
-        verify(task, training, data, signature)
+        verify(task, training, data, signature, check)
         programs: Programs = {}
+        check()
         alone = _time_alone(training, data)
-        few = _time_lanes(task, training, data, signature, programs, _FEW, alone)
+        few = _time_lanes(task, training, data, signature, programs, _FEW, alone, check)
         lanes, each = _FEW, few
         if few < alone and most >= _MANY:
-            many = _time_lanes(task, training, data, signature, programs, _MANY, alone)
+            many = _time_lanes(task, training, data, signature, programs, _MANY, alone, check)
             if many * _SLACK < few:
                 lanes, each = _MANY, many
     except NotFusable as no:
@@ -167,6 +192,7 @@ def _time_lanes(
     programs: Programs,
     lanes: int,
     alone: float,
+    check: Callable[[], None],
 ) -> float:
     """Return the seconds of a lane's step beside others."""
     batches = max(2, min(10, int(_MEASURE / (alone * lanes))))
@@ -176,9 +202,9 @@ def _time_lanes(
     for one in _copies(training, lanes):
         one.begin_epoch(1, [])
         engine.admit(engine.lane(one))
-    engine.train_epoch(lambda: None)
+    engine.train_epoch(check)
     device = tensors_of(part.train)[0].device
-    return _timed(lambda: engine.train_epoch(lambda: None), device) / batches / lanes
+    return _timed(lambda: engine.train_epoch(check), device) / batches / lanes
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

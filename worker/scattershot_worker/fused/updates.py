@@ -27,25 +27,24 @@ def _sgd(row: Tensor, grad: Tensor, one: Tensor, two: Tensor, step: Tensor, now:
 
 
 def _adam(row: Tensor, grad: Tensor, one: Tensor, two: Tensor, step: Tensor, now: Settings) -> None:
-    torch._fused_adam_([row], [grad], [one], [two], [], [step.add_(1)], **now)
+    torch._fused_adam_([row], [grad], [one], [two], [], [step], **now)
 
 
 def _adamw(
     row: Tensor, grad: Tensor, one: Tensor, two: Tensor, step: Tensor, now: Settings
 ) -> None:
-    torch._fused_adamw_([row], [grad], [one], [two], [], [step.add_(1)], **now)
+    torch._fused_adamw_([row], [grad], [one], [two], [], [step], **now)
 
 
 def _adagrad(
     row: Tensor, grad: Tensor, one: Tensor, two: Tensor, step: Tensor, now: Settings
 ) -> None:
-    torch._fused_adagrad_([row], [grad], [one], [step.add_(1)], **now)
+    torch._fused_adagrad_([row], [grad], [one], [step], **now)
 
 
 def _rmsprop(
     row: Tensor, grad: Tensor, one: Tensor, two: Tensor, step: Tensor, now: Settings
 ) -> None:
-    step.add_(1)
     if now["weight_decay"]:
         grad = grad.add(row, alpha=now["weight_decay"])
     one.mul_(now["alpha"]).addcmul_(grad, grad, value=1 - now["alpha"])

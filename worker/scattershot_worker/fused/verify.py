@@ -7,6 +7,7 @@ trace has baked in, and nothing that lanes share by mistake, passes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -48,7 +49,13 @@ def some_batches(data: Data, size: int, count: int, *, double: bool = False) -> 
     return Data((x, y), (x, y))
 
 
-def verify(task: Task, training: Training, data: Data, signature: Signature) -> None:
+def verify(
+    task: Task,
+    training: Training,
+    data: Data,
+    signature: Signature,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Train two lanes for two steps, and each alone.
 
     Raises:
@@ -63,7 +70,7 @@ def verify(task: Task, training: Training, data: Data, signature: Signature) -> 
         admitted = [engine.lane(one) for one in lanes]
         for lane in admitted:
             engine.admit(lane)
-        engine.train_epoch(lambda: None)
+        engine.train_epoch(check)
     except NotFusable:
         raise
     except Exception as error:
@@ -72,7 +79,7 @@ def verify(task: Task, training: Training, data: Data, signature: Signature) -> 
             "tensor operations alone, no branches on values",
         ) from error
     for lane, one in zip(admitted, alone, strict=True):
-        train_epoch(one, part.train, lambda: None)
+        train_epoch(one, part.train, check)
         if any(p.grad is None for group in one.optimizer.param_groups for p in group["params"]):
             raise NotFusable("a parameter of its model gets no gradient", "freeze or remove it")
         state = lane.state("model")

@@ -1,0 +1,130 @@
+"""Owns the six steps of a recipe: what each looks at, decides, and leaves on the page.
+
+CS231n, lecture "Training Neural Networks II": initial loss, overfit a small sample, find the rate,
+coarse, fine, curves. The first three are checks, the rest a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from scattershot.checks import CheckResult
+from scattershot.settings import StudyFile
+from scattershot.space import Box, Space
+from scattershot_master.board import Board
+from scattershot_master.ranking import finite
+from scattershot_master.recipe import charts, curves
+from scattershot_master.recipe.page import Step
+from scattershot_master.recipe.plan import REFINE
+from scattershot_master.show import words
+from scattershot_master.show.rates import rates_chart
+from scattershot_master.show.warnings import border_warnings
+from scattershot_master.stages import Narrowing, refine
+
+#: The first three steps: title, question, and the checks that answer it.
+CHECKED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        "Initial loss",
+        "Is the data sound, and the loss of fresh weights at chance?",
+        ("data", "initial_loss", "regularization"),
+    ),
+    (
+        "Overfit a small sample",
+        "Can the network learn twenty examples by heart? If not, nothing else is worth trying.",
+        ("gradients", "overfit"),
+    ),
+    (
+        "Find the learning rate",
+        "At which rates does the loss on all the data go down?",
+        ("learning", "rates"),
+    ),
+)
+
+
+def checked(step: Step, results: Sequence[CheckResult], about: str = "") -> Step:
+    """Take the results of a step's checks into it; the page explains why it stops, if it does.
+
+    `about` is what they were run with, where that differs: "optimizer = sgd".
+    """
+    if about:
+        results = [replace(result, found=f"with {about}: {result.found}") for result in results]
+    step.checks += results
+    failed = [result for result in results if result.status == "fail"]
+    if failed:
+        step.outcome = "stopped"
+        step.decided = f"Stop: {failed[0].meaning} {failed[0].remedy}"
+    for result in results:
+        if result.name == "overfit" and result.numbers.get("losses"):
+            step.charts.append(charts.overfit_chart(result.numbers))
+        elif result.name == "learning" and result.numbers.get("losses"):
+            step.charts.append(charts.learning_chart(result.numbers))
+        elif result.name == "rates" and result.numbers.get("rates"):
+            title = "Learning-rate range test" + (f" with {about}" if about else "")
+            step.charts.append(rates_chart(result.numbers, title))
+    return step
+
+
+def rates_from(swept: Sequence[CheckResult]) -> tuple[float, float] | None:
+    """Return the range that holds what every sweep suggests, None where none suggests any."""
+    ranges = [one.numbers["suggested"] for one in swept if one.numbers.get("suggested")]
+    if not ranges:
+        return None
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def stage_step(step: Step, board: Board, index: int) -> Step:
+    """Tell of a stage of the search: its trials, its best, each hyperparameter's picture."""
+    stage = board.stages[index]
+    trials = [board.trials[number] for number in stage.trials]
+    best = finite(board, trials)
+    if not best:
+        step.outcome = "stopped"
+        reasons = sorted({trial.reason for trial in trials if trial.reason})
+        step.decided = f"Stop: no trial has a value. {words.one_line('; '.join(reasons[:2]))}"
+        return step
+    killed = sum(trial.state == "killed" for trial in trials)
+    failed = sum(trial.state == "failed" for trial in trials)
+    step.found.append(
+        f"{words.plural(len(trials), 'trial')}, {killed} killed, {failed} failed; the best is "
+        f"trial {best[0].number} with {board.metric} {words.metric(best[0].best_value)}: "
+        + _params(best[0].params)
+    )
+    shown = {one.name: [board.trials[n] for n in one.trials] for one in board.stages[: index + 1]}
+    step.charts += [
+        charts.scatter(axis, shown, board.metric)
+        for axis in Space.parse(board.study["space"]).axes
+        if axis.kind != "choice"
+    ]
+    return step
+
+
+def narrowed_to(board: Board) -> Narrowing:
+    """Return the box around the best of the fine stage, as a further stage would draw from."""
+    space = Space.parse(board.study["space"])
+    fine = board.stages[-1]
+    drawn = finite(board, [board.trials[number] for number in fine.trials])
+    box = Box.from_json(fine.box) if fine.box is not None else space.whole()
+    if len(drawn) < 2:
+        return Narrowing(box, ())
+    return refine(space, box, [trial.params for trial in drawn], REFINE)
+
+
+def curves_step(step: Step, board: Board, study: StudyFile) -> tuple[Step, curves.Reading]:
+    """Read the curves of the best trials of the fine stage."""
+    fine = board.stages[-1]
+    best = finite(board, [board.trials[number] for number in fine.trials])[: curves.BEST]
+    epochs = study.stages[-1].epochs
+    reading = curves.read([trial.history for trial in best], board.metric, board.sign, epochs)
+    step.found += [f"{one[0].upper()}{one[1:]}." for one in reading.found]
+    step.found += [f"Border: {warning}." for warning in border_warnings(board)]
+    step.charts += charts.curves_of(best, board.metric) if best else []
+    step.decided = reading.decision
+    return step, reading
+
+
+def _params(params: Mapping[str, object]) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in params.items()
+    )

@@ -1,0 +1,53 @@
+"""Owns the process that runs the checks for the master, which has no torch.
+
+Run as `python -m scattershot_worker.checks`: it reads a JSON request from standard input and
+answers with one JSON line for each result as it comes; what the task prints goes to standard
+error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scattershot.errors import ScattershotError
+
+
+def _answers(request: Mapping[str, Any]) -> Iterator[dict[str, object]]:
+    sys.path[:0] = request["paths"]
+    import torch
+
+    from scattershot.space import Space
+    from scattershot_worker.checks.running import check_task
+
+    torch.set_num_threads(int(request["threads"]))
+    results = check_task(
+        request["task"],
+        request["params"],
+        only=request["only"],
+        device=request["device"],
+        seed=int(request["seed"]),
+        space=Space.parse(request["space"]),
+        data=request["data"],
+    )
+    for result in results:
+        yield {"result": result.to_json()}
+
+
+def main() -> None:
+    """Answer one request."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # the user's prints must not come between the answers
+    request = json.load(sys.stdin)
+    try:
+        for answer in _answers(request):
+            print(json.dumps(answer), file=answers, flush=True)
+    except ScattershotError as error:
+        print(json.dumps({"error": str(error)}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
