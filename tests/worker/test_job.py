@@ -203,8 +203,10 @@ def test_an_error_of_a_task_class_fails_the_trial_alike(workbench: Workbench, wh
 
 def test_a_task_whose_metric_is_missing_is_told_which(workbench: Workbench) -> None:
     assert workbench.run(Broken("")) == ("ended", "failed")
-    assert workbench.reason().startswith(
-        "trial.report() must give 'acc', the study's metric; it gave val_loss, train_loss, lr, "
+    assert workbench.reason() == (
+        "trial.report() must give 'acc', the study's metric; "
+        "it gave val_loss, train_loss, lr, grad_norm, weight_norm, update_ratio, seconds, "
+        "examples_per_second, memory_mb"
     )
 
 
