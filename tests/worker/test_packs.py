@@ -23,9 +23,10 @@ from scattershot.bus.waiting import WaitingTrials
 from scattershot.store.files import read_header
 from scattershot.store.names import list_checkpoints
 from scattershot.task import Data, Task
-from scattershot_worker import job, packs, serving
+from scattershot_worker import job, serving
 from scattershot_worker.fused import Engine, Plan, Tuner
 from scattershot_worker.job import Bench
+from scattershot_worker.packing import Packing
 from scattershot_worker.reporter import Reporter
 from scattershot_worker.signals import Signals
 
@@ -98,7 +99,7 @@ class Shop:
         tuner.plan = lambda *about: self.plans.setdefault(  # type: ignore[method-assign]
             about[3].key, Plan("fused", "for the test", lanes, lanes)
         )
-        self.packing = packs.Packing(WaitingTrials(connect(url, decode=False)), tuner)
+        self.packing = Packing(WaitingTrials(connect(url, decode=False)), tuner)
         self.study("study")
 
     def study(self, name: str, **about: Any) -> None:
@@ -129,7 +130,7 @@ class Shop:
         arguments = (mine.text, number, mine.signature, self.line.signals[key])
         with (
             patch.object(job, "load_task", lambda name, data: self.task),
-            patch.object(packs, "load_task", lambda name, data: self.task),
+            patch.object(serving, "load_task", lambda name, data: self.task),
         ):
             serving.serve(self.bench, self.packing, self.line, *arguments)
 

@@ -132,7 +132,7 @@ def main() -> None:
     from scattershot.bus.waiting import WaitingTrials
     from scattershot_worker.fused import Tuner
     from scattershot_worker.job import Bench
-    from scattershot_worker.packs import Packing
+    from scattershot_worker.packing import Packing
     from scattershot_worker.reporter import Reporter
     from scattershot_worker.serving import serve
 

@@ -10,22 +10,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
-from scattershot.bus import kinds
 from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import TrialSpec
 from scattershot.bus.signing import fits, secret
 from scattershot.bus.state import TrialStates
 from scattershot.bus.trouble import TROUBLE
-from scattershot.bus.waiting import Waiting, WaitingTrials
+from scattershot.bus.waiting import Waiting
 from scattershot.seeds import derive
 from scattershot.task import Task
-from scattershot_worker.fused import Engine, Lane, NotFusable, Plan, Signature, Tuner, probe
+from scattershot_worker.fused import Engine, Lane, Plan, probe
 from scattershot_worker.handle import TrialHandle, seed_everything
 from scattershot_worker.job import (
     Bench,
@@ -37,8 +33,8 @@ from scattershot_worker.job import (
     release_memory,
     where,
 )
-from scattershot_worker.loading import load_task
 from scattershot_worker.monitors import machine
+from scattershot_worker.packing import Packing, make_training
 from scattershot_worker.signals import Signals, TrialStopped
 from scattershot_worker.trainer import data_on, tensors_of
 from scattershot_worker.training import Training
@@ -49,10 +45,8 @@ log = logging.getLogger("scattershot.worker")
 _LOOK = 512
 #: Seconds between two looks that found nothing.
 _LOOK_AGAIN = 0.5
-#: Engines that are kept though no lane is in them.
-_ENGINES = 4
-#: Trials that are looked into at one look, and those whose signatures are remembered.
-_PROBES, _REMEMBERED = 64, 10_000
+#: Trials that are looked into at one look.
+_PROBES = 64
 #: Lanes that a worker takes though they are more than its share: a few more cost little.
 _FEW = 4
 
@@ -89,77 +83,6 @@ class _Member:
 
 class _Deserted(BaseException):
     """Leaves an epoch in which no lane is left."""
-
-
-@dataclass
-class Packing:
-    """What a child keeps from pack to pack."""
-
-    waiting: WaitingTrials
-    tuner: Tuner
-    #: Engines by signature, the last used last: what they have traced is used again.
-    engines: dict[str, Engine] = field(default_factory=dict)
-    #: Signatures of trials on the queue, by job; "" for those that must be trained alone.
-    known: dict[str, str] = field(default_factory=dict)
-    _said: set[str] = field(default_factory=set)
-
-    def remember(self, job: str, key: str) -> None:
-        """Remember the signature of a trial that waits, so that it is looked into once."""
-        self.known[job] = key
-        while len(self.known) > _REMEMBERED:
-            del self.known[next(iter(self.known))]
-
-    def engine(self, signature: Signature, make: Callable[[], Engine]) -> Engine:
-        """Return the engine of a signature, making it at first."""
-        engine = self.engines.pop(signature.key, None) or make()
-        self.engines[signature.key] = engine
-        while len(self.engines) > _ENGINES:
-            del self.engines[next(iter(self.engines))]
-        return engine
-
-    def say_once(self, text: str) -> None:
-        """Log what would otherwise be said of every trial."""
-        if text not in self._said:
-            self._said.add(text)
-            log.info("%s", text)
-
-
-def open_pack(bench: Bench, packing: Packing, line: Line, taken: Taken) -> Pack | None:
-    """Return a pack with the claimed trial in it, or None where it is to be trained alone.
-
-    Raises what the user's task does while its data and model are made.
-    """
-    info, spec = taken.info, taken.spec
-    task = load_task(info.task, info.data)
-    if not isinstance(task, Task):
-        return None  # a train function has a loop of its own
-    trial = taken.handle(bench)
-    data = data_on(task, bench.device)
-    training = _training(task, spec, bench.device)
-    try:
-        signature = probe(task, training, data)
-    except NotFusable as no:
-        line.wants(1)
-        packing.say_once(f"trained alone: {no}")
-        return None
-    known = kinds.settled(bench.connection, info.name, signature.key)
-    check = taken.attempt.signals.check
-    plan = packing.tuner.plan(task, training, data, signature, known, check)
-    kind = known or kinds.settle(bench.connection, info.name, signature.key, plan.kind, plan.reason)
-    if kind == "alone":
-        line.wants(1)
-        packing.say_once(f"trained alone: {plan.reason}")
-        return None
-    line.wants(plan.lanes)
-    engine = packing.engine(signature, lambda: Engine(task, data, signature, plan.programs))
-    pack = Pack(bench, packing, line, info, task, engine, plan)
-    pack.closed = taken.claim.failures + 1 >= info.max_failures
-    pack.admit(taken, trial, training)
-    return pack
-
-
-def _training(task: Task, spec: TrialSpec, device: torch.device) -> Training:
-    return Training(task, spec.params, seed=spec.seed, budget=spec.epochs, device=device)
 
 
 class Pack:
@@ -268,7 +191,7 @@ class Pack:
         """Return the model of a trial and all that trains it, if it fits this pack."""
         seed_everything(derive(spec.seed, "init"))
         try:
-            training = _training(self._task, spec, self._bench.device)
+            training = make_training(self._task, spec, self._bench.device)
             signature = probe(self._task, training, data_on(self._task, self._bench.device))
         except (Exception, SystemExit):  # it is trained alone, and says then what is wrong
             self._packing.remember(job, "")

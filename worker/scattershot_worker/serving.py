@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from scattershot.bus import kinds
 from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import TrialSpec
 from scattershot.bus.signing import SECRET_VARIABLE, fits, secret
 from scattershot.errors import ScattershotError
+from scattershot.task import Task
 from scattershot_worker import packs
+from scattershot_worker.fused import Engine, probe
 from scattershot_worker.job import Bench, Taken, conclude, refuse, take, train_alone
+from scattershot_worker.loading import load_task
+from scattershot_worker.packing import Packing, make_training
 from scattershot_worker.signals import Signals, TrialStopped
+from scattershot_worker.trainer import data_on
 
 
 class Line(packs.Line, Protocol):
@@ -22,7 +28,7 @@ class Line(packs.Line, Protocol):
 
 def serve(
     bench: Bench,
-    packing: packs.Packing,
+    packing: Packing,
     line: Line,
     text: str,
     number: int,
@@ -43,7 +49,7 @@ def serve(
         line.ended(key, *taken)
         return
     try:
-        pack = packs.open_pack(bench, packing, line, taken)
+        pack = open_pack(bench, packing, line, taken)
     except (Exception, SystemExit, TrialStopped) as error:
         line.ended(key, *conclude(bench, taken, error))
         return
@@ -51,3 +57,37 @@ def serve(
         pack.run()
     else:
         line.ended(key, *train_alone(bench, taken))
+
+
+def open_pack(bench: Bench, packing: Packing, line: packs.Line, taken: Taken) -> packs.Pack | None:
+    """Return a pack with the claimed trial in it, or None where it is to be trained alone.
+
+    Raises what the user's task does while its data and model are made.
+    """
+    info, spec = taken.info, taken.spec
+    task = load_task(info.task, info.data)
+    if not isinstance(task, Task):
+        return None  # a train function has a loop of its own
+    trial = taken.handle(bench)
+    data = data_on(task, bench.device)
+    training = make_training(task, spec, bench.device)
+    try:
+        signature = probe(task, training, data)
+    except Exception as no:  # NotFusable, for all that is known; alone, it tells what is wrong
+        line.wants(1)
+        packing.say_once(f"trained alone: {no}")
+        return None
+    known = kinds.settled(bench.connection, info.name, signature.key)
+    check = taken.attempt.signals.check
+    plan = packing.tuner.plan(task, training, data, signature, known, check)
+    kind = known or kinds.settle(bench.connection, info.name, signature.key, plan.kind, plan.reason)
+    if kind == "alone":
+        line.wants(1)
+        packing.say_once(f"trained alone: {plan.reason}")
+        return None
+    line.wants(plan.lanes)
+    engine = packing.engine(signature, lambda: Engine(task, data, signature, plan.programs))
+    pack = packs.Pack(bench, packing, line, info, task, engine, plan)
+    pack.closed = taken.claim.failures + 1 >= info.max_failures
+    pack.admit(taken, trial, training)
+    return pack

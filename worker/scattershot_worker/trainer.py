@@ -21,7 +21,8 @@ from scattershot_worker.monitors import machine
 from scattershot_worker.monitors.watch import Watch
 from scattershot_worker.training import Training
 
-_EVALUATION_BATCH = 1024
+#: Examples of a forward pass that is not trained on.
+EVALUATION_BATCH = 1024
 DATA_SEED = 0
 
 
@@ -138,7 +139,7 @@ def evaluate(
     """Return the loss and metrics of a part, and its outputs [N, …] and targets on the CPU."""
     model.eval()
     outputs, targets = [], []
-    for x, y in batches(part, _EVALUATION_BATCH, device, None):
+    for x, y in batches(part, EVALUATION_BATCH, device, None):
         check()
         outputs.append(model(x))
         targets.append(y)

@@ -7,7 +7,8 @@
 The numbers of a lane do not depend on how many there are, which they are, or when it came.
 """
 
-from scattershot_worker.fused.engine import Engine, Lane
+from scattershot_worker.fused.engine import Engine
+from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.signature import NotFusable, Signature, probe
 from scattershot_worker.fused.tuner import Plan, Tuner
 

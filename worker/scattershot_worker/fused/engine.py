@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from scattershot.seeds import derive
 from scattershot.task import Data, Part, Task
 from scattershot_worker import dropout
 from scattershot_worker.fused.bank import Bank, Seat
+from scattershot_worker.fused.evaluation import Results, evaluate_lanes
+from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.layout import Layout
 from scattershot_worker.fused.program import LaneModel, Step, trace
 from scattershot_worker.fused.replay import CudaGraph, Graph, Replay
@@ -30,47 +31,9 @@ log = logging.getLogger("scattershot.worker")
 _NARROWEST = 2
 #: Steps of one shape that are done without a program before one is traced for it.
 _UNTRACED = 40
-_EVALUATION_BATCH = 1024
 
 #: Steps by width and batch size.
 Programs = dict[tuple[int, int], Step]
-Results = dict["Lane", tuple[dict[str, float], Tensor, Tensor]]
-
-
-class _Part:
-    """A lane's model or optimizer as a checkpoint sees it."""
-
-    def __init__(self, lane: Lane, name: str) -> None:
-        self._lane, self._name = lane, name
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return self._lane.state(self._name)
-
-    def load_state_dict(self, state: Any) -> object:
-        return self._lane.training.parts[self._name].load_state_dict(state)
-
-
-class Lane:
-    """A trial in a pack. Before it is admitted its state is that of its `Training`."""
-
-    def __init__(self, engine: Engine, training: Training) -> None:
-        self.training = training
-        self._engine = engine
-        self.seat: Seat | None = None
-        #: The trial's parts as its checkpoints have them, by name.
-        self.parts = {name: _Part(self, name) for name in training.parts}
-
-    def state(self, part: str) -> Mapping[str, Any]:
-        """Return the state of one part, in the words of the trial alone."""
-        bank = self._engine.bank
-        if self.seat is None or bank is None:
-            state: Mapping[str, Any] = self.training.parts[part].state_dict()
-            return state
-        if part == "model":
-            return bank.model_state(self.seat)
-        if part == "ema":
-            return bank.averages_of(self.seat)
-        return bank.optimizer_state(self.seat)
 
 
 @dataclass(frozen=True)
@@ -131,7 +94,7 @@ class Engine:
 
     def lane(self, training: Training) -> Lane:
         """Return a trial as a lane that is not admitted yet."""
-        return Lane(self, training)
+        return Lane(training)
 
     def admit(self, lane: Lane) -> None:
         """Give a lane a row with what its trial has by now; between epochs only."""
@@ -143,6 +106,7 @@ class Engine:
         self._lanes.append(lane)
         self.bank.reserve(max(len(self._lanes), _NARROWEST))
         lane.seat = self.bank.seat(lane.training, len(self._lanes) - 1)
+        lane.bank = self.bank
 
     def release(self, lane: Lane) -> None:
         """Let a lane go, at any time; what its row holds no longer matters."""
@@ -345,57 +309,14 @@ class Engine:
 
     # ---- evaluation
 
-    @torch.no_grad()
     def evaluate(self, part: Part, check: Callable[[], None], *, averaged: bool = False) -> Results:
         """Return every lane's metrics, outputs [N, …] and targets on the CPU, as `trainer` does.
 
         With `averaged` it is the lanes that average their weights, with these.
         """
-        assert self.bank is not None and self._model is not None
         lanes = [lane for lane in self.lanes if not averaged or lane.training.ema is not None]
         if not lanes:
             return {}
-        x, y = tensors_of(part)
-        rows = self.bank.averages if averaged else self.bank.weights
-        width = max((lane.seat.row + 1 for lane in lanes if lane.seat is not None), default=0)
-        tensors = self.bank.layout.views(rows[:width])
-        tensors |= {name: stack[:width] for name, stack in self.bank.stacks.items()}
-        evaluator = self._model.evaluator()
-        self._model.model.eval()
-        try:
-            outs = []
-            for chunk in x.split(_EVALUATION_BATCH):
-                check()
-                outs.append(evaluator(tensors, chunk))
-            outputs = torch.cat(outs, 1)
-        finally:
-            self._model.model.train()
-        losses, correct = self._batched(outputs, y)
-        results: Results = {}
-        on_cpu, targets = outputs.cpu(), y.cpu()
-        for lane in lanes:
-            if lane.seat is None:  # released in `check`
-                continue
-            row = lane.seat.row
-            loss = losses[row] if losses else self._task.loss(outputs[row], y).item()
-            more = (
-                {"accuracy": correct[row] / max(y.numel(), 1)}
-                if correct
-                else self._task.metrics(outputs[row], y)
-            )
-            results[lane] = ({"loss": loss, **more}, on_cpu[row], targets)
-        return results
-
-    def _batched(self, outputs: Tensor, y: Tensor) -> tuple[list[float], list[int]]:
-        """Return losses and right answers of all lanes where the task has left them as they are."""
-        kind = type(self._task)
-        plain = self._task.kind == "classification" and outputs.dim() == 3 and y.dim() == 1
-        losses: list[float] = []
-        correct: list[int] = []
-        if plain and kind.loss is Task.loss:
-            classes = y.expand(len(outputs), -1)
-            each = F.cross_entropy(outputs.flatten(0, 1), classes.flatten(), reduction="none")
-            losses = each.view(classes.shape).mean(1).tolist()
-        if plain and kind.metrics is Task.metrics:
-            correct = (outputs.argmax(-1) == y).sum(1).tolist()
-        return losses, correct
+        assert self.bank is not None and self._model is not None
+        about = (self._task, self._model, self.bank, lanes, part, check)
+        return evaluate_lanes(*about, averaged=averaged)
