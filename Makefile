@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-.PHONY: install demo test test-cluster chaos lint bench clean
+.PHONY: install demo test test-cluster chaos lint bench bench-fused clean
 
 install: $(DONE)
 
@@ -42,6 +42,9 @@ $(VENV)/.bench: $(DONE)
 
 bench: $(VENV)/.bench
 	PYTHONPATH=tests $(BIN)/python -m bench.run_all
+
+bench-fused: $(VENV)/.bench
+	PYTHONPATH=tests $(BIN)/python -m bench.fused
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

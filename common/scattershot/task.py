@@ -88,6 +88,13 @@ class Task(ABC):
         """
         return None
 
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a training batch x [B, …], changed at random by `generator`, which is on the CPU.
+
+        Called for training batches alone; the generator is seeded for each trial and epoch.
+        """
+        return x
+
     def optimizer(
         self, model: nn.Module, params: Mapping[str, Any]
     ) -> torch.optim.Optimizer | None:

@@ -211,6 +211,13 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long `work` takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 

@@ -77,12 +77,12 @@ def measure() -> list[Figure]:
         file = folder / "points.json"
         file.write_text(json.dumps(drawn))
         for number in range(ROUNDS):
-            rounds.append(_round(number, text, file, folder / str(number)))
-            _say(number, rounds[-1])
+            rounds.append(one_round(number, text, file, folder / str(number)))
+            say(number, rounds[-1])
         sampled = [event["p"] for event in rounds[0].ours.events if event["e"] == "sampled"]
         if sampled != drawn:
             raise RuntimeError("the study trained other points than the bare loop")
-        print(_accuracies(rounds[0].ours, folder / "0" / "bare.json"))
+        print(accuracies(rounds[0].ours, folder / "0" / "bare.json"))
     # ratios within a round: both sides had the same machine, however busy it was
     cpu = harness.median([one.ours.run.cpu / one.bare.cpu for one in rounds])
     optuna = harness.median([one.optuna_span / one.bare_span for one in rounds])
@@ -107,7 +107,7 @@ def measure() -> list[Figure]:
     ]
 
 
-def _round(number: int, text: str, file: Path, folder: Path) -> Round:
+def one_round(number: int, text: str, file: Path, folder: Path) -> Round:
     """Run all three; every other round the two that are compared change places."""
     folder.mkdir()
     if number % 2:
@@ -120,7 +120,7 @@ def _round(number: int, text: str, file: Path, folder: Path) -> Round:
     return Round(ours, bare, max(ends) - min(starts), optuna.answer)
 
 
-def _say(number: int, one: Round) -> None:
+def say(number: int, one: Round) -> None:
     run = one.ours.run
     shares = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in sorted(run.shares.items()))
     ensemble = one.ours.at("finished") - one.ours.at("complete")
@@ -135,7 +135,7 @@ def _say(number: int, one: Round) -> None:
     )
 
 
-def _accuracies(study: Study, bare: Path) -> str:
+def accuracies(study: Study, bare: Path) -> str:
     """Return the sign that both did the same work: their mean best validation accuracies."""
     best: dict[int, float] = {}
     for event in study.events:

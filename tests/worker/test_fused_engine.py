@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from scattershot.task import Data, Task
 from scattershot_worker.fused import Engine, Lane, probe
+from scattershot_worker.fused.replay import Recorded
 from scattershot_worker.handle import seed_everything
 from scattershot_worker.trainer import evaluate, tensors_of, train_epoch
 from scattershot_worker.training import Training
@@ -200,7 +201,7 @@ def test_a_lane_comes_to_the_state_of_the_trial_alone(model: str, optimizer: str
         for lane, one, loss in zip(lanes, alone, losses, strict=True):
             one.begin_epoch(number, [])
             assert loss == pytest.approx(
-                float(train_epoch(one, task.data().train, lambda: None)), rel=1e-5
+                float(train_epoch(one, task.data().train, lambda: None)[0]), rel=1e-5
             )
             metrics, outputs, _ = evaluate(task, one.model, task.data().val, CPU)
             assert results[lane][0] == pytest.approx(metrics, rel=1e-9)
@@ -258,7 +259,7 @@ def test_in_single_precision_the_curves_agree_to_rounding() -> None:
         results = engine.evaluate(task.data().val, lambda: None)
         for one, lane, loss in zip(alone, lanes, losses, strict=True):
             one.begin_epoch(number, [])
-            expected = float(train_epoch(one, task.data().train, lambda: None))
+            expected = float(train_epoch(one, task.data().train, lambda: None)[0])
             assert loss == pytest.approx(expected, rel=1e-4)
             metrics, _, _ = evaluate(task, one.model, task.data().val, CPU)
             assert results[lane][0] == pytest.approx(metrics, rel=1e-3)
@@ -448,3 +449,43 @@ def test_idle_rows_are_given_up_once_a_narrower_program_would_have_paid() -> Non
         engine._trace_s = engine._row_s * 10
         epoch(engine, number)
     assert {width for width, _ in engine.programs} == {2, 6}
+
+
+# ---- as a device's graph
+
+
+@pytest.mark.parametrize("model", ["mlp", "batch norm"])
+def test_a_step_that_is_replayed_as_a_graph_gives_the_same_bits(model: str) -> None:
+    task = Small(model, torch.float32)
+    about = OPTIMIZERS["adam"]
+    states = []
+    for graph in (None, Recorded):
+        like = training(task, 0, **about)
+        engine = Engine(task, task.data(), probe(task, like, task.data()), graph=graph)
+        lanes = admit(engine, [training(task, i, **about) for i in range(3)])
+        epoch(engine, 1)
+        lanes += admit(engine, [training(task, i, **about) for i in range(3, 9)])  # the rows move
+        epoch(engine, 2)
+        engine.release(lanes[0])
+        epoch(engine, 3)
+        states.append([one for lane in lanes[1:] for one in state(lane)])
+    assert_equal(*states)
+
+
+def test_a_step_that_cannot_be_captured_is_done_without_a_graph(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Refuses(Recorded):
+        def capture(self, work: Callable[[], None]) -> None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    task = Small("mlp", torch.float32)
+    like = training(task, 0)
+    engine = Engine(task, task.data(), probe(task, like, task.data()), graph=Refuses)
+    (lane,) = admit(engine, [like])
+    epoch(engine, 1)
+    plain = engine_of(task, training(task, 0))
+    (other,) = admit(plain, [training(task, 0)])
+    epoch(plain, 1)
+    assert_equal(state(lane), state(other))
+    assert len([one for one in caplog.messages if "without a device graph" in one]) == 1

@@ -172,6 +172,18 @@ class TrialHandle:
         if self._epoch < self._until:
             self.check()
 
+    def stop_early(self, patience: int | None) -> None:
+        """End as complete if the last `patience` epochs have brought nothing better."""
+        if patience is None or self._epoch >= self._until:
+            return
+        metric, sign = self._info.metric, -1 if self._info.goal == "minimize" else 1
+        values = [sign * line[metric] for line in self.history]
+        finite = [value for value in values if math.isfinite(value)]
+        best = values.index(max(finite)) + 1 if finite else 0
+        if len(values) - best >= patience:
+            self._until = self._epoch
+            self._attempt.early = f"stopped early: no better {metric} for {patience} epochs"
+
     @property
     def done(self) -> int:
         """Epochs trained so far, by this attempt or earlier ones."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from scattershot.errors import TaskError
+from scattershot_worker.initialization import INITIALIZATIONS
 from scattershot_worker.schedules import SCHEDULES
 
 _Check = tuple[Callable[[Any], bool], str]
@@ -22,6 +23,8 @@ _INSIDE: _Check = (lambda v: _is_number(v) and 0 < v < 1, "a number between 0 an
 _POSITIVE: _Check = (lambda v: _is_number(v) and v > 0, "a number above 0")
 _COUNT: _Check = (lambda v: type(v) is int and v >= 1, "a whole number, at least 1")
 _SWITCH: _Check = (lambda v: isinstance(v, bool), "true or false")
+PRECISIONS = ("float32", "bf16", "fp16")
+_INITS = ("default", *INITIALIZATIONS)
 _CHECKS: dict[str, _Check] = {
     "batch_size": _COUNT,
     "schedule": (lambda v: v in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
@@ -37,6 +40,11 @@ _CHECKS: dict[str, _Check] = {
     "clip_value": _POSITIVE,
     "ema": _INSIDE,
     "decay_all": _SWITCH,
+    "init": (lambda v: v in _INITS, "one of " + ", ".join(("default", *INITIALIZATIONS))),
+    "early_stopping": _COUNT,
+    "accumulate": _COUNT,
+    "precision": (lambda v: v in PRECISIONS, "one of float32, bf16, fp16"),
+    "compile": _SWITCH,
 }
 
 
@@ -61,6 +69,11 @@ class Hyperparameters:
     clip_value: float | None = None
     ema: float | None = None
     decay_all: bool = False
+    init: str = "default"
+    early_stopping: int | None = None
+    accumulate: int = 1
+    precision: str = "float32"
+    compile: bool = False
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Hyperparameters:
@@ -78,6 +91,6 @@ class Hyperparameters:
 
     @property
     def moves(self) -> bool:
-        """Whether learning rate or momentum change within an epoch."""
-        steady = self.schedule in ("constant", "plateau")
+        """Whether a step must know where it is in its epoch, since something changes there."""
+        steady = self.schedule in ("constant", "plateau") and self.accumulate == 1
         return not steady or self.warmup > 0 or self.final_momentum is not None

@@ -147,7 +147,7 @@ def train_alone(bench: Bench, taken: Taken) -> tuple[Outcome, str]:
             train(task, trial)
         else:
             task(trial)
-        if trial.done < taken.claim.until:
+        if trial.done < taken.claim.until and not taken.attempt.early:
             raise ScattershotError(
                 f"the train function returned after {trial.done} of {taken.claim.until} epochs; "
                 "loop over trial.epochs(...) to its end"
@@ -165,8 +165,8 @@ def conclude(bench: Bench, taken: Taken, error: BaseException | None = None) -> 
     """
     reporter, attempt = bench.reporter, taken.attempt
     if error is None:
-        state = "complete" if taken.claim.until >= taken.spec.epochs else "paused"
-        answer = reporter.end(attempt, state)
+        over = attempt.early or taken.claim.until >= taken.spec.epochs
+        answer = reporter.end(attempt, "complete" if over else "paused", attempt.early)
         return (
             _unsaved(reporter, attempt, attempt.signals.error)
             if attempt.unsaved

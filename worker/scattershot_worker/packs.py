@@ -320,6 +320,7 @@ class Pack:
                     predictions=self._task.predictions(outputs),
                     targets=targets,
                 )
+                member.trial.stop_early(lane.training.how.early_stopping)
             except (Exception, TrialStopped) as error:
                 self._leave(member, error)
 

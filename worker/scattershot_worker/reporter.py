@@ -46,6 +46,8 @@ class Attempt:
     files: set[str] = field(default_factory=set)
     #: The metric of every epoch that Redis has accepted.
     accepted: dict[int, float] = field(default_factory=dict)
+    #: Why it is complete before its budget is used up; "" unless it is.
+    early: str = ""
     #: What a crash may cost: epochs beyond it wait until those before are on the disk.
     room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SNAPSHOTS))
 
@@ -162,7 +164,9 @@ class Reporter:
             elif item.state == "killed" or (item.state and not attempt.unsaved):
                 error_ = None if attempt.unsaved else attempt.signals.error
                 state, reason = ("failed", str(error_)) if error_ else (item.state, item.reason)
-                steps.append(finish(attempt.trial, attempt.number, state, reason))
+                early = state == "complete" and attempt.early != ""
+                step = finish(attempt.trial, attempt.number, state, reason, early=early)
+                steps.append(step)
                 after.append(_ending(item))
             else:
                 steps.append(("beat", attempt.trial, (attempt.number, int(LEASE * 1000))))

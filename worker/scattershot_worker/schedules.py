@@ -53,7 +53,7 @@ def cosine(progress: float, how: Hyperparameters) -> float:
 
 def snapshots(progress: float, how: Hyperparameters) -> float:
     """Go down `cycles` cosines one after the other (snapshot ensembles, Huang et al. 2017)."""
-    return cosine(math.fmod(progress * how.cycles + 1e-9, 1.0), how)
+    return cosine(math.fmod(progress * how.cycles + 1e-12, 1.0), how)
 
 
 def one_cycle(progress: float, how: Hyperparameters) -> float:

@@ -48,7 +48,8 @@ def train(task: Task, trial: TrialHandle) -> None:
     training = Training(
         task, trial.params, seed=trial.seed, budget=trial.budget, device=trial.device
     )
-    watch = Watch(training) if trial.monitors else None
+    # hooks on a compiled model's modules would have it compiled anew
+    watch = Watch(training) if trial.monitors and not training.how.compile else None
     for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
         training.begin_epoch(epoch, trial.history)
@@ -69,6 +70,7 @@ def train(task: Task, trial: TrialHandle) -> None:
             predictions=task.predictions(outputs),
             targets=targets,
         )
+        trial.stop_early(training.how.early_stopping)
 
 
 def train_epoch(

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scattershot.errors import TaskError
+from scattershot.seeds import derive
 from scattershot.task import Task
 from scattershot_worker import dropout, schedules
 from scattershot_worker.ema import Ema
 from scattershot_worker.hyperparameters import Hyperparameters
+from scattershot_worker.initialization import initialize
 from scattershot_worker.optimizers import make_optimizer
 
 
@@ -25,6 +27,9 @@ class StepWatch(Protocol):
 
     def updated(self) -> None:
         """Look after the update."""
+
+
+_TYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Training:
@@ -46,7 +51,10 @@ class Training:
         self.task, self.params, self.budget = task, params, budget
         self.how = Hyperparameters.of(params)
         self.batch_size = self.how.batch_size
-        self.model = task.model(params).to(device)
+        model = task.model(params)
+        if self.how.init != "default":
+            initialize(model, self.how.init)
+        self.model = model.to(device)
         self.optimizer = task.optimizer(self.model, params) or make_optimizer(self.model, params)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -54,6 +62,14 @@ class Training:
         if self.how.label_smoothing and not smooths(task):
             raise TaskError("label_smoothing needs the default loss of a classification task")
         self.device = device
+        self._forward = torch.compile(self.model) if self.how.compile else self.model
+        self._autocast = _TYPES[self.how.precision]
+        self.scaler = torch.amp.GradScaler(device.type) if self.how.precision == "fp16" else None
+        self._augments = type(task).augment is not Task.augment
+        #: Batches whose gradients are held, whether the next one is the epoch's last, and what
+        #: looks at the update that they come to.
+        self._held, self._last = 0, False
+        self._watch: StepWatch | None = None
         #: The epoch that is trained, from 1.
         self.epoch = 1
         self._plateaus = 1.0
@@ -66,7 +82,8 @@ class Training:
         """Take another seed, for the order of the data and for dropout."""
         self.seed = seed
         self.masks = dropout.Masks(seed, self.device)
-        dropout.take_over(self.model, self.masks)
+        if not self.how.compile:  # a compiled program would keep the first step's for good
+            dropout.take_over(self.model, self.masks)
 
     # ---- where it is
 
@@ -74,6 +91,9 @@ class Training:
         """Be before the first step of an epoch; `history` has a line for each before it."""
         self.epoch = epoch
         self.masks.begin_epoch(epoch)
+        self._held = 0
+        if self._augments:
+            self._random = torch.Generator().manual_seed(derive(self.seed, "augment", epoch))
         if self.how.schedule == "plateau":
             losses = [line["val_loss"] for line in history if "val_loss" in line]
             self._plateaus = schedules.plateau(losses, self.how)
@@ -81,6 +101,7 @@ class Training:
 
     def begin_step(self, step: int, steps: int) -> None:
         """Be before step `step`, counted from 0, of an epoch that has `steps`."""
+        self._last = step == steps - 1
         progress = (self.epoch - 1 + step / steps) / max(self.budget, self.epoch)
         factor = schedules.factor(progress, self.how) * self._plateaus
         for group in self.optimizer.param_groups:
@@ -97,25 +118,60 @@ class Training:
     # ---- a step
 
     def step(self, x: Tensor, y: Tensor, watch: StepWatch | None = None) -> Tensor:
-        """Do one step on a batch; return its mean loss, a scalar."""
+        """Do one step on a batch; return its mean loss, a scalar.
+
+        With `accumulate` the gradients of so many batches come to one update.
+        """
         self.masks.begin_step()
-        outputs = self.model(x)
-        loss = self.loss(outputs, y)
-        self.optimizer.zero_grad()
-        loss.backward()
+        if self._augments:
+            x = self.task.augment(x, self._random)
+        if self._held == 0:
+            self.optimizer.zero_grad()
+        loss, outputs = self._run(x, y)
         self.outputs = outputs.detach() if isinstance(outputs, Tensor) else None
+        share = loss if self.how.accumulate == 1 else loss / self.how.accumulate
+        (share if self.scaler is None else self.scaler.scale(share)).backward()
+        self._held += 1
+        self._watch = watch or self._watch
+        if self._held == self.how.accumulate or self._last:
+            self._update()
+        return loss.detach()
+
+    def _run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if self._autocast is None and not self.how.compile:
+            outputs = self.model(x)
+            return self.loss(outputs, y), outputs
+        on = self._autocast is not None
+        with torch.autocast(self.device.type, self._autocast, enabled=on):
+            try:
+                outputs = self._forward(x)
+            except Exception as error:
+                if not (self.how.compile and type(error).__module__.startswith("torch._")):
+                    raise
+                raise TaskError(
+                    f"compile = true does not work here: {' '.join(str(error).split())[:200]}"
+                ) from error
+            return self.loss(outputs, y), outputs
+
+    def _update(self) -> None:
+        watch, self._watch, self._held = self._watch, None, 0
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         if watch is not None:
             watch.gradients()
         if self.how.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.how.clip_norm)
         if self.how.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.how.clip_value)
-        self.optimizer.step()
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         if watch is not None:
             watch.updated()
         if self.ema is not None:
             self.ema.update()
-        return loss.detach()
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the loss that is trained on: the task's, with smoothed labels if asked for."""
@@ -127,8 +183,9 @@ class Training:
     @property
     def parts(self) -> dict[str, Any]:
         """What `trial.epochs` restores and checkpoints, by name."""
-        ema = {} if self.ema is None else {"ema": self.ema}
-        return {"model": self.model, "optimizer": self.optimizer, **ema}
+        more = {"ema": self.ema, "scaler": self.scaler}
+        kept = {name: part for name, part in more.items() if part is not None}
+        return {"model": self.model, "optimizer": self.optimizer, **kept}
 
 
 def smooths(task: Task) -> bool:

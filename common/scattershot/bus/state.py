@@ -124,12 +124,13 @@ if s[1] ~= 'running' or s[2] ~= ARGV[2] then return -1 end
 redis.call('ZADD', KEYS[2], 'XX', now() + ARGV[3], ARGV[1])
 return answer(s[3])
 """,
-    # ARGV: attempt, state, reason
+    # ARGV: attempt, state, reason, early (1: complete though its budget is not used up)
     "finish": """
 local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'until', 'epoch', 'reason', 'signal')
 if s[1] ~= 'running' or s[2] ~= ARGV[2] then return 'fenced' end
 local state, reason = ARGV[3], ARGV[4]
-if (state == 'complete' or state == 'paused') and tonumber(s[3]) > tonumber(s[4]) then
+local grown = tonumber(s[3]) > tonumber(s[4]) and ARGV[5] ~= '1'
+if (state == 'complete' or state == 'paused') and grown then
   state = 'waiting'   -- its budget grew while the last epoch was on its way
 end
 if s[6] == 'kill' and (state == 'waiting' or state == 'paused') then
@@ -355,6 +356,9 @@ def report(
     return ("report", trial, (attempt, epoch, text, checkpoint, int(LEASE * 1000)))
 
 
-def finish(trial: int, attempt: int, state: str, reason: str = "") -> Step:
-    """Return the step that ends an attempt; its answer is the trial's state, or "fenced"."""
-    return ("finish", trial, (attempt, state, reason))
+def finish(trial: int, attempt: int, state: str, reason: str = "", *, early: bool = False) -> Step:
+    """Return the step that ends an attempt; its answer is the trial's state, or "fenced".
+
+    `early` says that it is complete though it has not trained for all of its budget.
+    """
+    return ("finish", trial, (attempt, state, reason, int(early)))

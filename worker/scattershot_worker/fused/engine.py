@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from scattershot_worker import dropout
 from scattershot_worker.fused.bank import Bank, Seat
 from scattershot_worker.fused.layout import Layout
 from scattershot_worker.fused.program import LaneModel, Step, trace
+from scattershot_worker.fused.replay import CudaGraph, Graph, Replay
 from scattershot_worker.fused.signature import Signature
 from scattershot_worker.fused.watching import LaneWatch
 from scattershot_worker.trainer import tensors_of
 from scattershot_worker.training import Training
+
+log = logging.getLogger("scattershot.worker")
 
 #: The fewest rows of a program: kernels for a single one add up in another order.
 _NARROWEST = 2
@@ -87,11 +91,17 @@ class Engine:
     """Lanes of one signature on one device. The numbers of a lane do not depend on the others."""
 
     def __init__(
-        self, task: Task, data: Data, signature: Signature, programs: Programs | None = None
+        self,
+        task: Task,
+        data: Data,
+        signature: Signature,
+        programs: Programs | None = None,
+        graph: Callable[[], Graph] | None = None,
     ) -> None:
         """Take the task, its data as tensors on their device, and what the lanes have in common.
 
-        `programs` are those that another engine of this signature has traced.
+        `programs` are those that another engine of this signature has traced; `graph` makes what
+        replays a step (on a GPU a CUDA graph, unless another is given).
         """
         self.signature = signature
         self._task, self._data = task, data
@@ -100,6 +110,9 @@ class Engine:
         self._model: LaneModel | None = None
         self._lanes: list[Lane] = []
         self.programs: Programs = {} if programs is None else programs
+        #: Makes graphs of the device, where it has them, and those captured by width and batch.
+        self._graph = graph or (CudaGraph if self._x.device.type == "cuda" else None)
+        self._replays: dict[tuple[int, int], Replay] = {}
         self._untraced: dict[tuple[int, int], int] = {}
         self._width = 0
         #: Seconds that idle rows have cost since the width was chosen, that a row's epoch takes,
@@ -241,7 +254,7 @@ class Engine:
         stacks = [stack[: self._width] for stack in self.bank.stacks.values()]
         key = (self._width, x.shape[1])
         if program := self.programs.get(key):
-            return program(weights, stacks, x, y, *columns)
+            return self._replayed(key, program, weights, stacks, x, y, *columns)
         step = self._model.step([size * x.shape[1] for _, size in self.signature.sites])
         self._untraced[key] = self._untraced.get(key, 0) + 1
         if x.shape[1] == self.signature.batch_size or self._untraced[key] > _UNTRACED:
@@ -252,6 +265,28 @@ class Engine:
             return self.programs[key](weights, stacks, x, y, *columns)
         with torch.enable_grad():
             return step(weights, stacks, x, y, *columns)
+
+    def _replayed(
+        self,
+        key: tuple[int, int],
+        program: Step,
+        weights: Tensor,
+        stacks: list[Tensor],
+        *inputs: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Do a traced step, as a graph where the device has them."""
+        if self._graph is None:
+            return program(weights, stacks, *inputs)
+        replay = self._replays.get(key)
+        if replay is None or not replay.fits(weights, stacks):
+            try:
+                replay = Replay(program, self._graph(), weights, stacks, *inputs)
+            except RuntimeError as error:  # an operation that cannot be captured
+                log.warning("trained without a device graph: %s", str(error).splitlines()[0])
+                self._graph = None
+                return program(weights, stacks, *inputs)
+            self._replays[key] = replay
+        return replay(weights, stacks, *inputs)
 
     def _updates(self, lanes: list[Lane]) -> list[_Update]:
         """Return what every lane's update of this epoch works on."""

@@ -79,6 +79,15 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
 def _refuse_what_is_not_per_lane(task: Task, training: Training, data: Data) -> None:
     if not (is_tensors(data.train) and is_tensors(data.val)):
         raise NotFusable("its data is a loader", "give tensors to be trained with others at once")
+    how = training.how
+    if type(task).augment is not Task.augment:
+        raise NotFusable("its task augments its batches")
+    if how.accumulate > 1:
+        raise NotFusable("it accumulates gradients", "a larger batch_size is the same, if it fits")
+    if how.precision != "float32":
+        raise NotFusable(f"it trains in {how.precision}")
+    if how.compile:
+        raise NotFusable("its model is compiled")
     if type(task).optimizer is not Task.optimizer:
         raise NotFusable("its task makes the optimizer itself")
     optimizer = training.optimizer
