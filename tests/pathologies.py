@@ -119,7 +119,7 @@ def case(one: Run, seed: int = 3) -> Case:
     history: list[dict[str, float]] = []
     for epoch in range(1, one.epochs + 1):
         training.begin_epoch(epoch, history)
-        loss = train_epoch(training, data.train, lambda: None, watch)
+        loss, _ = train_epoch(training, data.train, lambda: None, watch)
         with watch.evaluation():
             metrics, outputs, _ = evaluate(task, training.model, data.val, CPU)
         seen, line = watch.end_epoch(outputs)

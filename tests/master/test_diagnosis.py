@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scattershot_master.board import Board
-from scattershot_master.diagnosis import page
+from scattershot_master.diagnosis import study_page
 from scattershot_master.diagnosis.case import Case
 from scattershot_master.diagnosis.rules import RULES
 from scattershot_master.diagnosis.study import STUDY_RULES
@@ -162,7 +162,7 @@ def board() -> Board:
 
 
 def study_of(board: Board) -> Any:
-    return page.of_study(board, Path("nowhere"))
+    return study_page.of_study(board, Path("nowhere"))
 
 
 def test_rates_above_which_all_trials_diverge_are_named(board: Board) -> None:

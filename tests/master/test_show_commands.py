@@ -29,7 +29,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run() -> Run:
     app = typer.Typer()
-    for command in (commands.status, commands.top, commands.show, commands.export):
+    for command in (
+        commands.status,
+        commands.top,
+        commands.show,
+        commands.export,
+        commands.diagnose,
+    ):
         app.command()(command)
 
     def invoke(*arguments: object) -> str:
@@ -151,3 +157,37 @@ def test_looking_imports_nothing_heavy(study: Path, call: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not heavy & set(done.stdout.splitlines()[-1].split())
+
+
+def test_diagnose_tells_what_holds_for_the_study_and_for_its_trials(study: Path, run: Run) -> None:
+    shown = run("diagnose", study)
+    assert "\nthe study\n" in shown and "diverge" in shown and "importance lr" in shown
+    assert "\ndiverged · " in shown
+
+
+def test_diagnose_of_a_trial_reads_its_layers(study: Path, run: Run) -> None:
+    from scattershot.store.files import write
+    from scattershot.store.layers import Layers
+
+    assert "were not recorded" in run("diagnose", "69", study)
+    line = {"epoch": 1, "initial_loss": 40.0, "chance_loss": 2.3}
+    path = study / "trials" / "00069" / "layers.json"
+    write(path, Layers([line]).data(), sync=False)
+    try:
+        assert "initial_loss the first loss was 40;" in run("diagnose", "00069", study)
+        data = json.loads(run("diagnose", "69", study, "--json"))
+    finally:
+        path.unlink()
+    assert data["trial"] == 69 and data["layers"] == [line]
+    assert data["findings"][0]["rule"] == "initial_loss"
+
+
+def test_diagnose_as_json(study: Path, run: Run) -> None:
+    data = json.loads(run("diagnose", study, "--json"))
+    assert {one["rule"] for one in data["findings"]} >= {"rates", "importance"}
+    assert data["trials"][0]["trial"] == 69 and "findings" in data["trials"][0]
+
+
+def test_diagnose_of_a_trial_that_is_not_there_says_so(study: Path, run: Run) -> None:
+    with pytest.raises(ScattershotError, match="there is no trial 999"):
+        run("diagnose", "999", study)

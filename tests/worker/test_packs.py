@@ -23,6 +23,7 @@ from scattershot.bus.waiting import WaitingTrials
 from scattershot.store.files import read_header
 from scattershot.store.names import list_checkpoints
 from scattershot.task import Data, Task
+from scattershot.trial import MEASURED
 from scattershot_worker import job, serving
 from scattershot_worker.fused import Engine, Plan, Tuner
 from scattershot_worker.job import Bench
@@ -153,7 +154,7 @@ class Shop:
         """Return what was reported of a trial, without what a clock says."""
         events = EventStream(self.connection, name or self.info.name).read("", block_ms=None)
         return [
-            {key: value for key, value in one.metrics.items() if key != "seconds"}
+            {key: value for key, value in one.metrics.items() if key not in MEASURED}
             for one in events
             if one.trial == trial and one.kind == "report"
         ]

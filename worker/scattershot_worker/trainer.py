@@ -54,7 +54,7 @@ def train(task: Task, trial: TrialHandle) -> None:
     for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
         training.begin_epoch(epoch, trial.history)
-        loss = train_epoch(training, data.train, trial.check, watch)
+        loss, examples = train_epoch(training, data.train, trial.check, watch)
         with nullcontext() if watch is None else watch.evaluation():
             metrics, outputs, targets = evaluate(
                 task, training.model, data.val, trial.device, trial.check
@@ -66,7 +66,7 @@ def train(task: Task, trial: TrialHandle) -> None:
             lr=training.lr,
             **averaged(training, data.val, trial.check),
             **seen,
-            **machine.scalars(trial.device, training.examples, time.perf_counter() - started),
+            **machine.scalars(trial.device, examples, time.perf_counter() - started),
             layers=layers,
             predictions=task.predictions(outputs),
             targets=targets,
@@ -76,8 +76,8 @@ def train(task: Task, trial: TrialHandle) -> None:
 
 def train_epoch(
     training: Training, part: Part, check: Callable[[], None], watch: Watch | None = None
-) -> Tensor:
-    """Train for the epoch that `training` has begun; return the mean loss, a scalar.
+) -> tuple[Tensor, int]:
+    """Train for the epoch that `training` has begun; return the mean loss and the examples seen.
 
     A `watch` looks on.
     """
@@ -95,8 +95,7 @@ def train_epoch(
         loss = training.step(x, y) if watch is None else watch.step(step, x, y)
         total += loss * len(y)
         seen += len(y)
-    training.examples = seen
-    return total / max(seen, 1)
+    return total / max(seen, 1), seen
 
 
 def averaged(training: Training, part: Part, check: Callable[[], None]) -> dict[str, float]:

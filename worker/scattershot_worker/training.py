@@ -73,8 +73,7 @@ class Training:
         #: The epoch that is trained, from 1.
         self.epoch = 1
         self._plateaus = 1.0
-        #: Examples that the last epoch had, and the model's outputs at the last step.
-        self.examples = 0
+        #: The model's outputs at the last step.
         self.outputs: Tensor | None = None
         self.reseed(seed)
 

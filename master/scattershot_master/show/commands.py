@@ -115,7 +115,7 @@ def diagnose(
     json: Json = False,
 ) -> None:
     """Say what is wrong with a trial, or with the study, by what evidence, and what to do."""
-    from scattershot_master.diagnosis import page as diagnosis
+    from scattershot_master.diagnosis import page
     from scattershot_master.ledger import read
     from scattershot_master.show import folders
     from scattershot_master.show.page import put
@@ -125,22 +125,24 @@ def diagnose(
     found = folders.study_folder(folder)
     board = read(found)
     if trial is None:
-        study = diagnosis.of_study(board, found)
+        from scattershot_master.diagnosis import study_page  # takes longer to import
+
+        study = study_page.of_study(board, found)
         if json:
-            _put_json(diagnosis.study_data(study))
+            _put_json(study_page.study_data(study))
         else:
-            put(diagnosis.study_page(study))
+            put(study_page.study_page(study))
         return
     record = board.trials.get(_number(trial))
     if record is None:
         raise ScattershotError(
             f"there is no trial {trial} in {found}; `scattershot top` lists trials"
         )
-    findings, layers = diagnosis.of_trial(board, record, board.checkpoints(found))
+    findings, layers = page.of_trial(board, record, board.checkpoints(found))
     if json:
-        _put_json(diagnosis.trial_data(record, findings, layers))
+        _put_json(page.trial_data(record, findings, layers))
     else:
-        put(diagnosis.trial_page(board, record, findings, layers))
+        put(page.trial_page(board, record, findings, layers))
 
 
 def _number(trial: str) -> int:

@@ -26,7 +26,7 @@ class LaneWatch:
 
     def gradients(self, step: int, losses: Tensor, weights: Tensor, grads: Tensor) -> None:
         """Look at a step, counted from 0, between its backward pass and clipping."""
-        self._losses.append(losses)
+        self._losses.append(losses.clone())  # a graph writes the next ones to the same place
         if step == self._observed:
             # clipping changes gradients in place
             self._before, self._grads = weights.clone(), grads.clone()
