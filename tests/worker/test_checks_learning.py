@@ -64,6 +64,11 @@ def test_weights_that_are_too_large_are_told() -> None:
     assert result.status == "fail" and "sure of wrong answers" in result.meaning
 
 
+def test_the_initialization_that_the_study_names_is_looked_at() -> None:
+    assert checked(Blobs, "initial_loss", init="normal").numbers["outputs_std"] < 0.02
+    assert checked(Blobs, "initial_loss").numbers["outputs_std"] > 0.1
+
+
 def test_a_loss_that_is_not_a_number_fails_everything_that_trains() -> None:
     class Broken(Blobs):
         def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -113,6 +113,11 @@ def test_an_unknown_optimizer_is_told() -> None:
     assert result.status == "fail" and "no optimizer is called 'sdg'" in result.found
 
 
+def test_a_hyperparameter_of_the_trainer_that_cannot_be_is_told() -> None:
+    (result,) = ss.check(Blobs, {"batch_size": 0}, only=["overfit"], quiet=True)
+    assert "the hyperparameter batch_size must be a whole number" in result.found
+
+
 def test_an_error_in_the_middle_of_a_check_is_its_result() -> None:
     class Late(Blobs):
         def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -18,6 +18,8 @@ from scattershot.seeds import derive
 from scattershot.space import Axis, Space
 from scattershot.task import Data, Task
 from scattershot_worker.handle import seed_everything
+from scattershot_worker.hyperparameters import Hyperparameters
+from scattershot_worker.initialization import initialize
 from scattershot_worker.optimizers import make_optimizer
 from scattershot_worker.trainer import batches, data_on, is_tensors
 
@@ -25,7 +27,6 @@ Batch = tuple[Tensor, Tensor]
 
 #: Hyperparameters that regularize, besides all whose name says dropout.
 _REGULARIZERS = ("weight_decay", "label_smoothing", "l1", "l2")
-_BATCH = 32
 
 
 class _Found:
@@ -82,6 +83,9 @@ class Subject:
             self._found[model] = _Found(model)
         else:
             found.restore(model)
+        how = Hyperparameters.of(self.params | changes)
+        if how.init != "default":
+            initialize(model, how.init)
         return model.train()
 
     def plain_model(self) -> nn.Module:
@@ -115,7 +119,7 @@ class Subject:
     @property
     def batch_size(self) -> int:
         """The study's batch size, which holds for tensors; a loader brings its own."""
-        return int(self.params.get("batch_size", _BATCH))
+        return Hyperparameters.of(self.params).batch_size
 
     def batches(self, size: int | None = None) -> Iterator[Batch]:
         """Yield batches of the training part without end, in the same order every time."""
