@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tomllib
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,11 +160,8 @@ def test_text_numbers_and_lists_are_written_as_toml_reads_them() -> None:
 # the curves
 
 
-def history(values: list[float], **others: list[float]) -> list[dict[str, float]]:
-    return [
-        {"epoch": i + 1, "m": value, **{name: series[i] for name, series in others.items()}}
-        for i, value in enumerate(values)
-    ]
+def history(values: list[float]) -> list[dict[str, float]]:
+    return [{"epoch": i + 1, "m": value} for i, value in enumerate(values)]
 
 
 RISING, PEAKED, LATE = [1, 2, 3, 4, 5, 6.0], [1, 6, 5, 4, 3, 2.0], [1, 2, 3, 6, 5, 5.0]
@@ -182,7 +180,7 @@ def test_the_best_epochs_tell_how_long_to_train(
     values: list[float], sign: int, epochs: int, said: str
 ) -> None:
     reading = curves.read([history(values)] * 3, "m", sign, 6)
-    assert reading.epochs == epochs and said in reading.found[0]
+    assert reading.epochs == epochs and said in reading.found
 
 
 def test_most_of_the_curves_must_agree() -> None:
@@ -190,16 +188,27 @@ def test_most_of_the_curves_must_agree() -> None:
     assert reading.epochs == 12
 
 
-def test_a_validation_loss_that_turns_while_the_training_loss_falls_is_overfitting() -> None:
-    one = history(LATE, val_loss=[3, 2, 1, 1.1, 1.3, 1.5], train_loss=[3, 2, 1, 0.5, 0.2, 0.1])
-    assert "3 of 3 overfit" in curves.read([one] * 3, "m", 1, 6).found[0]
-    both = history(LATE, val_loss=[3, 2, 1, 1.1, 1.3, 1.5], train_loss=[3, 2, 1, 1.1, 1.3, 1.5])
-    assert not any("overfit" in found for found in curves.read([both], "m", 1, 6).found)
-
-
-def test_no_gap_between_the_losses_asks_for_a_larger_network() -> None:
-    one = history(LATE, val_loss=[3, 2, 1, 0.9, 0.9, 0.9], train_loss=[3, 2, 1, 0.9, 0.9, 0.9])
-    assert "a larger network" in curves.read([one], "m", 1, 6).found[0]
+def test_the_best_trials_are_diagnosed_with_evidence_and_remedy(tmp_path: Path) -> None:
+    board = Board()
+    board.apply({"e": "study", "uid": "u", "at": 0.0, "study": plan.search(study(), None)})
+    board.apply({"e": "stage", "stage": "fine", "index": 0, "target": 2})
+    losses = [1.0, 0.5, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1]
+    for number in (0, 1):
+        params = {"lr": 0.1, "optimizer": "adamw", "layers": 2}
+        board.apply({"e": "sampled", "t": number, "p": params, "epochs": 8, "until": 8})
+        board.apply({"e": "started", "t": number, "a": 1, "w": "w", "at": 1.0})
+        for n, loss in enumerate(losses, 1):
+            line = {"val_loss": loss, "train_loss": 1 / 2**n}
+            board.apply({"e": "report", "t": number, "n": n, "m": line})
+        board.apply({"e": "complete", "t": number, "a": 1, "at": 2.0})
+    searched = parse(written(plan.search(study(), None)))
+    step, reading = steps.curves_step(Step("Loss curves", "?"), board, searched, tmp_path)
+    assert any(
+        said.startswith("Overfitting (trials 0, 1): the validation loss rose from 0.5")
+        and "regularize more" in said
+        for said in step.found
+    )
+    assert reading.epochs == 8 and "first half" in step.found[0]
 
 
 def test_trials_that_were_killed_early_say_nothing_of_the_end() -> None:

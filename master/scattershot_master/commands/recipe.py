@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from scattershot.checks import CheckResult
     from scattershot.settings import StudyFile
     from scattershot.trial import Value
-    from scattershot_master.board import Board
     from scattershot_master.commands.running import Here
+    from scattershot_master.ledger import Ledger
     from scattershot_master.recipe.page import Step
 
 #: The first line of every study file that a recipe writes: such a file may be written over.
@@ -73,8 +73,8 @@ def recipe(
     kitchen = _Kitchen(study, file, target, Here(url_from(None), workers, folder, device))
     kitchen.check_first()
     rates = kitchen.find_rates()
-    board, searched = kitchen.search(rates, trials, epochs)
-    kitchen.conclude(board, searched)
+    ledger, searched = kitchen.search(rates, trials, epochs)
+    kitchen.conclude(ledger, searched)
 
 
 def _check_target(target: Path) -> None:
@@ -146,8 +146,8 @@ class _Kitchen:
 
     def search(
         self, rates: tuple[float, float] | None, trials: int | None, epochs: int | None
-    ) -> tuple[Board, StudyFile]:
-        """Search, coarse and then fine, as `scattershot run` does; return how it came out."""
+    ) -> tuple[Ledger, StudyFile]:
+        """Search, coarse and then fine, as `scattershot run` does; return its closed ledger."""
         from scattershot.study_file import parse
         from scattershot_master.commands.running import live_view, say_how_to_go_on, search_here
         from scattershot_master.opening import data_folder, note_home, open_study
@@ -184,9 +184,9 @@ class _Kitchen:
                 print(f"  {found}")
             notes = board.stages[1].notes if len(board.stages) > 1 and not index else []
             self._decide(self.steps[-1].decided or "; ".join(notes) or "Go on.")
-        return board, searched
+        return ledger, searched
 
-    def conclude(self, board: Board, searched: StudyFile) -> None:
+    def conclude(self, ledger: Ledger, searched: StudyFile) -> None:
         """Read the curves, write the study file, and finish the page."""
         from scattershot.store.files import write
         from scattershot.study_file import parse
@@ -194,10 +194,11 @@ class _Kitchen:
         from scattershot_master.recipe.steps import curves_step, narrowed_to
         from scattershot_master.recipe.toml import written
 
+        board = ledger.board
         narrowing = narrowed_to(board)
         self.steps[-1].decided = "; ".join(narrowing.notes) or "Keep the ranges."
         self._begin("Loss curves", "What do the curves of the best trials say?")
-        _, reading = curves_step(self.steps[-1], board, searched)
+        _, reading = curves_step(self.steps[-1], board, searched, board.checkpoints(ledger.folder))
         for found in self.steps[-1].found:
             print(f"  {found}")
         self._decide(reading.decision)

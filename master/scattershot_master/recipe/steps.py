@@ -12,7 +12,10 @@ from dataclasses import replace
 from scattershot.checks import CheckResult
 from scattershot.settings import StudyFile
 from scattershot.space import Box, Space
-from scattershot_master.board import Board
+from scattershot.store.place import Place
+from scattershot_master.board import Board, TrialRecord
+from scattershot_master.diagnosis.case import Finding
+from scattershot_master.diagnosis.page import of_trial
 from scattershot_master.ranking import finite
 from scattershot_master.recipe import charts, curves
 from scattershot_master.recipe.page import Step
@@ -110,17 +113,40 @@ def narrowed_to(board: Board) -> Narrowing:
     return refine(space, box, [trial.params for trial in drawn], REFINE)
 
 
-def curves_step(step: Step, board: Board, study: StudyFile) -> tuple[Step, curves.Reading]:
-    """Read the curves of the best trials of the fine stage."""
+def curves_step(
+    step: Step, board: Board, study: StudyFile, place: Place
+) -> tuple[Step, curves.Reading]:
+    """Read the curves of the best trials of the fine stage, and have them diagnosed.
+
+    `place` is where the study's trials are.
+    """
     fine = board.stages[-1]
     best = finite(board, [board.trials[number] for number in fine.trials])[: curves.BEST]
     epochs = study.stages[-1].epochs
     reading = curves.read([trial.history for trial in best], board.metric, board.sign, epochs)
-    step.found += [f"{one[0].upper()}{one[1:]}." for one in reading.found]
+    step.found += [
+        f"{reading.found[0].upper()}{reading.found[1:]}.",
+        *_diagnosed(board, best, place),
+    ]
     step.found += [f"Border: {warning}." for warning in border_warnings(board)]
     step.charts += charts.curves_of(best, board.metric) if best else []
     step.decided = reading.decision
     return step, reading
+
+
+def _diagnosed(board: Board, best: Sequence[TrialRecord], place: Place) -> list[str]:
+    """Return a line for every rule that has something to say of the trials, as of the best one."""
+    found: dict[str, Finding] = {}
+    whose: dict[str, list[int]] = {}
+    for trial in best:
+        for finding in of_trial(board, trial, place)[0]:
+            found.setdefault(finding.rule, finding)
+            whose.setdefault(finding.rule, []).append(trial.number)
+    return [
+        f"{rule.replace('_', ' ').capitalize()} ({words.numbers(whose[rule])}): {one.evidence}; "
+        f"{one.remedy}."
+        for rule, one in found.items()
+    ]
 
 
 def _params(params: Mapping[str, object]) -> str:
