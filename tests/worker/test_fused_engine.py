@@ -201,7 +201,7 @@ def test_a_lane_comes_to_the_state_of_the_trial_alone(model: str, optimizer: str
         for lane, one, loss in zip(lanes, alone, losses, strict=True):
             one.begin_epoch(number, [])
             assert loss == pytest.approx(
-                float(train_epoch(one, task.data().train, lambda: None)), rel=1e-5
+                float(train_epoch(one, task.data().train, lambda: None)[0]), rel=1e-5
             )
             metrics, outputs, _ = evaluate(task, one.model, task.data().val, CPU)
             assert results[lane][0] == pytest.approx(metrics, rel=1e-9)
@@ -259,7 +259,7 @@ def test_in_single_precision_the_curves_agree_to_rounding() -> None:
         results = engine.evaluate(task.data().val, lambda: None)
         for one, lane, loss in zip(alone, lanes, losses, strict=True):
             one.begin_epoch(number, [])
-            expected = float(train_epoch(one, task.data().train, lambda: None))
+            expected = float(train_epoch(one, task.data().train, lambda: None)[0])
             assert loss == pytest.approx(expected, rel=1e-4)
             metrics, _, _ = evaluate(task, one.model, task.data().val, CPU)
             assert results[lane][0] == pytest.approx(metrics, rel=1e-3)
