@@ -15,6 +15,7 @@ from scattershot.task import Data, Task
 from scattershot_worker.fused import Engine, Lane, probe
 from scattershot_worker.fused.replay import Recorded
 from scattershot_worker.handle import seed_everything
+from scattershot_worker.monitors.watch import Watch
 from scattershot_worker.trainer import evaluate, tensors_of, train_epoch
 from scattershot_worker.training import Training
 
@@ -201,7 +202,7 @@ def test_a_lane_comes_to_the_state_of_the_trial_alone(model: str, optimizer: str
         for lane, one, loss in zip(lanes, alone, losses, strict=True):
             one.begin_epoch(number, [])
             assert loss == pytest.approx(
-                float(train_epoch(one, task.data().train, lambda: None)), rel=1e-5
+                float(train_epoch(one, task.data().train, lambda: None)[0]), rel=1e-5
             )
             metrics, outputs, _ = evaluate(task, one.model, task.data().val, CPU)
             assert results[lane][0] == pytest.approx(metrics, rel=1e-9)
@@ -259,7 +260,7 @@ def test_in_single_precision_the_curves_agree_to_rounding() -> None:
         results = engine.evaluate(task.data().val, lambda: None)
         for one, lane, loss in zip(alone, lanes, losses, strict=True):
             one.begin_epoch(number, [])
-            expected = float(train_epoch(one, task.data().train, lambda: None))
+            expected = float(train_epoch(one, task.data().train, lambda: None)[0])
             assert loss == pytest.approx(expected, rel=1e-4)
             metrics, _, _ = evaluate(task, one.model, task.data().val, CPU)
             assert results[lane][0] == pytest.approx(metrics, rel=1e-3)
@@ -489,3 +490,32 @@ def test_a_step_that_cannot_be_captured_is_done_without_a_graph(
     epoch(plain, 1)
     assert_equal(state(lane), state(other))
     assert len([one for one in caplog.messages if "without a device graph" in one]) == 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
+    task = Small(model)
+    alone = [training(task, i, clip_norm=0.5) for i in range(3)]
+    watches = [Watch(one) for one in alone]
+    engine = engine_of(task, alone[0])
+    engine.monitors = True
+    lanes = admit(engine, [training(task, i, clip_norm=0.5) for i in range(3)])
+    val = task.data().val
+    for number in (1, 2, 3):
+        epoch(engine, number)
+        results = engine.evaluate(val, lambda: None)
+        for lane, one, watch in zip(lanes, alone, watches, strict=True):
+            one.begin_epoch(number, [])
+            train_epoch(one, task.data().train, lambda: None, watch)
+            with watch.evaluation():
+                _, outputs, _ = evaluate(task, one.model, val, CPU)
+            expected, lines = watch.end_epoch(outputs)
+            seen, line = engine.seen(lane, tensors_of(val)[0], results[lane][1])
+            expected.pop("train_accuracy")
+            assert seen == pytest.approx(expected, rel=1e-3)
+            assert (line is None) is (lines is None) is (number == 3)
+            if line is not None and lines is not None:
+                assert set(line) == set(lines)
+                assert line["losses"] == pytest.approx(lines["losses"], rel=1e-3)
+                for key in ("parameters", "activations"):
+                    assert [one["name"] for one in line[key]] == [one["name"] for one in lines[key]]

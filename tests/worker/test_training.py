@@ -149,10 +149,10 @@ def test_weights_are_averaged_as_torch_does() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_trial_learns_in_mixed_precision_and_keeps_full_weights(precision: str) -> None:
     one = training(precision=precision, lr=0.2)
-    first = train_epoch(one, one.task.data().train, lambda: None)
+    first, _ = train_epoch(one, one.task.data().train, lambda: None)
     for epoch in range(2, 8):
         one.begin_epoch(epoch, [])
-        last = train_epoch(one, one.task.data().train, lambda: None)
+        last, _ = train_epoch(one, one.task.data().train, lambda: None)
     assert last < first
     assert all(p.dtype == torch.float32 for p in one.model.parameters())
     assert ("scaler" in one.parts) == (precision == "fp16")

@@ -41,9 +41,9 @@ _kept: list[_Moved] = []
 def train(task: Task, trial: TrialHandle) -> None:
     """Train one trial of `task` to its budget, reporting every epoch.
 
-    Read from the hyperparameters besides what the task reads itself: `batch_size` (default 32)
-    and those of `optimizers.make_optimizer`. Data order, weights and dropout derive from the
-    trial's seed and the epoch alone.
+    Read from the hyperparameters besides what the task reads itself: those of
+    `hyperparameters.Hyperparameters` and `optimizers.make_optimizer`. Data order, weights and
+    dropout derive from the trial's seed and the epoch alone.
     """
     data = data_on(task, trial.device)
     training = Training(

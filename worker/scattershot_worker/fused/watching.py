@@ -74,6 +74,9 @@ class LaneWatch:
             training.model(x[: activations.EXAMPLES])
         training.model.train()
         seen = watch.lines()
+        # rows have what decays first; a line has the model's order
+        places = {name: at for at, (name, _) in enumerate(training.model.named_parameters())}
+        sizes.sort(key=lambda one: places[one.name])
         history |= activations.scalars(seen)
         grads = self._grads[row]
         counts = {
