@@ -567,3 +567,15 @@ def test_many_steps_take_one_round_trip_and_keep_their_order(states: TrialStates
     answers = states.run([*steps, finish(7, 1, "complete")])
     assert answers == [Answer.GO_ON] * 300 + ["complete"]
     assert [event.epoch for event in events(states)[1:-1]] == list(range(1, 301))
+
+
+@pytest.mark.parametrize(("early", "state"), [(False, "waiting"), (True, "complete")])
+def test_a_trial_that_ends_before_its_budget_waits_unless_it_says_that_it_stopped_early(
+    states: TrialStates, early: bool, state: str
+) -> None:
+    states.submit(7, 10)
+    states.claim(7, 1, "w")
+    do(states, report(7, 1, 1, {"acc": 0.5}, ""))
+    assert do(states, finish(7, 1, "complete", "no better", early=early)) == state
+    assert trial(states)["state"] == state
+    assert (events(states)[-1].kind, events(states)[-1].reason) == (state, "no better")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import swa_utils
 
+from scattershot.bus.queue import TrialSpec
 from scattershot.errors import TaskError
 from scattershot.task import Data, Task
+from scattershot_worker import job
 from scattershot_worker.handle import seed_everything
 from scattershot_worker.hyperparameters import Hyperparameters
 from scattershot_worker.initialization import initialize
+from scattershot_worker.signals import Signals
 from scattershot_worker.trainer import train_epoch
 from scattershot_worker.training import Training
 from workbench import Workbench
@@ -323,3 +327,45 @@ def test_a_trial_that_gets_no_better_is_complete_before_its_budget_is_used_up(
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4]
     assert workbench.reason() == "stopped early: no better val_acc for 3 epochs"
     assert workbench.state() == "complete"
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_trial_that_is_stopped_anywhere_is_complete_at_the_same_epoch(
+    workbench: Workbench, at: int
+) -> None:
+    workbench.bench.studies["study"] = workbench.info.__class__(
+        **{name: getattr(workbench.info, name) for name in workbench.info.__slots__}
+        | {"metric": "val_acc"}
+    )
+
+    class Drained(Flat):
+        calls = 0
+
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            self.calls += 1
+            if self.calls == at:
+                workbench.signals.set("drain")  # heard when the epoch is reported, not before
+            return super().metrics(outputs, targets)
+
+    params = {"early_stopping": 3}
+    assert workbench.run(Drained(), until=10, params=params)[0] == "drain"
+    workbench.states.requeue(7, 1, "drain", max_failures=3)
+    assert workbench.run(Flat(), attempt=2, until=10, params=params) == ("ended", "complete")
+    assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4]
+
+
+def test_a_trial_that_stopped_early_gets_on_when_a_later_stage_continues_it(
+    workbench: Workbench,
+) -> None:
+    workbench.bench.studies["study"] = workbench.info.__class__(
+        **{name: getattr(workbench.info, name) for name in workbench.info.__slots__}
+        | {"metric": "val_acc"}
+    )
+    params = {"early_stopping": 3}
+    workbench.run(Flat(), until=10, params=params)
+    workbench.states.submit(7, 20)
+    spec = TrialSpec("study", "u1", 7, "final", params, 5, 20)
+    with patch.object(job, "load_task", lambda name, data: Flat()):
+        outcome = job.run_trial(workbench.bench, spec, 2, Signals())
+    assert outcome == ("ended", "complete")
+    assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4, 5]

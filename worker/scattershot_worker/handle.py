@@ -66,6 +66,10 @@ class TrialHandle:
         self._log = log
         self._parts: dict[str, Stateful] = {}
         self._layers = Layers()
+        #: Epochs without a better value after which it is complete, if it is to stop early.
+        self.patience: int | None = None
+        #: Whether the last epoch was this stage's: a trial that is continued gets on first.
+        self._in_stage = False
         self._epoch = 0
         self._begun = 0  # the epoch that epochs() has yielded last
         seed_everything(derive(self.seed, "init"))
@@ -101,6 +105,7 @@ class TrialHandle:
 
     def next_epoch(self) -> int | None:
         """Return the epoch to train now, or None after the last; leave if the trial must stop."""
+        self._stop_early()  # here, so that an attempt that goes on decides as the one before would
         if self._epoch >= self._until:
             return None
         self.check()
@@ -151,6 +156,7 @@ class TrialHandle:
                 f"{', '.join(values) or 'nothing'}"
             )
         self._epoch += 1
+        self._in_stage = True
         self._attempt.signals.progress += 1
         self.history.append({"epoch": self._epoch, **values})
         snapshot = None
@@ -172,17 +178,17 @@ class TrialHandle:
         if self._epoch < self._until:
             self.check()
 
-    def stop_early(self, patience: int | None) -> None:
+    def _stop_early(self) -> None:
         """End as complete if the last `patience` epochs have brought nothing better."""
-        if patience is None or self._epoch >= self._until:
+        if self.patience is None or self._epoch >= self._until or not self._in_stage:
             return
         metric, sign = self._info.metric, -1 if self._info.goal == "minimize" else 1
         values = [sign * line[metric] for line in self.history]
         finite = [value for value in values if math.isfinite(value)]
         best = values.index(max(finite)) + 1 if finite else 0
-        if len(values) - best >= patience:
+        if len(values) - best >= self.patience:
             self._until = self._epoch
-            self._attempt.early = f"stopped early: no better {metric} for {patience} epochs"
+            self._attempt.early = f"stopped early: no better {metric} for {self.patience} epochs"
 
     @property
     def done(self) -> int:
@@ -234,6 +240,7 @@ class TrialHandle:
             )
         restore(self._parts, cast(Mapping[str, Any], found.header["state"]), found.data)
         self._epoch = found.header["epoch"]
+        self._in_stage = found.header.get("stage") == self.stage
         if self.monitors:
             self._layers = Layers.read(checkpoints, self.number, until=self._epoch)
         self.history[:] = found.header["history"]

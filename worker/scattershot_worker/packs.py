@@ -125,6 +125,7 @@ class Pack:
         """Give a claimed trial a lane; whatever is wrong with it ends it alone."""
         lane = self._engine.lane(training)
         member = _Member(taken, trial, lane)
+        trial.patience = training.how.early_stopping
         try:
             trial.open(lane.parts)
             self._engine.admit(lane)
@@ -243,7 +244,6 @@ class Pack:
                     predictions=self._task.predictions(outputs),
                     targets=targets,
                 )
-                member.trial.stop_early(lane.training.how.early_stopping)
             except (Exception, TrialStopped) as error:
                 self._leave(member, error)
 

@@ -51,6 +51,7 @@ def train(task: Task, trial: TrialHandle) -> None:
     )
     # hooks on a compiled model's modules would have it compiled anew
     watch = Watch(training) if trial.monitors and not training.how.compile else None
+    trial.patience = training.how.early_stopping
     for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
         training.begin_epoch(epoch, trial.history)
@@ -71,7 +72,6 @@ def train(task: Task, trial: TrialHandle) -> None:
             predictions=task.predictions(outputs),
             targets=targets,
         )
-        trial.stop_early(training.how.early_stopping)
 
 
 def train_epoch(
