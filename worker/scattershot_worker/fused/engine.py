@@ -18,7 +18,7 @@ from scattershot_worker.fused.bank import Bank, Seat
 from scattershot_worker.fused.evaluation import Results, evaluate_lanes
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.layout import Layout
-from scattershot_worker.fused.program import LaneModel, Step, trace
+from scattershot_worker.fused.program import Inputs, LaneModel, Places, Step, trace
 from scattershot_worker.fused.replay import CudaGraph, Graph, Replay
 from scattershot_worker.fused.signature import Signature
 from scattershot_worker.fused.watching import LaneWatch
@@ -29,8 +29,6 @@ log = logging.getLogger("scattershot.worker")
 
 #: The fewest rows of a program: kernels for a single one add up in another order.
 _NARROWEST = 2
-#: Steps of one shape that are done without a program before one is traced for it.
-_UNTRACED = 40
 
 #: Steps by width and batch size.
 Programs = dict[tuple[int, int], Step]
@@ -76,12 +74,13 @@ class Engine:
         #: Makes graphs of the device, where it has them, and those captured by width and batch.
         self._graph = graph or (CudaGraph if self._x.device.type == "cuda" else None)
         self._replays: dict[tuple[int, int], Replay] = {}
-        self._untraced: dict[tuple[int, int], int] = {}
         self._width = 0
         #: Seconds that idle rows have cost since the width was chosen, that a row's epoch takes,
         #: and that tracing took last.
         self._wasted = self._row_s = 0.0
-        self._trace_s = 0.2
+        self._trace_s = 0.05
+        self._places: Places | None = None
+        self._grads = torch.zeros(0)
         self._spread = dropout.counters(0, 0, self._x.device)
         #: Whether to look at gradients and updates, and what was seen of the last epoch.
         self.monitors = False
@@ -161,6 +160,8 @@ class Engine:
         smoothing, thresholds, scales = self._columns(lanes)
         steps = -(-count // size)
         moving = [lane for lane in lanes if lane.training.how.moves]
+        self._place()
+        grads = self._grads[: self._width]
         updates = self._updates(lanes)
         watch = self.watch = LaneWatch(self.bank.layout, steps) if self.monitors else None
         for step, first in enumerate(range(0, count, size)):
@@ -175,7 +176,7 @@ class Engine:
             x = self._x.index_select(0, flat).view(*shape, *self._x.shape[1:])
             y = self._y.index_select(0, flat).view(*shape, *self._y.shape[1:])
             random = self._random(keys_, step, shape[1])
-            losses, grads = self._step(x, y, smoothing, random, thresholds, scales)
+            losses = self._step((x, y, smoothing, random, thresholds, scales))
             if watch is not None:
                 watch.gradients(step, losses, self.bank.weights[: self._width], grads)
             self._update(updates, grads)
@@ -212,45 +213,44 @@ class Engine:
             self._spread = dropout.counters(0, count, keys.device)
         return dropout.bits(dropout.starts(keys, step), self._spread[:count])
 
-    def _step(self, x: Tensor, y: Tensor, *columns: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.bank is not None and self._model is not None
-        weights = self.bank.weights[: self._width]
-        stacks = [stack[: self._width] for stack in self.bank.stacks.values()]
-        key = (self._width, x.shape[1])
+    def _step(self, inputs: Inputs) -> Tensor:
+        """Do a step; return the losses [W]. The gradients are in `_grads` then."""
+        assert self._places is not None and self._model is not None
+        batch = inputs[0].shape[1]
+        key = (self._width, batch)
         if program := self.programs.get(key):
-            return self._replayed(key, program, weights, stacks, x, y, *columns)
-        step = self._model.step([size * x.shape[1] for _, size in self.signature.sites])
-        self._untraced[key] = self._untraced.get(key, 0) + 1
-        if x.shape[1] == self.signature.batch_size or self._untraced[key] > _UNTRACED:
-            copies = [stack.clone() for stack in stacks]  # tracing does a step of its own
-            begun = time.perf_counter()
-            self.programs[key] = trace(step, (weights, copies, x, y, *columns))
-            self._trace_s = time.perf_counter() - begun
-            return self.programs[key](weights, stacks, x, y, *columns)
-        with torch.enable_grad():
-            return step(weights, stacks, x, y, *columns)
+            return self._replayed(key, program, inputs)
+        step = self._model.step([size * batch for _, size in self.signature.sites])
+        begun = time.perf_counter()
+        self.programs[key], losses = trace(step, self._places, inputs)
+        self._trace_s = time.perf_counter() - begun
+        return losses
 
-    def _replayed(
-        self,
-        key: tuple[int, int],
-        program: Step,
-        weights: Tensor,
-        stacks: list[Tensor],
-        *inputs: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def _replayed(self, key: tuple[int, int], program: Step, inputs: Inputs) -> Tensor:
         """Do a traced step, as a graph where the device has them."""
+        assert self._places is not None
         if self._graph is None:
-            return program(weights, stacks, *inputs)
+            return program(self._places, inputs)
         replay = self._replays.get(key)
-        if replay is None or not replay.fits(weights, stacks):
+        if replay is None or not replay.fits(self._places):
             try:
-                replay = Replay(program, self._graph(), weights, stacks, *inputs)
+                replay = Replay(program, self._graph(), self._places, inputs)
             except RuntimeError as error:  # an operation that cannot be captured
                 log.warning("trained without a device graph: %s", str(error).splitlines()[0])
                 self._graph = None
-                return program(weights, stacks, *inputs)
+                return program(self._places, inputs)
             self._replays[key] = replay
-        return replay(weights, stacks, *inputs)
+        return replay(inputs)
+
+    def _place(self) -> None:
+        """Have the places that a step of the epoch's width works on."""
+        assert self.bank is not None
+        width, layout = self._width, self.bank.layout
+        if len(self._grads) < width:
+            self._grads = torch.zeros_like(self.bank.weights)
+        rows = (self.bank.weights[:width], self._grads[:width])
+        weights, grads = ([*layout.views(one).values()] for one in rows)
+        self._places = Places(weights, [one[:width] for one in self.bank.stacks.values()], grads)
 
     def _updates(self, lanes: list[Lane]) -> list[_Update]:
         """Return what every lane's update of this epoch works on."""

@@ -1,29 +1,51 @@
 """Owns the step as one program: forward, loss and backward of all lanes, traced once, replayed.
 
-`make_fx` records the operations of one step of `vmap(functional_call(model))`; replaying them skips
-autograd, modules and `vmap` itself, whose overhead is most of what small networks cost.
+It is `vmap(functional_call(model))` with lane-aware operations; see `recording` for its replay.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from scattershot.task import Task
 from scattershot_worker import dropout
 from scattershot_worker.fused.lane_ops import CrossEntropy, LaneOps, apply
 from scattershot_worker.fused.layout import Layout
+from scattershot_worker.fused.recording import record
 
-#: weights [K, P], stacks, x [K, B, …], y [K, B, …], smoothing [K], random int16 [K, R],
-#: thresholds and scales [K, sites] → losses [K], gradients [K, P]
-Step = Callable[..., tuple[Tensor, Tensor]]
+#: x [K, B, …], y [K, B, …], smoothing [K], random int16 [K, R], thresholds and scales [K, sites]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a step works on: views of the rows, all [K, …], in the layout's order.
+
+    Gradients are written to; the stacks as the model's modules write to their buffers.
+    """
+
+    weights: list[Tensor]
+    stacks: list[Tensor]
+    grads: list[Tensor]
+
+    def all(self) -> list[Tensor]:
+        """Return all tensors."""
+        return [*self.weights, *self.stacks, *self.grads]
+
+    def clones(self) -> Places:
+        """Return copies of all."""
+        return Places(*([one.clone() for one in some] for some in vars(self).values()))
+
+
+#: Does a step: returns the losses [K], and leaves the gradients in their places.
+Step = Callable[[Places, Inputs], Tensor]
 
 
 class LaneModel:
@@ -63,38 +85,26 @@ class LaneModel:
 
     def step(self, sites: list[int]) -> Step:
         """Return the step of all lanes, whose dropout modules have so many elements each."""
-        layout, names = self.layout, self.layout.others
+        names, others = [one.name for one in self.layout.slices], self.layout.others
 
-        def step(
-            weights: Tensor,
-            stacks: list[Tensor],
-            x: Tensor,
-            y: Tensor,
-            smoothing: Tensor,
-            random: Tensor,
-            thresholds: Tensor,
-            scales: Tensor,
-        ) -> tuple[Tensor, Tensor]:
-            trained = {
-                name: view.detach().requires_grad_() for name, view in layout.views(weights).items()
-            }
+        def step(places: Places, inputs: Inputs) -> Tensor:
+            x, y, smoothing, random, thresholds, scales = inputs
+            weights = [one.detach().requires_grad_() for one in places.weights]
             masks, first = [], 0
             for site, size in enumerate(sites):
                 masks.append(
                     (random[:, first : first + size], thresholds[:, site], scales[:, site])
                 )
                 first += -(-size // 4) * 4
-            tensors = {**trained, **dict(zip(names, stacks, strict=True))}
+            tensors = dict(zip((*names, *others), (*weights, *places.stacks), strict=True))
             outputs = vmap(self.forward)(tensors, x, masks)
             losses = self.losses(outputs, y, smoothing)
             grads = torch.autograd.grad(
-                losses.sum(), [*trained.values()], allow_unused=True, materialize_grads=True
+                losses.sum(), weights, allow_unused=True, materialize_grads=True
             )
-            flat = [grad.reshape(len(weights), -1) for grad in grads]
-            end = layout.slices[-1].end
-            if layout.width > end:
-                flat.append(flat[0].new_zeros(len(weights), layout.width - end))
-            return losses.detach(), torch.cat(flat, 1)
+            for place, grad in zip(places.grads, grads, strict=True):
+                place.copy_(grad)
+            return losses.detach()
 
         return step
 
@@ -107,67 +117,17 @@ class LaneModel:
         return evaluate
 
 
-def trace(step: Step, arguments: tuple[Any, ...]) -> Step:
-    """Return the step as a flat list of operations, for arguments of these shapes."""
-    with torch.enable_grad():
-        traced = make_fx(step)(*arguments)
-    return _pruned(traced)
+def trace(step: Step, places: Places, inputs: Inputs) -> tuple[Step, Tensor]:
+    """Do a step; return it as a flat program for tensors of these shapes, and its losses.
 
+    Raises:
+        RuntimeError: what it does depends on the values of a tensor.
+    """
+    flat = [*places.all(), *inputs]
+    program, losses = record(step, flat, (places, inputs))
 
-def _pruned(traced: GraphModule) -> GraphModule:
-    """Leave out what a replay does not need, and call what is left by its quickest name."""
-    aten, graph = torch.ops.aten, traced.graph
-    for node in [*graph.nodes]:
-        if (
-            node.op != "call_function"
-            or not node.args
-            or not isinstance(node.args[0], torch.fx.Node)
-        ):
-            continue
-        source = node.args[0]
-        same = node.target in (aten.detach.default, aten.alias.default)
-        if node.target in (aten.view.default, aten._unsafe_view.default, aten.expand.default):
-            before, after = source.meta.get("val"), node.meta.get("val")
-            same = (
-                before is not None
-                and after is not None
-                and before.shape == after.shape
-                and before.stride() == after.stride()
-            )
-        if same:
-            node.replace_all_uses_with(source)
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    for node in graph.nodes:
-        if node.op == "call_function" and node.target in _QUICK and not node.kwargs:
-            node.target = _QUICK[node.target]
-    traced.recompile()
-    return traced
+    def replay(places: Places, inputs: Inputs) -> Tensor:
+        result: Tensor = program(*places.weights, *places.stacks, *places.grads, *inputs)
+        return result
 
-
-def _quick() -> dict[Any, Any]:
-    aten, tensor = torch.ops.aten, torch.Tensor
-    return {
-        aten.view.default: tensor.view,
-        aten._unsafe_view.default: tensor.view,
-        aten.transpose.int: tensor.transpose,
-        aten.unsqueeze.default: tensor.unsqueeze,
-        aten.expand.default: tensor.expand,
-        aten.permute.default: tensor.permute,
-        aten.select.int: tensor.select,
-        aten.bmm.default: torch.bmm,
-        aten.baddbmm.default: torch.baddbmm,
-        aten.relu.default: torch.relu,
-        aten.mul.Tensor: torch.mul,
-        aten.add.Tensor: torch.add,
-        aten.sub.Tensor: torch.sub,
-        aten.div.Tensor: torch.div,
-        aten.cat.default: torch.cat,
-        aten.stack.default: torch.stack,
-        aten.exp.default: torch.exp,
-        aten.clone.default: torch.clone,
-    }
-
-
-#: Operations that a replay calls by a name with less of a way to go.
-_QUICK = _quick()
+    return replay, losses

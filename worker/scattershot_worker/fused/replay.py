@@ -8,12 +8,12 @@ in for a graph there, so that the same code is tested.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from scattershot_worker.fused.program import Step
+from scattershot_worker.fused.program import Inputs, Places, Step
 
 #: Steps on copies before a graph is captured: libraries choose their kernels in the first ones.
 _WARM_UP = 3
@@ -61,40 +61,33 @@ class Recorded:
 
 
 class Replay:
-    """A step on given weights and buffers, captured once; called as the step itself.
+    """A step on given weights and buffers, captured once."""
 
-    What it returns is overwritten by the next call.
-    """
-
-    def __init__(
-        self, step: Step, graph: Graph, weights: Tensor, stacks: list[Tensor], *inputs: Tensor
-    ) -> None:
+    def __init__(self, step: Step, graph: Graph, places: Places, inputs: Inputs) -> None:
         self._graph = graph
-        self._address = _address(weights, stacks)
-        self._inputs = [one.clone() for one in inputs]
-        self._outputs: tuple[Tensor, Tensor] | None = None
+        self._address = _address(places)
+        self._inputs = cast(Inputs, tuple(one.clone() for one in inputs))
+        self._losses: Tensor | None = None
         for _ in range(_WARM_UP):
-            step(weights.clone(), [stack.clone() for stack in stacks], *self._inputs)
+            step(places.clones(), self._inputs)
 
         def work() -> None:
-            self._outputs = step(weights, stacks, *self._inputs)
+            self._losses = step(places, self._inputs)
 
         graph.capture(work)
 
-    def fits(self, weights: Tensor, stacks: list[Tensor]) -> bool:
+    def fits(self, places: Places) -> bool:
         """Return whether these still lie where they were captured."""
-        return _address(weights, stacks) == self._address
+        return _address(places) == self._address
 
-    def __call__(
-        self, weights: Tensor, stacks: list[Tensor], *inputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Do the step on these inputs."""
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Do the step on these inputs; return the losses, which the next call overwrites."""
         for place, one in zip(self._inputs, inputs, strict=True):
             place.copy_(one)
         self._graph.replay()
-        assert self._outputs is not None
-        return self._outputs
+        assert self._losses is not None
+        return self._losses
 
 
-def _address(weights: Tensor, stacks: list[Tensor]) -> list[int]:
-    return [weights.data_ptr(), *(stack.data_ptr() for stack in stacks)]
+def _address(places: Places) -> list[int]:
+    return [one.data_ptr() for one in places.all()]
