@@ -205,8 +205,9 @@ def test_a_lane_comes_to_the_state_of_the_trial_alone(model: str, optimizer: str
                 float(train_epoch(one, task.data().train, lambda: None)[0]), rel=1e-5
             )
             metrics, outputs, _ = evaluate(task, one.model, task.data().val, CPU)
-            assert results[lane][0] == pytest.approx(metrics, rel=1e-9)
-            assert torch.allclose(results[lane][1], outputs, rtol=1e-9)
+            assert results[lane].metrics == pytest.approx(metrics, rel=1e-9)
+            assert torch.allclose(results[lane].outputs, outputs, rtol=1e-9)
+            assert torch.allclose(results[lane].predictions, task.predictions(outputs), rtol=1e-9)
     for lane, one in zip(lanes, alone, strict=True):
         assert_same(lane, one, 1e-10)
 
@@ -247,7 +248,7 @@ def test_each_trick_is_a_lanes_own(name: str) -> None:
         with alone[0].ema.in_place():
             expected, _, _ = evaluate(task, alone[0].model, task.data().val, CPU)
         assert [*averaged] == [lanes[0]]
-        assert averaged[lanes[0]][0] == pytest.approx(expected, rel=1e-9)
+        assert averaged[lanes[0]].metrics == pytest.approx(expected, rel=1e-9)
 
 
 def test_in_single_precision_the_curves_agree_to_rounding() -> None:
@@ -263,7 +264,7 @@ def test_in_single_precision_the_curves_agree_to_rounding() -> None:
             expected = float(train_epoch(one, task.data().train, lambda: None)[0])
             assert loss == pytest.approx(expected, rel=1e-4)
             metrics, _, _ = evaluate(task, one.model, task.data().val, CPU)
-            assert results[lane][0] == pytest.approx(metrics, rel=1e-3)
+            assert results[lane].metrics == pytest.approx(metrics, rel=1e-3)
 
 
 class OwnWords(Small):
@@ -305,7 +306,7 @@ def test_own_losses_and_metrics_and_regression_are_honoured(kind: type[Small]) -
         train_epoch(one, task.data().train, lambda: None)
         assert_same(lane, one, 1e-10)
         metrics, _, _ = evaluate(task, one.model, task.data().val, CPU)
-        assert results[lane][0] == pytest.approx(metrics, rel=1e-9)
+        assert results[lane].metrics == pytest.approx(metrics, rel=1e-9)
 
 
 # ---- against other lanes: to the last bit
@@ -510,7 +511,7 @@ def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
             with watch.evaluation():
                 _, outputs, _ = evaluate(task, one.model, val, CPU)
             expected, lines = watch.end_epoch(outputs)
-            seen, line = engine.seen(lane, tensors_of(val)[0], results[lane][1])
+            seen, line = engine.seen(lane, tensors_of(val)[0], results[lane].outputs)
             expected.pop("train_accuracy")
             assert seen == pytest.approx(expected, rel=1e-3)
             assert (line is None) is (lines is None) is (number == 3)

@@ -195,6 +195,11 @@ class TrialHandle:
         """Epochs trained so far, by this attempt or earlier ones."""
         return self._epoch
 
+    @property
+    def left(self) -> int:
+        """Epochs that this attempt has before it."""
+        return max(0, self._until - self._epoch)
+
     def _header(self, values: Mapping[str, float]) -> dict[str, object]:
         metric = self._info.metric
         return {

@@ -8,7 +8,6 @@ it off the queue, whenever a lane is free.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,8 +46,6 @@ _LOOK = 512
 _LOOK_AGAIN = 0.5
 #: Trials that are looked into at one look.
 _PROBES = 64
-#: Lanes that a worker takes though they are more than its share: a few more cost little.
-_FEW = 4
 
 
 class Line(Protocol):
@@ -166,18 +163,21 @@ class Pack:
     def _fitting(self, room: int) -> list[tuple[Waiting, Training]]:
         """Return trials on the queue that fit this pack, freshly made, with no claim to them yet.
 
-        No more than this worker's share of all that waits: the others want to work as well.
+        No more than this worker's share of all epochs that are still to be trained: the others
+        want to work as well.
         """
         info = self._info
         waiting = self._waiting.look(info.name, info.uid, _LOOK)
-        ours = len(waiting) + len(self._members)
-        share = math.ceil(ours / self._waiting.workers()) - len(self._members)
         key, known = self._engine.signature.key, self._packing.known
         likely = [one for one in waiting if known.get(one.job, key) == key]
+        if not likely:
+            return []
+        left = sum(one.spec.epochs for one in waiting) + self._waiting.running(info.name)
+        share = left / self._waiting.workers() - sum(m.trial.left for m in self._members.values())
         found: list[tuple[Waiting, Training]] = []
         probes = 0
         for one, failures in zip(likely, self._waiting.failures(likely), strict=True):
-            if len(found) >= min(room, max(share, _FEW)):
+            if len(found) >= room or share < one.spec.epochs / 2:
                 break
             if failures + 1 >= info.max_failures or not fits(one.text, one.signature, secret()):
                 continue
@@ -186,6 +186,7 @@ class Pack:
                 break
             if training := self._training(one.spec, one.job):
                 found.append((one, training))
+                share -= one.spec.epochs
         return found
 
     def _training(self, spec: TrialSpec, job: str) -> Training | None:
@@ -224,25 +225,26 @@ class Pack:
         averaged = self._engine.evaluate(val, self._check, averaged=True)
         seconds = time.perf_counter() - began
         self._plan.observe(lanes, seconds)
-        for lane, (metrics, outputs, targets) in results.items():
+        of_machine = machine.scalars(self._bench.device, examples, seconds)
+        for lane, result in results.items():
             if lane not in self._members:
                 continue
             member = self._members[lane]
-            of_average = averaged[lane][0] if lane in averaged else {}
+            of_average = averaged[lane].metrics if lane in averaged else {}
             try:
-                seen, layers = self._engine.seen(lane, tensors_of(val)[0], outputs)
+                seen, layers = self._engine.seen(lane, tensors_of(val)[0], result.outputs)
                 member.trial.report(
                     {
-                        **{f"val_{name}": value for name, value in metrics.items()},
+                        **{f"val_{name}": value for name, value in result.metrics.items()},
                         **{f"val_{name}_ema": value for name, value in of_average.items()},
                     },
                     train_loss=losses[lane],
                     lr=lane.training.lr,
                     **seen,
-                    **machine.scalars(self._bench.device, examples, seconds),
+                    **of_machine,
                     layers=layers,
-                    predictions=self._task.predictions(outputs),
-                    targets=targets,
+                    predictions=result.predictions,
+                    targets=result.targets,
                 )
             except (Exception, TrialStopped) as error:
                 self._leave(member, error)

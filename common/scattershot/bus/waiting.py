@@ -70,6 +70,14 @@ class WaitingTrials:
             pipe.hget(Keys(one.spec.study).trial(one.spec.trial), "failures")
         return [int(count or 0) for count in pipe.execute()]
 
+    def running(self, study: str) -> int:
+        """Return how many epochs the trials of a study that run have before them, all together."""
+        keys = Keys(study)
+        pipe = self._connection.pipeline(transaction=False)
+        for trial in self._connection.zrange(keys.running, 0, -1):
+            pipe.hmget(keys.trial(int(trial)), "until", "epoch")
+        return sum(max(0, int(until or 0) - int(done or 0)) for until, done in pipe.execute())
+
     def remove(self, attempts: Iterable[Waiting]) -> None:
         """Take attempts off the queue, that this worker has claimed."""
         pipe = self._connection.pipeline(transaction=False)

@@ -310,7 +310,7 @@ class Engine:
     # ---- evaluation
 
     def evaluate(self, part: Part, check: Callable[[], None], *, averaged: bool = False) -> Results:
-        """Return every lane's metrics, outputs [N, …] and targets on the CPU, as `trainer` does.
+        """Return what every lane comes to on a part of the data; see `evaluation`.
 
         With `averaged` it is the lanes that average their weights, with these.
         """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from scattershot.task import Part, Task
 from scattershot_worker.fused.bank import Bank
@@ -14,7 +14,18 @@ from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.program import LaneModel
 from scattershot_worker.trainer import EVALUATION_BATCH, tensors_of
 
-Results = dict[Lane, tuple[dict[str, float], Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class Result:
+    """What one lane comes to: outputs [N, …], predictions as the task makes them, targets."""
+
+    metrics: dict[str, float]
+    outputs: Tensor
+    predictions: Tensor
+    targets: Tensor
+
+
+Results = dict[Lane, Result]
 
 
 @torch.no_grad()
@@ -28,7 +39,7 @@ def evaluate_lanes(
     *,
     averaged: bool,
 ) -> Results:
-    """Return each lane's metrics, outputs [N, …] and targets on the CPU.
+    """Return each lane's result, its tensors on the CPU.
 
     `averaged` takes the averaged weights. Lanes may be released in `check`.
     """
@@ -47,33 +58,51 @@ def evaluate_lanes(
         outputs = torch.cat(outs, 1)
     finally:
         model.model.train()
-    losses, correct = _batched(task, outputs, y)
-    results: Results = {}
+    rest = _Plain.of(task, outputs, y)
     on_cpu, targets = outputs.cpu(), y.cpu()
+    results: Results = {}
     for lane in lanes:
         if lane.seat is None:
             continue
         row = lane.seat.row
-        loss = losses[row] if losses else task.loss(outputs[row], y).item()
+        own = outputs[row]
+        loss = rest.losses[row] if rest.losses else task.loss(own, y).item()
         more = (
-            {"accuracy": correct[row] / max(y.numel(), 1)}
-            if correct
-            else task.metrics(outputs[row], y)
+            {"accuracy": rest.correct[row] / max(y.numel(), 1)}
+            if rest.correct
+            else task.metrics(own, y)
         )
-        results[lane] = ({"loss": loss, **more}, on_cpu[row], targets)
+        predictions = (
+            task.predictions(on_cpu[row]) if rest.predictions is None else rest.predictions[row]
+        )
+        results[lane] = Result({"loss": loss, **more}, on_cpu[row], predictions, targets)
     return results
 
 
-def _batched(task: Task, outputs: Tensor, y: Tensor) -> tuple[list[float], list[int]]:
-    """Return losses and right answers of all rows where the task has left them as they are."""
-    kind = type(task)
-    plain = task.kind == "classification" and outputs.dim() == 3 and y.dim() == 1
-    losses: list[float] = []
-    correct: list[int] = []
-    if plain and kind.loss is Task.loss:
-        classes = y.expand(len(outputs), -1)
-        each = F.cross_entropy(outputs.flatten(0, 1), classes.flatten(), reduction="none")
-        losses = each.view(classes.shape).mean(1).tolist()
-    if plain and kind.metrics is Task.metrics:
-        correct = (outputs.argmax(-1) == y).sum(1).tolist()
-    return losses, correct
+@dataclass(frozen=True)
+class _Plain:
+    """What a classification task leaves as it is, of all rows at once; empty where it does not."""
+
+    losses: list[float]
+    correct: list[int]
+    predictions: Tensor | None
+
+    @classmethod
+    def of(cls, task: Task, outputs: Tensor, y: Tensor) -> _Plain:
+        """Return losses, right answers and probabilities [K, N, C] on the CPU."""
+        kind = type(task)
+        losses: list[float] = []
+        correct: list[int] = []
+        predictions = None
+        plain = task.kind == "classification" and outputs.dim() == 3 and y.dim() == 1
+        if plain and y.numel() and not y.is_floating_point() and y.min() >= 0:
+            # classes before examples: over a last dimension of a few the native kernel is slow
+            logs = outputs.transpose(1, 2).contiguous().log_softmax(1)
+            if kind.loss is Task.loss:
+                index = y.expand(len(outputs), 1, -1)
+                losses = logs.gather(1, index).squeeze(1).mean(1).neg_().tolist()
+            if kind.metrics is Task.metrics:
+                correct = (outputs.argmax(-1) == y).sum(1).tolist()
+            if kind.predictions is Task.predictions:
+                predictions = logs.exp_().transpose(1, 2).contiguous().cpu()
+        return cls(losses, correct, predictions)
