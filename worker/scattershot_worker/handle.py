@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from scattershot.store.files import STALE, clean_stale, newest_valid
 from scattershot.store.layers import LAYERS, Layers
 from scattershot.store.names import list_checkpoints, trial_folder
 from scattershot_worker.checkpoint import Snapshot, Stateful, restore
-from scattershot_worker.reporter import Attempt, Reporter
+from scattershot_worker.reporter import Attempt, Line, Reporter
 
 T = TypeVar("T")
 
@@ -59,6 +60,8 @@ class TrialHandle:
         self.folder = folder
         #: One line per epoch so far: "epoch" and the metrics reported.
         self.history: list[dict[str, float]] = []
+        #: The same as JSON, for the checkpoints' headers.
+        self._lines: list[str] = []
         self._spec, self._info, self._attempt, self._reporter = spec, info, attempt, reporter
         self._until, self._reported = until, reported
         #: Whether to look at gradients, updates and activations; see [worker] monitors.
@@ -172,8 +175,17 @@ class TrialHandle:
         if layers is not None:
             self._layers.add(layers)
             files[LAYERS] = self._layers.data()
+        self._lines.append(json.dumps(self.history[-1]))
         self._reporter.line(
-            self._attempt, self._epoch, values, snapshot, self._header(values), files
+            Line(
+                self._attempt,
+                self._epoch,
+                values,
+                snapshot,
+                self._header(values),
+                [*self._lines],
+                files,
+            )
         )
         if self._epoch < self._until:
             self.check()
@@ -213,7 +225,6 @@ class TrialHandle:
             "metric": metric,
             "goal": self._info.goal,
             "value": values[metric],
-            "history": [*self.history],
         }
 
     def _resume(self) -> None:
@@ -249,6 +260,7 @@ class TrialHandle:
         if self.monitors:
             self._layers = Layers.read(checkpoints, self.number, until=self._epoch)
         self.history[:] = found.header["history"]
+        self._lines = [json.dumps(line) for line in self.history]
         metric = self._info.metric
         self._attempt.accepted = {int(line["epoch"]): line[metric] for line in self.history}
 

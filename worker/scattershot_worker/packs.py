@@ -20,7 +20,7 @@ from scattershot.bus.trouble import TROUBLE
 from scattershot.bus.waiting import Waiting
 from scattershot.seeds import derive
 from scattershot.task import Task
-from scattershot_worker.fused import Engine, Lane, Plan, probe
+from scattershot_worker.fused import Engine, Lane, Plan, Result, probe
 from scattershot_worker.handle import TrialHandle, seed_everything
 from scattershot_worker.job import (
     Bench,
@@ -218,36 +218,47 @@ class Pack:
             return
         began = time.perf_counter()
         data = data_on(self._task, self._bench.device)
-        lanes, val, examples = len(self._members), data.val, len(tensors_of(data.train)[1])
+        lanes, examples = len(self._members), len(tensors_of(data.train)[1])
         self._engine.monitors = self._info.monitors
         losses = self._engine.train_epoch(self._check)
-        results = self._engine.evaluate(val, self._check)
-        averaged = self._engine.evaluate(val, self._check, averaged=True)
+        results = self._engine.evaluate(data.val, self._check)
+        averaged = self._engine.evaluate(data.val, self._check, averaged=True)
         seconds = time.perf_counter() - began
         self._plan.observe(lanes, seconds)
         of_machine = machine.scalars(self._bench.device, examples, seconds)
-        for lane, result in results.items():
-            if lane not in self._members:
-                continue
-            member = self._members[lane]
-            of_average = averaged[lane].metrics if lane in averaged else {}
-            try:
-                seen, layers = self._engine.seen(lane, tensors_of(val)[0], result.outputs)
-                member.trial.report(
-                    {
-                        **{f"val_{name}": value for name, value in result.metrics.items()},
-                        **{f"val_{name}_ema": value for name, value in of_average.items()},
-                    },
-                    train_loss=losses[lane],
-                    lr=lane.training.lr,
-                    **seen,
-                    **of_machine,
-                    layers=layers,
-                    predictions=result.predictions,
-                    targets=result.targets,
-                )
-            except (Exception, TrialStopped) as error:
-                self._leave(member, error)
+        with self._bench.reporter.together():
+            for lane, result in results.items():
+                if lane in self._members:
+                    average = averaged[lane].metrics if lane in averaged else {}
+                    self._report(lane, result, average, losses[lane], of_machine)
+
+    def _report(
+        self,
+        lane: Lane,
+        result: Result,
+        average: dict[str, float],
+        loss: float,
+        of_machine: dict[str, float],
+    ) -> None:
+        """Report a lane's epoch; `average` are the metrics of its averaged weights, if any."""
+        member, data = self._members[lane], data_on(self._task, self._bench.device)
+        try:
+            seen, layers = self._engine.seen(lane, tensors_of(data.val)[0], result.outputs)
+            member.trial.report(
+                {
+                    **{f"val_{name}": value for name, value in result.metrics.items()},
+                    **{f"val_{name}_ema": value for name, value in average.items()},
+                },
+                train_loss=loss,
+                lr=lane.training.lr,
+                **seen,
+                **of_machine,
+                layers=layers,
+                predictions=result.predictions,
+                targets=result.targets,
+            )
+        except (Exception, TrialStopped) as error:
+            self._leave(member, error)
 
     def _check(self) -> None:
         """Let the lanes go that must stop; leave the epoch once none is left."""

@@ -7,9 +7,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 from scattershot.bus.state import LEASE, Answer, Step, TrialStates, finish, report
@@ -23,7 +22,7 @@ from scattershot_worker.signals import Signals
 
 log = logging.getLogger("scattershot.worker")
 
-#: Checkpoints of one attempt, and epochs altogether, that may wait before training waits too.
+#: Checkpoints of one attempt, and handovers, that may wait before training waits too.
 _SNAPSHOTS, _LINES = 4, 1024
 _SYNC_EVERY = 2.0
 #: Seconds for which training waits for an object store that does not answer.
@@ -58,7 +57,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """One epoch: its metrics, and its checkpoint where there is one to write."""
 
     attempt: Attempt
@@ -66,6 +65,8 @@ class _Line:
     metrics: Mapping[str, float]
     snapshot: Snapshot | None
     header: Mapping[str, object]
+    #: A line for every epoch so far, as JSON.
+    history: Sequence[str]
     #: Small files beside the checkpoints, by name.
     files: Mapping[str, bytes]
 
@@ -87,25 +88,37 @@ class Reporter:
     """
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[_Line | _End] = queue.Queue(_LINES)
+        self._queue: queue.Queue[Sequence[Line | _End]] = queue.Queue(_LINES)
+        #: What is kept back until it can be sent together; None where nothing is.
+        self._gathered: list[Line] | None = None
         self._syncer = Syncer()
         self._ended = threading.Event()
         for work in (self._work, self._sync):
             threading.Thread(target=work, name=f"reporter{work.__name__}", daemon=True).start()
 
-    def line(
-        self,
-        attempt: Attempt,
-        epoch: int,
-        metrics: Mapping[str, float],
-        snapshot: Snapshot | None,
-        header: Mapping[str, object],
-        files: Mapping[str, bytes] = MappingProxyType({}),
-    ) -> None:
+    def line(self, line: Line) -> None:
         """Hand over an epoch; waits while `_SNAPSHOTS` of its checkpoints are on their way."""
-        if snapshot is not None:
-            attempt.room.acquire()
-        self._queue.put(_Line(attempt, epoch, metrics, snapshot, header, files))
+        if line.snapshot is not None:
+            line.attempt.room.acquire()
+        if self._gathered is not None:
+            self._gathered.append(line)
+        else:
+            self._queue.put([line])
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Send what the training thread hands over in here in one go, and in one round trip."""
+        self._gathered = []
+        try:
+            yield
+        finally:
+            self._send()
+            self._gathered = None
+
+    def _send(self) -> None:
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
 
     def end(self, attempt: Attempt, state: str, reason: str = "") -> str:
         """Write and report what is left, end the attempt; return its state, or "fenced".
@@ -113,7 +126,8 @@ class Reporter:
         "" where Redis could not be told.
         """
         item = _End(attempt, state, reason)
-        self._queue.put(item)
+        self._send()
+        self._queue.put([item])
         item.done.wait()
         return item.answer
 
@@ -123,10 +137,10 @@ class Reporter:
 
     def _work(self) -> None:
         while True:
-            items = [self._queue.get()]
+            items = [*self._queue.get()]
             with contextlib.suppress(queue.Empty):
                 while True:
-                    items.append(self._queue.get_nowait())
+                    items += self._queue.get_nowait()
             self._handle(items)
             if any(isinstance(item, _End) and item.state for item in items):
                 self._ended.set()
@@ -143,13 +157,13 @@ class Reporter:
             with contextlib.suppress(CheckpointError):
                 self._syncer.flush()
 
-    def _handle(self, items: list[_Line | _End]) -> None:
+    def _handle(self, items: list[Line | _End]) -> None:
         """Write, report and end, in the order in which they came."""
         steps: list[Step] = []
         after: list[Callable[[object], None]] = []
         for item in items:
             attempt = item.attempt
-            if isinstance(item, _Line):
+            if isinstance(item, Line):
                 if item.snapshot is not None:
                     attempt.room.release()
                 if attempt.signals.error is not None:
@@ -185,7 +199,7 @@ class Reporter:
         for take, answer in zip(after, answers, strict=True):
             take(answer)
 
-    def _write(self, line: _Line) -> str:
+    def _write(self, line: Line) -> str:
         attempt = line.attempt
         for name, content in line.files.items():
             self._put(attempt, name, content)
@@ -195,7 +209,7 @@ class Reporter:
             attempt.metric, line.metrics[attempt.metric], attempt.trial, line.epoch
         )
         try:
-            data = line.snapshot.serialize(line.header)
+            data = line.snapshot.serialize(line.header, line.history)
         except Exception as error:  # a kind of tensor that the format does not know
             raise CheckpointError(
                 f"its state cannot be written to a checkpoint: {error}"
@@ -222,7 +236,7 @@ def _outwait(attempt: Attempt, work: Callable[[], None]) -> None:
             time.sleep(1)
 
 
-def _listener(line: _Line, name: str) -> Callable[[object], None]:
+def _listener(line: Line, name: str) -> Callable[[object], None]:
     attempt = line.attempt
 
     def take(answer: object) -> None:

@@ -79,9 +79,8 @@ def write(path: Place, data: bytes | bytearray, *, sync: bool) -> None:
         return
     temp = path.with_name(f"{_TEMP}{os.getpid()}-{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temp, "xb") as file:
+            with _created(temp) as file:
                 file.write(data)
                 if sync:
                     file.flush()
@@ -95,6 +94,15 @@ def write(path: Place, data: bytes | bytearray, *, sync: bool) -> None:
             _sync_folder(path.parent)
     except OSError as error:
         raise _refused("write", path, error) from error
+
+
+def _created(path: Path) -> IO[bytes]:
+    """Return a new file, opened for writing; makes its folder where there is none."""
+    try:
+        return open(path, "xb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "xb")
 
 
 def write_json(path: Place, obj: object, *, sync: bool = True) -> None:

@@ -1,17 +1,17 @@
 """Owns what is inside a checkpoint: its header, and the checksum that covers all of it.
 
 A checkpoint is a safetensors file. Its metadata map has two entries: "scattershot", our header
-as JSON, and "checksum", blake2b over the whole file with the checksum's own 32 places zeroed, so
-that header, tensors and length are all covered. Histories may hold NaN and infinities: our JSON
-uses Python's tokens for them (NaN, Infinity, -Infinity).
+as JSON, and "checksum", the first half of the SHA-256 of the whole file with the checksum's own 32
+places zeroed, so that header, tensors and length are all covered. Histories may hold NaN and
+infinities: our JSON uses Python's tokens for them (NaN, Infinity, -Infinity).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from hashlib import blake2b
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from scattershot.errors import CheckpointError
@@ -46,15 +46,16 @@ class Header(TypedDict):
     state: NotRequired[object]  #: JSON skeleton of what is no tensor in the optimizer's state
 
 
-def metadata(header: Mapping[str, object]) -> dict[str, str]:
+def metadata(header: Mapping[str, object], history: Sequence[str] = ()) -> dict[str, str]:
     """Return the metadata map to hand to the safetensors serializer, followed by `seal`.
 
-    JSON rules apply to `header`: keys come back as strings, tuples as lists.
+    JSON rules apply to `header`: keys come back as strings, tuples as lists. `history` may be given
+    apart, as the JSON of each of its lines: an epoch adds one, and all before it stay as they are.
     """
-    return {
-        "scattershot": json.dumps({"format": FORMAT, **header}),
-        "checksum": _UNSEALED.decode(),
-    }
+    text = json.dumps({"format": FORMAT, **header})
+    if history:
+        text = f'{text[:-1]}, "history": [{", ".join(history)}]}}'
+    return {"scattershot": text, "checksum": _UNSEALED.decode()}
 
 
 def seal(data: bytes) -> bytearray:
@@ -85,10 +86,10 @@ def _checksum_at(data: bytes | bytearray | memoryview) -> int | None:
 
 def _digest(data: bytes | bytearray | memoryview, at: int) -> bytes:
     view = memoryview(data)
-    state = blake2b(view[:at], digest_size=16)
+    state = sha256(view[:at])
     state.update(_UNSEALED)
     state.update(view[at + 32 :])
-    return state.hexdigest().encode()
+    return state.hexdigest()[:32].encode()
 
 
 def parse(path: Place, raw: bytes, size: int) -> Header:

@@ -54,6 +54,8 @@ class Bank:
         #: Averaged weights; no rows until a lane has some.
         self.averages = self.weights
         self.stacks: dict[str, Tensor] = {}
+        #: Views of single rows, by what they are rows of: every epoch's checkpoint wants them.
+        self._views: dict[tuple[str, int], dict[str, Tensor]] = {}
         self.reserve(capacity)
 
     def reserve(self, capacity: int) -> None:
@@ -72,12 +74,14 @@ class Bank:
         self.weights, self.one, self.two = rows
         self.steps = steps
         self.stacks, self.capacity = stacks, capacity
+        self._views = {}
         if len(self.averages):
             self._reserve_averages()
 
     def _reserve_averages(self) -> None:
         old, self.averages = self.averages, empty(self._row, self.capacity)
         self.averages[: len(old)] = old
+        self._views = {}
 
     def move(self, source: int, target: int) -> None:
         """Copy a lane's numbers to another row."""
@@ -117,19 +121,23 @@ class Bank:
                 place.of(self.averages[row]).copy_(training.ema.weights[place.name])
         return Seat(training, row, rule, fresh)
 
+    def _of(self, what: str, row: int) -> dict[str, Tensor]:
+        """Return a row of `weights`, `one`, `two` or `averages` as views, by parameter."""
+        if (what, row) not in self._views:
+            self._views[what, row] = self.layout.views(getattr(self, what)[row])
+        return self._views[what, row]
+
     def model_state(self, seat: Seat) -> dict[str, Tensor]:
         """Return the trial's `model.state_dict()`; views, to be copied at once."""
-        places = {one.name: one for one in self.layout.slices}
-        row = self.weights[seat.row]
+        views = self._of("weights", seat.row)
         return {
-            key: places[name].of(row) if name in places else self.stacks[name][seat.row]
+            key: views[name] if name in views else self.stacks[name][seat.row]
             for key, name in self.layout.keys
         }
 
     def averages_of(self, seat: Seat) -> dict[str, Tensor]:
         """Return the trial's `ema.state_dict()`; views, to be copied at once."""
-        row = self.averages[seat.row]
-        return {place.name: place.of(row) for place in self.layout.slices}
+        return dict(self._of("averages", seat.row))
 
     def optimizer_state(self, seat: Seat) -> dict[str, Any]:
         """Return the trial's `optimizer.state_dict()`; views, to be copied at once."""
@@ -137,21 +145,19 @@ class Bank:
         groups: list[dict[str, Any]] = []
         slices = iter(self.layout.slices)
         number = 0
-        rows = (self.one[seat.row], self.two[seat.row])
+        moments = [self._of(what, seat.row) for what in ("one", "two")]
         for index, group in enumerate(seat.training.optimizer.param_groups):
             members = range(number, number + len(group["params"]))
             groups.append({**group, "params": [*members]})
             kept = [
-                (name, moment)
-                for name, moment in zip(seat.rule.moments, rows, strict=False)
+                (name, views)
+                for name, views in zip(seat.rule.moments, moments, strict=False)
                 if name in seat.rule.keeps(group)
             ]
+            counted = {"step": self.steps[seat.row, index]} if seat.rule.counts else {}
             for number in members:
                 place = next(slices)
-                entry: dict[str, Any] = (
-                    {"step": self.steps[seat.row, index]} if seat.rule.counts else {}
-                )
-                entry |= {name: place.of(moment) for name, moment in kept}
+                entry = {**counted, **{name: views[place.name] for name, views in kept}}
                 if entry and not seat.fresh[index]:
                     state[number] = entry
             number = members.stop
