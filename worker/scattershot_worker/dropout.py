@@ -63,7 +63,14 @@ def rule(p: float) -> tuple[int, float]:
 
 def apply(x: Tensor, random: Tensor, threshold: Tensor | int, scale: Tensor | float) -> Tensor:
     """Return `x` with the elements dropped that `random`, int16 of its shape, lies above."""
-    return x * ((random <= threshold).to(x.dtype) * scale)
+    return x * factors(x, random, threshold, scale)
+
+
+def factors(x: Tensor, random: Tensor, threshold: Tensor | int, scale: Tensor | float) -> Tensor:
+    """Return what `x` is multiplied by: `scale`, or 0 for the elements that are dropped."""
+    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    torch.le(random, threshold, out=kept)  # by way of booleans it takes eight times as long
+    return kept.mul_(scale)
 
 
 #: Takes a dropout module and its input, returns its output.

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scattershot_worker.fused.layout import Layout, empty, tensors_of
-from scattershot_worker.fused.updates import RULES, Rule, Settings
+from scattershot_worker.fused.rules import RULES, Parts, Rule, Settings
 from scattershot_worker.training import Training
 
 
 @dataclass
 class Seat:
-    """One lane's place: its row's number, and what its optimizer is about to do."""
+    """One lane's place: its row's number, and what its optimizer does."""
 
     training: Training
     row: int
     rule: Rule
-    #: Of each parameter group: whether no step has been done, and the settings of the next one.
+    #: Of each parameter group, whether no step has been done.
     fresh: list[bool]
-    now: list[Settings] = field(default_factory=list)
 
-    def prepare(self) -> None:
-        """Read the settings of the optimizer, which a schedule may have changed."""
+    def settings(self) -> list[Settings]:
+        """Return the settings of the next step, of each parameter group."""
         groups = self.training.optimizer.param_groups
-        self.now = [
+        return [
             self.rule.settings(group, fresh=fresh)
             for group, fresh in zip(groups, self.fresh, strict=True)
         ]
@@ -54,6 +53,8 @@ class Bank:
         #: Averaged weights; no rows until a lane has some.
         self.averages = self.weights
         self.stacks: dict[str, Tensor] = {}
+        #: Gradients of every trained parameter, [capacity, …].
+        self.grads: dict[str, Tensor] = {}
         #: Views of single rows, by what they are rows of: every epoch's checkpoint wants them.
         self._views: dict[tuple[str, int], dict[str, Tensor]] = {}
         self.reserve(capacity)
@@ -73,6 +74,10 @@ class Bank:
                 stack[: self.capacity] = self.stacks[name]
         self.weights, self.one, self.two = rows
         self.steps = steps
+        self.grads = {
+            one.name: torch.zeros(capacity, *one.shape, dtype=self._row.dtype, device=steps.device)
+            for one in self.layout.slices
+        }
         self.stacks, self.capacity = stacks, capacity
         self._views = {}
         if len(self.averages):
@@ -126,6 +131,14 @@ class Bank:
         if (what, row) not in self._views:
             self._views[what, row] = self.layout.views(getattr(self, what)[row])
         return self._views[what, row]
+
+    def parts(self, row: int, group: int, first: int, end: int) -> Parts:
+        """Return what the update of the slices from `first` to `end` of one row works on."""
+        names = [one.name for one in self.layout.slices[first:end]]
+        rows = [self._of(what, row) for what in ("weights", "one", "two")]
+        weights, one, two = ([some[name] for name in names] for some in rows)
+        grads = [self.grads[name][row] for name in names]
+        return Parts(weights, grads, one, two, [self.steps[row, group]] * len(names))
 
     def model_state(self, seat: Seat) -> dict[str, Tensor]:
         """Return the trial's `model.state_dict()`; views, to be copied at once."""

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from scattershot.seeds import derive
 from scattershot.task import Data, Part, Task
 from scattershot_worker import dropout
-from scattershot_worker.fused.bank import Bank, Seat
+from scattershot_worker.fused.bank import Bank
 from scattershot_worker.fused.evaluation import Results, evaluate_lanes
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.layout import Layout
 from scattershot_worker.fused.program import Inputs, LaneModel, Places, Step, trace
 from scattershot_worker.fused.replay import CudaGraph, Graph, Replay
 from scattershot_worker.fused.signature import Signature
+from scattershot_worker.fused.updates import LaneUpdates
 from scattershot_worker.fused.watching import LaneWatch
 from scattershot_worker.trainer import tensors_of
 from scattershot_worker.training import Training
@@ -35,17 +36,19 @@ Programs = dict[tuple[int, int], Step]
 
 
 @dataclass(frozen=True)
-class _Update:
-    """What one lane's update works on for an epoch.
+class _Crew:
+    """What steps work on for as long as the same lanes lie in the same rows.
 
-    `rows` are the views of each parameter group: weights, both moments, steps.
+    Columns are [W] or [W, sites], for all rows of the program, idle ones too.
     """
 
-    lane: Lane
-    seat: Seat
-    rows: list[tuple[Tensor, ...]]
-    weights: Tensor
-    average: Tensor | None
+    key: tuple[object, ...]
+    lanes: list[Lane]
+    places: Places
+    updates: LaneUpdates
+    smoothing: Tensor
+    thresholds: Tensor
+    scales: Tensor
 
 
 class Engine:
@@ -79,8 +82,7 @@ class Engine:
         #: and that tracing took last.
         self._wasted = self._row_s = 0.0
         self._trace_s = 0.05
-        self._places: Places | None = None
-        self._grads = torch.zeros(0)
+        self._crew: _Crew | None = None
         self._spread = dropout.counters(0, 0, self._x.device)
         #: Whether to look at gradients and updates, and what was seen of the last epoch.
         self.monitors = False
@@ -141,55 +143,66 @@ class Engine:
         self._close_ranks()
         assert self.bank is not None
         self._fit_width(len(self._lanes))
-        lanes, device, count = [*self._lanes], self._x.device, len(self._x)
-        orders = torch.zeros(self._width, count, dtype=torch.int64)
-        for row, lane in enumerate(lanes):
-            training = lane.training
-            generator = torch.Generator().manual_seed(
-                derive(training.seed, "order", training.epoch)
-            )
-            torch.randperm(count, generator=generator, out=orders[row])
-        orders = orders.to(device)
-        keys = [dropout.key(lane.training.seed, lane.training.epoch) for lane in lanes]
-        keys_ = torch.tensor(keys + [0] * (self._width - len(lanes)), device=device)
-        for lane in lanes:
-            if lane.seat is not None:
-                lane.seat.prepare()
+        crew = self._crew = self._crew_of([*self._lanes])
+        device, count, size = self._x.device, len(self._x), self.signature.batch_size
+        orders = self._orders(crew.lanes).to(device)
+        keys = [dropout.key(lane.training.seed, lane.training.epoch) for lane in crew.lanes]
+        keys_ = torch.tensor(keys + [0] * (self._width - len(keys)), device=device)
         totals = torch.zeros(self._width, device=device)
-        size = self.signature.batch_size
-        smoothing, thresholds, scales = self._columns(lanes)
         steps = -(-count // size)
-        moving = [lane for lane in lanes if lane.training.how.moves]
-        self._place()
-        grads = self._grads[: self._width]
-        updates = self._updates(lanes)
         watch = self.watch = LaneWatch(self.bank.layout, steps) if self.monitors else None
+        weights, grads = self.bank.weights[: self._width], crew.places.grads
+        crew.updates.begin_epoch()
         for step, first in enumerate(range(0, count, size)):
             check()
-            for lane in moving:
-                lane.training.begin_step(step, steps)
-                if lane.seat is not None:
-                    lane.seat.prepare()
+            crew.updates.begin_step(step, steps)
             index = orders[:, first : first + size]
-            shape = (self._width, index.shape[1])
+            shape = index.shape
             flat = index.reshape(-1)
             x = self._x.index_select(0, flat).view(*shape, *self._x.shape[1:])
             y = self._y.index_select(0, flat).view(*shape, *self._y.shape[1:])
             random = self._random(keys_, step, shape[1])
-            losses = self._step((x, y, smoothing, random, thresholds, scales))
+            losses = self._step(
+                crew.places, (x, y, crew.smoothing, random, crew.thresholds, crew.scales)
+            )
             if watch is not None:
-                watch.gradients(step, losses, self.bank.weights[: self._width], grads)
-            self._update(updates, grads)
+                watch.gradients(step, losses, weights, grads)
+            crew.updates.step()
             if watch is not None:
-                watch.updated(step, self.bank.weights[: self._width])
+                watch.updated(step, weights)
             totals += losses * shape[1]
         totals /= count
         self._row_s = (time.perf_counter() - begun) / self._width
         return {
             lane: total
-            for lane, total in zip(lanes, totals.tolist(), strict=False)
+            for lane, total in zip(crew.lanes, totals.tolist(), strict=False)
             if lane.seat is not None
         }
+
+    def _orders(self, lanes: list[Lane]) -> Tensor:
+        """Return the order [W, N] in which each row goes through the data in this epoch."""
+        orders = torch.zeros(self._width, len(self._x), dtype=torch.int64)
+        for row, lane in enumerate(lanes):
+            seed = derive(lane.training.seed, "order", lane.training.epoch)
+            generator = torch.Generator().manual_seed(seed)
+            torch.randperm(len(self._x), generator=generator, out=orders[row])
+        return orders
+
+    def _crew_of(self, lanes: list[Lane]) -> _Crew:
+        """Return the crew of the lanes in the first rows: the one before, where nothing changed."""
+        bank = self.bank
+        assert bank is not None
+        key = (self._width, bank.capacity, len(bank.averages), *(id(lane.seat) for lane in lanes))
+        if self._crew is not None and self._crew.key == key:
+            return self._crew
+        width = self._width
+        weights = [*bank.layout.views(bank.weights[:width]).values()]
+        stacks, grads = (
+            [one[:width] for one in some.values()] for some in (bank.stacks, bank.grads)
+        )
+        updates = LaneUpdates(bank, lanes, width)
+        places = Places(weights, stacks, grads)
+        return _Crew(key, lanes, places, updates, *self._columns(lanes))
 
     def _columns(self, lanes: list[Lane]) -> tuple[Tensor, Tensor, Tensor]:
         """Return label smoothing [W], and each site's dropout thresholds and scales [W, sites]."""
@@ -213,82 +226,35 @@ class Engine:
             self._spread = dropout.counters(0, count, keys.device)
         return dropout.bits(dropout.starts(keys, step), self._spread[:count])
 
-    def _step(self, inputs: Inputs) -> Tensor:
-        """Do a step; return the losses [W]. The gradients are in `_grads` then."""
-        assert self._places is not None and self._model is not None
+    def _step(self, places: Places, inputs: Inputs) -> Tensor:
+        """Do a step; return the losses [W]."""
+        assert self._model is not None
         batch = inputs[0].shape[1]
         key = (self._width, batch)
         if program := self.programs.get(key):
-            return self._replayed(key, program, inputs)
+            return self._replayed(key, program, places, inputs)
         step = self._model.step([size * batch for _, size in self.signature.sites])
         begun = time.perf_counter()
-        self.programs[key], losses = trace(step, self._places, inputs)
+        self.programs[key], losses = trace(step, places, inputs)
         self._trace_s = time.perf_counter() - begun
         return losses
 
-    def _replayed(self, key: tuple[int, int], program: Step, inputs: Inputs) -> Tensor:
+    def _replayed(
+        self, key: tuple[int, int], program: Step, places: Places, inputs: Inputs
+    ) -> Tensor:
         """Do a traced step, as a graph where the device has them."""
-        assert self._places is not None
         if self._graph is None:
-            return program(self._places, inputs)
+            return program(places, inputs)
         replay = self._replays.get(key)
-        if replay is None or not replay.fits(self._places):
+        if replay is None or not replay.fits(places):
             try:
-                replay = Replay(program, self._graph(), self._places, inputs)
+                replay = Replay(program, self._graph(), places, inputs)
             except RuntimeError as error:  # an operation that cannot be captured
                 log.warning("trained without a device graph: %s", str(error).splitlines()[0])
                 self._graph = None
-                return program(self._places, inputs)
+                return program(places, inputs)
             self._replays[key] = replay
         return replay(inputs)
-
-    def _place(self) -> None:
-        """Have the places that a step of the epoch's width works on."""
-        assert self.bank is not None
-        width, layout = self._width, self.bank.layout
-        if len(self._grads) < width:
-            self._grads = torch.zeros_like(self.bank.weights)
-        rows = (self.bank.weights[:width], self._grads[:width])
-        weights, grads = ([*layout.views(one).values()] for one in rows)
-        self._places = Places(weights, [one[:width] for one in self.bank.stacks.values()], grads)
-
-    def _updates(self, lanes: list[Lane]) -> list[_Update]:
-        """Return what every lane's update of this epoch works on."""
-        assert self.bank is not None
-        bank, groups = self.bank, self.bank.layout.groups
-        updates = []
-        for lane in lanes:
-            seat = lane.seat
-            assert seat is not None
-            rows = [
-                (*(rows[seat.row, a:b] for rows in (bank.weights, bank.one, bank.two)), step)
-                for (a, b), step in zip(groups, bank.steps[seat.row].unbind(0), strict=True)
-            ]
-            average = None if lane.training.ema is None else bank.averages[seat.row]
-            updates.append(_Update(lane, seat, rows, bank.weights[seat.row], average))
-        return updates
-
-    def _update(self, updates: list[_Update], grads: Tensor) -> None:
-        assert self.bank is not None
-        self.bank.steps.add_(1)
-        by_group = [grads[:, a:b].unbind(0) for a, b in self.bank.layout.groups]
-        for one in updates:
-            seat, how = one.seat, one.lane.training.how
-            if one.lane.seat is None:
-                continue
-            at, rule = seat.row, seat.rule.update
-            if how.clip_norm is not None:
-                norm = torch.linalg.vector_norm(grads[at])
-                grads[at].mul_((how.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-            if how.clip_value is not None:
-                grads[at].clamp_(-how.clip_value, how.clip_value)
-            for (row, first, second, step), each, now in zip(
-                one.rows, by_group, seat.now, strict=True
-            ):
-                rule(row, each[at], first, second, step, now)
-            seat.stepped()
-            if one.average is not None and how.ema is not None:
-                one.average.lerp_(one.weights, 1 - how.ema)
 
     # ---- how wide
 

@@ -17,6 +17,8 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from scattershot_worker import dropout
+
 _Dim = int | None
 #: Multiply-adds of one lane's convolution up to which lanes are grouped, not gone through in turn.
 _GROUPED = 1 << 18
@@ -280,6 +282,40 @@ class _Attention(Function):
         return y.view(*q.shape[:-1], v.shape[-1]), 0
 
 
+class _DropoutLanes(Function):
+    """x and random [K, …], threshold and scale [K]; see `dropout.apply`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, random: Tensor, threshold: Tensor, scale: Tensor) -> Tensor:
+        each = (-1, *[1] * (x.dim() - 1))
+        factors = dropout.factors(x, random, threshold.view(each), scale.view(each))
+        ctx.save_for_backward(factors)
+        return x * factors
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        (factors,) = ctx.saved_tensors
+        return grad * factors, None, None, None
+
+
+class Dropout(Function):
+    """Drop elements of one lane, as `dropout.apply` does."""
+
+    setup_context = staticmethod(_never)
+
+    @staticmethod
+    def forward(x: Tensor, random: Tensor, threshold: Tensor, scale: Tensor) -> Tensor:
+        """Return x with elements dropped."""
+        return dropout.apply(x, random, threshold, scale)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, *tensors: Tensor) -> tuple[Tensor, int]:
+        """Do it for all lanes."""
+        pairs = zip(tensors, dims, strict=True)
+        return apply(_DropoutLanes, *(_front(one, dim, info.batch_size) for one, dim in pairs)), 0
+
+
 class CrossEntropy(Function):
     """logits [K, B, C], classes [K, B], label smoothing [K] → mean loss [K].
 
@@ -290,21 +326,21 @@ class CrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, classes: Tensor, smoothing: Tensor) -> Tensor:
         """Return the losses."""
-        logs, index = logits.transpose(1, 2).contiguous().log_softmax(1), classes.unsqueeze(1)
-        ctx.save_for_backward(logs, index, smoothing)
-        hard = logs.gather(1, index).squeeze(1).mean(1)
-        return (smoothing - 1) * hard - smoothing / logs.shape[1] * logs.sum(1).mean(1)
+        logs = logits.transpose(1, 2).contiguous().log_softmax(1)
+        smoothing = smoothing.view(-1, 1, 1)
+        wanted = (smoothing / logs.shape[1]).expand(logs.shape).contiguous()
+        index = classes.unsqueeze(1)
+        wanted = wanted.scatter_add(1, index, (1 - smoothing).expand(index.shape))
+        ctx.save_for_backward(logs, wanted)
+        return (logs * wanted).sum((1, 2)) / -logs.shape[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return the gradient of the logits."""
         (grad,) = grads
-        logs, index, smoothing = ctx.saved_tensors
+        logs, wanted = ctx.saved_tensors
         share = (grad / logs.shape[2]).view(-1, 1, 1)
-        smoothing = smoothing.view(-1, 1, 1)
-        to_all = (logs.exp() - smoothing / logs.shape[1]) * share
-        to_one = (share * (smoothing - 1)).expand(index.shape)
-        return to_all.scatter_add(1, index, to_one).transpose(1, 2), None, None
+        return ((logs.exp() - wanted) * share).transpose(1, 2), None, None
 
 
 # ---- the table: a torch function, its parameters, and what stands in for it where it can

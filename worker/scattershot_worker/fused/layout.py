@@ -43,8 +43,8 @@ class Layout:
     slices: tuple[Slice, ...]
     #: Where each of the optimizer's parameter groups begins and ends in a row.
     groups: tuple[tuple[int, int], ...]
-    #: Of each group, how many parameters it has.
-    counts: tuple[int, ...]
+    #: Of each group, which its first slice is and how many it has.
+    members: tuple[tuple[int, int], ...]
     #: Frozen parameters and buffers: what lies in no row, by name.
     others: tuple[str, ...]
     #: What a state_dict calls them: its key, and the name of the slice or stack it is.
@@ -58,9 +58,11 @@ class Layout:
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         slices: list[Slice] = []
         groups: list[tuple[int, int]] = []
+        members: list[tuple[int, int]] = []
         end = 0
         for group in training.optimizer.param_groups:
             first = end
+            members.append((len(slices), len(group["params"])))
             for parameter in group["params"]:
                 slices.append(Slice(names[id(parameter)], tuple(parameter.shape), end))
                 end = slices[-1].end
@@ -73,8 +75,7 @@ class Layout:
         tensors = model.state_dict(keep_vars=True)
         keys = tuple((key, owners[id(value)]) for key, value in tensors.items())
         width = max(-(-end // _ALIGN) * _ALIGN, _ALIGN)
-        counts = tuple(len(group["params"]) for group in training.optimizer.param_groups)
-        return cls(tuple(slices), tuple(groups), counts, tuple(others), keys, width)
+        return cls(tuple(slices), tuple(groups), tuple(members), tuple(others), keys, width)
 
     def views(self, rows: Tensor) -> dict[str, Tensor]:
         """Return all trained parameters of rows [K, P] as views, by name."""

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from scattershot.task import Task
 from scattershot_worker import dropout
-from scattershot_worker.fused.lane_ops import CrossEntropy, LaneOps, apply
+from scattershot_worker.fused.lane_ops import CrossEntropy, Dropout, LaneOps, apply
 from scattershot_worker.fused.layout import Layout
 from scattershot_worker.fused.recording import record
 
@@ -65,7 +65,7 @@ class LaneModel:
     def _drop(self, module: dropout.KeyedDropout, x: Tensor) -> Tensor:
         random, threshold, scale = self._masks[self._site]
         self._site += 1
-        return dropout.apply(x, random[: x.numel()].view(x.shape), threshold, scale)
+        return apply(Dropout, x, random[: x.numel()].view(x.shape), threshold, scale)
 
     def forward(self, tensors: dict[str, Tensor], x: Tensor, masks: list[Any]) -> Tensor:
         """Return one lane's outputs; called within `vmap`."""
@@ -100,7 +100,11 @@ class LaneModel:
             outputs = vmap(self.forward)(tensors, x, masks)
             losses = self.losses(outputs, y, smoothing)
             grads = torch.autograd.grad(
-                losses.sum(), weights, allow_unused=True, materialize_grads=True
+                losses,
+                weights,
+                grad_outputs=torch.ones_like(losses),
+                allow_unused=True,
+                materialize_grads=True,
             )
             for place, grad in zip(places.grads, grads, strict=True):
                 place.copy_(grad)

@@ -19,7 +19,13 @@ _aten = torch.ops.aten
 #: Tags of operations that a recording would bake a value or a shape into.
 _BAKED = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 #: Operations that leave a tensor as it is, where its shape stays.
-_VIEWS = (_aten.view.default, _aten._unsafe_view.default, _aten.expand.default)
+_VIEWS = (
+    _aten.view.default,
+    _aten._unsafe_view.default,
+    _aten.expand.default,
+    _aten.permute.default,
+    _aten.slice.Tensor,
+)
 _SAME = (_aten.detach.default, _aten.alias.default)
 #: Operations whose result can be written to where it is wanted.
 _WRITES: dict[Any, Callable[..., Tensor]] = {

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from scattershot.task import Data, Task
 from scattershot_worker import dropout
-from scattershot_worker.fused.updates import REFUSED, RULES
+from scattershot_worker.fused.rules import REFUSED, RULES
 from scattershot_worker.trainer import is_tensors, tensors_of
 from scattershot_worker.training import Training
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,12 +25,16 @@ class LaneWatch:
         self._before = self._grads = torch.zeros(0)
         self._figures: tuple[list[Any], list[Any]] | None = None
 
-    def gradients(self, step: int, losses: Tensor, weights: Tensor, grads: Tensor) -> None:
-        """Look at a step, counted from 0, between its backward pass and clipping."""
+    def gradients(
+        self, step: int, losses: Tensor, weights: Tensor, grads: Sequence[Tensor]
+    ) -> None:
+        """Look at a step, counted from 0, between its backward pass and clipping.
+
+        `grads` are [W, …], of each parameter.
+        """
         self._losses.append(losses.clone())  # a graph writes the next ones to the same place
         if step == self._observed:
-            # clipping changes gradients in place
-            self._before, self._grads = weights.clone(), grads.clone()
+            self._before, self._grads = weights.clone(), torch.cat([g.flatten(1) for g in grads], 1)
             self._norms = [self._of(self._grads), self._of(self._before)]
 
     def updated(self, step: int, weights: Tensor) -> None:
