@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import safetensors.numpy
+import safetensors
 import safetensors.torch
 import torch
+from safetensors import TensorSpec
 from torch import Tensor
 
 from scattershot.errors import CheckpointError
@@ -27,11 +27,7 @@ class Stateful(Protocol):
 
 
 class Snapshot:
-    """A copy of some state at one moment: `tensors` by name, and the rest as a JSON `skeleton`.
-
-    Tensors are kept as numpy arrays, which take a fifth of the time to be written; those of types
-    that numpy does not know (bfloat16) as they are.
-    """
+    """A copy of some state at one moment: `tensors` by name, and the rest as a JSON `skeleton`."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         """Copy `state` to the CPU, so that training may go on while it is written.
@@ -39,19 +35,20 @@ class Snapshot:
         Raises:
             CheckpointError: something in it is neither a tensor nor plain data.
         """
-        self.tensors: dict[str, np.ndarray | Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
         self.skeleton = {name: self._take(value, name) for name, value in state.items()}
 
     def _take(self, value: Any, path: str) -> Any:
+        if type(value) in _PLAIN:
+            return value
         if isinstance(value, Tensor):
             while path in self.tensors:  # a "/" or a number among the keys
                 path += "'"
-            self.tensors[path] = _copied(value)
+            # contiguous copies of their own: tied weights may not share memory in the format
+            self.tensors[path] = value.detach().to("cpu", copy=True).contiguous()
             return {"$tensor": path}
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
         if isinstance(value, Mapping):
-            if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            if all(type(key) is str and key[:1] != "$" for key in value):
                 return {key: self._take(item, f"{path}/{key}") for key, item in value.items()}
             return {
                 "$pairs": [[_key(k, path), self._take(v, f"{path}/{k}")] for k, v in value.items()]
@@ -60,6 +57,8 @@ class Snapshot:
             return {"$tuple": [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]}
         if isinstance(value, list):
             return [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]
+        if isinstance(value, (bool, int, float, str)):
+            return value
         raise _refusal(value, path)
 
     def serialize(self, header: Mapping[str, object], history: Sequence[str] = ()) -> bytearray:
@@ -68,21 +67,20 @@ class Snapshot:
         See `header.metadata` for the two arguments.
         """
         about = files.metadata({**header, "state": self.skeleton}, history)
-        arrays = {k: one for k, one in self.tensors.items() if isinstance(one, np.ndarray)}
-        if len(arrays) == len(self.tensors):
-            return files.seal(safetensors.numpy.save(arrays, about))
-        tensors = {name: torch.as_tensor(one) for name, one in self.tensors.items()}
-        return files.seal(safetensors.torch.save(tensors, about))
+        # what `safetensors.torch.save` does, without its search for memory that tensors share,
+        # which takes most of its time for small ones; these have their own
+        specs = {name: _spec(tensor) for name, tensor in self.tensors.items()}
+        return files.seal(safetensors.serialize(specs, about))
 
 
-def _copied(tensor: Tensor) -> np.ndarray | Tensor:
-    """Return a contiguous copy on the CPU: tied weights may not share memory in the format."""
-    own = tensor.detach()
-    try:
-        on_cpu: np.ndarray = own.cpu().numpy()
-        return on_cpu.copy() if own.device.type == "cpu" else np.ascontiguousarray(on_cpu)
-    except (TypeError, RuntimeError):
-        return own.to("cpu", copy=True).contiguous()
+_PLAIN = frozenset((type(None), bool, int, float, str))
+
+
+def _spec(tensor: Tensor) -> TensorSpec:
+    name = str(tensor.dtype).removeprefix("torch.")
+    return TensorSpec(
+        dtype=name, shape=tensor.shape, data_ptr=tensor.data_ptr(), data_len=tensor.nbytes
+    )
 
 
 def _key(key: Any, path: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -165,13 +165,8 @@ def conclude(bench: Bench, taken: Taken, error: BaseException | None = None) -> 
     """
     reporter, attempt = bench.reporter, taken.attempt
     if error is None:
-        over = attempt.early or taken.claim.until >= taken.spec.epochs
-        answer = reporter.end(attempt, "complete" if over else "paused", attempt.early)
-        return (
-            _unsaved(reporter, attempt, attempt.signals.error)
-            if attempt.unsaved
-            else _ended(answer)
-        )
+        (outcome,) = conclude_all(bench, [taken])
+        return outcome
     if isinstance(error, TrialStopped):
         return _stopped(reporter, attempt, error)
     if isinstance(error, StoreUnreachable):
@@ -185,6 +180,22 @@ def conclude(bench: Bench, taken: Taken, error: BaseException | None = None) -> 
     log.error("trial %d failed: %s", taken.spec.trial, reason)
     _keep_traceback(attempt, error)
     return _ended(reporter.end(attempt, "failed", reason))
+
+
+def conclude_all(bench: Bench, taken: Sequence[Taken]) -> list[tuple[Outcome, str]]:
+    """Report the ends of attempts that have trained all their epochs; see `conclude`."""
+    ends = []
+    for one in taken:
+        early = one.attempt.early
+        over = early or one.claim.until >= one.spec.epochs
+        ends.append((one.attempt, "complete" if over else "paused", early))
+    answers = bench.reporter.end_all(ends)
+    return [
+        _unsaved(bench.reporter, one.attempt, one.attempt.signals.error)
+        if one.attempt.unsaved
+        else _ended(answer)
+        for one, answer in zip(taken, answers, strict=True)
+    ]
 
 
 def refuse(bench: Bench, spec: TrialSpec, number: int, why: str) -> tuple[Outcome, str]:

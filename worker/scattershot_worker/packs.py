@@ -28,6 +28,7 @@ from scattershot_worker.job import (
     Taken,
     attempt_at,
     conclude,
+    conclude_all,
     out_of_memory,
     release_memory,
     where,
@@ -204,6 +205,7 @@ class Pack:
     # ---- an epoch
 
     def _epoch(self) -> None:
+        over = []
         for member in [*self._members.values()]:
             try:
                 epoch = member.trial.next_epoch()
@@ -211,9 +213,10 @@ class Pack:
                 self._leave(member, error)
                 continue
             if epoch is None:
-                self._leave(member)
+                over.append(member)
             else:
                 member.lane.training.begin_epoch(epoch, member.trial.history)
+        self._finish(over)
         if not self._members:
             return
         began = time.perf_counter()
@@ -279,7 +282,18 @@ class Pack:
 
     # ---- trials go
 
-    def _leave(self, member: _Member, error: BaseException | None = None) -> None:
+    def _finish(self, members: list[_Member]) -> None:
+        """Let lanes go that have trained all their epochs."""
+        if not members:
+            return
+        for member in members:
+            del self._members[member.lane]
+            self._engine.release(member.lane)
+        outcomes = conclude_all(self._bench, [member.taken for member in members])
+        for member, outcome in zip(members, outcomes, strict=True):
+            self._line.ended(member.key, *outcome)
+
+    def _leave(self, member: _Member, error: BaseException) -> None:
         if isinstance(error, TrialStopped) and error.why in ("drain", "hold"):
             self.closed = True  # the worker leaves, or the study stops: nothing more is begun
         if self._members.pop(member.lane, None) is not None:

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -125,11 +125,17 @@ class Reporter:
 
         "" where Redis could not be told.
         """
-        item = _End(attempt, state, reason)
+        (answer,) = self.end_all([(attempt, state, reason)])
+        return answer
+
+    def end_all(self, ends: Iterable[tuple[Attempt, str, str]]) -> list[str]:
+        """End attempts, each with the arguments of `end`, in one round trip."""
+        items = [_End(*one) for one in ends]
         self._send()
-        self._queue.put([item])
-        item.done.wait()
-        return item.answer
+        self._queue.put(items)
+        for item in items:
+            item.done.wait()
+        return [item.answer for item in items]
 
     def flush(self, attempt: Attempt) -> None:
         """Write and report what is left of the attempt, which does not end here."""

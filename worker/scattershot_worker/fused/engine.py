@@ -15,7 +15,7 @@ from scattershot.seeds import derive
 from scattershot.task import Data, Part, Task
 from scattershot_worker import dropout
 from scattershot_worker.fused.bank import Bank
-from scattershot_worker.fused.evaluation import Results, evaluate_lanes
+from scattershot_worker.fused.evaluation import Evaluator, Results
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.layout import Layout
 from scattershot_worker.fused.program import Inputs, LaneModel, Places, Step, trace
@@ -72,6 +72,7 @@ class Engine:
         self._x, self._y = tensors_of(data.train)
         self.bank: Bank | None = None
         self._model: LaneModel | None = None
+        self._evaluator: Evaluator | None = None
         self._lanes: list[Lane] = []
         self.programs: Programs = {} if programs is None else programs
         #: Makes graphs of the device, where it has them, and those captured by width and batch.
@@ -103,6 +104,7 @@ class Engine:
             layout = Layout.of(lane.training)
             self.bank = Bank(layout, lane.training, _NARROWEST)
             self._model = LaneModel(lane.training.model, self._task, layout)
+            self._evaluator = Evaluator(self._task, self._model)
         self._close_ranks()
         self._lanes.append(lane)
         self.bank.reserve(max(len(self._lanes), _NARROWEST))
@@ -283,6 +285,5 @@ class Engine:
         lanes = [lane for lane in self.lanes if not averaged or lane.training.ema is not None]
         if not lanes:
             return {}
-        assert self.bank is not None and self._model is not None
-        about = (self._task, self._model, self.bank, lanes, part, check)
-        return evaluate_lanes(*about, averaged=averaged)
+        assert self.bank is not None and self._evaluator is not None
+        return self._evaluator.evaluate(self.bank, lanes, part, check, averaged=averaged)

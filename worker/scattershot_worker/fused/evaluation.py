@@ -12,6 +12,7 @@ from scattershot.task import Part, Task
 from scattershot_worker.fused.bank import Bank
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.program import LaneModel
+from scattershot_worker.fused.recording import record
 from scattershot_worker.trainer import EVALUATION_BATCH, tensors_of
 
 
@@ -28,36 +29,53 @@ class Result:
 Results = dict[Lane, Result]
 
 
-@torch.no_grad()
-def evaluate_lanes(
-    task: Task,
-    model: LaneModel,
-    bank: Bank,
-    lanes: Sequence[Lane],
-    part: Part,
-    check: Callable[[], None],
-    *,
-    averaged: bool,
-) -> Results:
-    """Return each lane's result, its tensors on the CPU.
+class Evaluator:
+    """Evaluates lanes of one signature; the forward pass is recorded for every shape it has."""
 
-    `averaged` takes the averaged weights. Lanes may be released in `check`.
-    """
-    x, y = tensors_of(part)
-    rows = bank.averages if averaged else bank.weights
-    width = max((lane.seat.row + 1 for lane in lanes if lane.seat is not None), default=0)
-    tensors = bank.layout.views(rows[:width])
-    tensors |= {name: stack[:width] for name, stack in bank.stacks.items()}
-    evaluator = model.evaluator()
-    model.model.eval()
-    try:
-        outs = []
-        for chunk in x.split(EVALUATION_BATCH):
-            check()
-            outs.append(evaluator(tensors, chunk))
-        outputs = torch.cat(outs, 1)
-    finally:
-        model.model.train()
+    def __init__(self, task: Task, model: LaneModel) -> None:
+        self._task, self._model = task, model
+        self._programs: dict[tuple[int, int], Callable[..., Tensor]] = {}
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        bank: Bank,
+        lanes: Sequence[Lane],
+        part: Part,
+        check: Callable[[], None],
+        *,
+        averaged: bool,
+    ) -> Results:
+        """Return each lane's result, its tensors on the CPU.
+
+        `averaged` takes the averaged weights. Lanes may be released in `check`.
+        """
+        x, y = tensors_of(part)
+        rows = bank.averages if averaged else bank.weights
+        width = max((lane.seat.row + 1 for lane in lanes if lane.seat is not None), default=0)
+        tensors = bank.layout.views(rows[:width])
+        tensors |= {name: stack[:width] for name, stack in bank.stacks.items()}
+        self._model.model.eval()
+        try:
+            outs = []
+            for chunk in x.split(EVALUATION_BATCH):
+                check()
+                outs.append(self._outputs(width, tensors, chunk))
+            outputs = torch.cat(outs, 1)
+        finally:
+            self._model.model.train()
+        return _results(self._task, lanes, outputs, y)
+
+    def _outputs(self, width: int, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+        key, flat = (width, len(x)), [*tensors.values(), x]
+        if program := self._programs.get(key):
+            result: Tensor = program(*flat)
+            return result
+        self._programs[key], outputs = record(self._model.outputs, flat, (tensors, x))
+        return outputs
+
+
+def _results(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> Results:
     rest = _Plain.of(task, outputs, y)
     on_cpu, targets = outputs.cpu(), y.cpu()
     results: Results = {}

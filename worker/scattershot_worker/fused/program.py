@@ -112,13 +112,9 @@ class LaneModel:
 
         return step
 
-    def evaluator(self) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
-        """Return the function of all lanes' tensors and examples [N, …] to outputs [K, N, …]."""
-
-        def evaluate(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-            return vmap(lambda one, x: self.forward(one, x, []), in_dims=(0, None))(tensors, x)
-
-        return evaluate
+    def outputs(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Return the outputs [K, N, …] of all lanes on the same examples [N, …]."""
+        return vmap(lambda one, x: self.forward(one, x, []), in_dims=(0, None))(tensors, x)
 
 
 def trace(step: Step, places: Places, inputs: Inputs) -> tuple[Step, Tensor]:
@@ -128,7 +124,8 @@ def trace(step: Step, places: Places, inputs: Inputs) -> tuple[Step, Tensor]:
         RuntimeError: what it does depends on the values of a tensor.
     """
     flat = [*places.all(), *inputs]
-    program, losses = record(step, flat, (places, inputs))
+    with torch.enable_grad():
+        program, losses = record(step, flat, (places, inputs))
 
     def replay(places: Places, inputs: Inputs) -> Tensor:
         result: Tensor = program(*places.weights, *places.stacks, *places.grads, *inputs)

@@ -47,7 +47,7 @@ def record(
         RuntimeError: what the step does depends on values of its tensors.
     """
     tape = _Tape(inputs)
-    with torch.enable_grad(), tape:
+    with tape:
         result = step(*arguments)
     return tape.program(result), result
 
