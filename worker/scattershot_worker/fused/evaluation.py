@@ -68,11 +68,12 @@ class Evaluator:
 
     def _outputs(self, width: int, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
         key, flat = (width, len(x)), [*tensors.values(), x]
+        result: Tensor
         if program := self._programs.get(key):
-            result: Tensor = program(*flat)
+            result = program(*flat)
             return result
-        self._programs[key], outputs = record(self._model.outputs, flat, (tensors, x))
-        return outputs
+        self._programs[key], result = record(self._model.outputs, flat, (tensors, x))
+        return result
 
 
 def _results(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> Results:

@@ -7,7 +7,6 @@ groups are. Trials whose records agree do the same arithmetic on numbers of thei
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from scattershot.task import Data, Task
@@ -58,7 +58,7 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
     """
     _refuse_what_is_not_per_lane(task, training, data)
     x, _ = tensors_of(data.train)
-    look = _look(training.model, x[: min(_EXAMPLES, len(x))])
+    look = _look(training, x[: min(_EXAMPLES, len(x))])
     groups = [len(group["params"]) for group in training.optimizer.param_groups]
     record = (
         look.record,
@@ -157,22 +157,26 @@ def _words(value: Any) -> object:
     return type(value).__name__
 
 
-def _look(model: nn.Module, x: Tensor) -> _Look:
-    copied = copy.deepcopy(model).train()
-    look = _Look(copied)
-    dropout.take_over(copied, look.drop)
-    before = _attributes(copied), torch.random.get_rng_state()
+def _look(training: Training, x: Tensor) -> _Look:
+    """Have the model do a forward pass; its buffers and dropout masks stay as they are."""
+    model = training.model.train()
+    look = _Look(model)
+    dropout.take_over(model, look.drop)
+    before = _attributes(model), torch.random.get_rng_state()
+    buffers = {name: one.clone() for name, one in model.named_buffers()}
     try:
         with torch.no_grad(), look:
-            out = copied(x)
+            out = functional_call(model, buffers, (x,))
     except Exception as error:  # alone, it tells what is wrong with it
         raise NotFusable(f"its model fails on {len(x)} examples: {error}") from error
+    finally:
+        dropout.take_over(model, training.masks)
     if not torch.equal(before[1], torch.random.get_rng_state()):
         torch.random.set_rng_state(before[1])
         raise NotFusable(
             "its model draws random numbers of its own", "nn.Dropout has them for every lane"
         )
-    if _attributes(copied) != before[0]:
+    if _attributes(model) != before[0]:
         raise NotFusable("its forward pass changes attributes of the model", "use a buffer")
     if not isinstance(out, Tensor) or len(out) != len(x):
         raise NotFusable("its model returns something else than one output for each example")
