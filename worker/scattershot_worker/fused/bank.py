@@ -132,6 +132,11 @@ class Bank:
             self._views[what, row] = self.layout.views(getattr(self, what)[row])
         return self._views[what, row]
 
+    def tensors_of(self, row: int) -> dict[str, Tensor]:
+        """Return all parameters and buffers of a row as views, by name."""
+        stacks = {name: stack[row] for name, stack in self.stacks.items()}
+        return {**self._of("weights", row), **stacks}
+
     def parts(self, row: int, group: int, first: int, end: int) -> Parts:
         """Return what the update of the slices from `first` to `end` of one row works on."""
         names = [one.name for one in self.layout.slices[first:end]]

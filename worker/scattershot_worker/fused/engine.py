@@ -18,7 +18,7 @@ from scattershot_worker.fused.bank import Bank
 from scattershot_worker.fused.evaluation import Evaluator, Results
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.layout import Layout
-from scattershot_worker.fused.program import Inputs, LaneModel, Places, Step, trace
+from scattershot_worker.fused.program import Inputs, LaneModel, Places, Seen, Step, trace
 from scattershot_worker.fused.replay import CudaGraph, Graph, Replay
 from scattershot_worker.fused.signature import Signature
 from scattershot_worker.fused.updates import LaneUpdates
@@ -87,7 +87,7 @@ class Engine:
         self._spread = dropout.counters(0, 0, self._x.device)
         #: Whether to look at gradients and updates, and what was seen of the last epoch.
         self.monitors = False
-        self.watch: LaneWatch | None = None
+        self._watch: LaneWatch | None = None
 
     @property
     def lanes(self) -> list[Lane]:
@@ -128,10 +128,9 @@ class Engine:
         self, lane: Lane, x: Tensor, outputs: Tensor
     ) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what was seen of a lane's last epoch; see `LaneWatch.end_epoch`."""
-        if self.watch is None or lane.seat is None:
+        if self._watch is None or lane.seat is None:
             return {}, None
-        state = lane.state("model")
-        return self.watch.end_epoch(lane.training, lane.seat.row, state, x, outputs)
+        return self._watch.end_epoch(lane.training, lane.seat.row, x, outputs)
 
     # ---- an epoch
 
@@ -152,7 +151,7 @@ class Engine:
         keys_ = torch.tensor(keys + [0] * (self._width - len(keys)), device=device)
         totals = torch.zeros(self._width, device=device)
         steps = -(-count // size)
-        watch = self.watch = LaneWatch(self.bank.layout, steps) if self.monitors else None
+        watch = self._watch = self._watch_of(steps)
         weights, grads = self.bank.weights[: self._width], crew.places.grads
         crew.updates.begin_epoch()
         for step, first in enumerate(range(0, count, size)):
@@ -164,11 +163,11 @@ class Engine:
             x = self._x.index_select(0, flat).view(*shape, *self._x.shape[1:])
             y = self._y.index_select(0, flat).view(*shape, *self._y.shape[1:])
             random = self._random(keys_, step, shape[1])
-            losses = self._step(
+            losses, outputs = self._step(
                 crew.places, (x, y, crew.smoothing, random, crew.thresholds, crew.scales)
             )
             if watch is not None:
-                watch.gradients(step, losses, weights, grads)
+                watch.gradients(step, losses, outputs, y, weights, grads)
             crew.updates.step()
             if watch is not None:
                 watch.updated(step, weights)
@@ -180,6 +179,12 @@ class Engine:
             for lane, total in zip(crew.lanes, totals.tolist(), strict=False)
             if lane.seat is not None
         }
+
+    def _watch_of(self, steps: int) -> LaneWatch | None:
+        if not self.monitors:
+            return None
+        assert self.bank is not None and self._model is not None
+        return LaneWatch(self._task, self._model, self.bank, steps, self.signature.batch_size)
 
     def _orders(self, lanes: list[Lane]) -> Tensor:
         """Return the order [W, N] in which each row goes through the data in this epoch."""
@@ -228,8 +233,8 @@ class Engine:
             self._spread = dropout.counters(0, count, keys.device)
         return dropout.bits(dropout.starts(keys, step), self._spread[:count])
 
-    def _step(self, places: Places, inputs: Inputs) -> Tensor:
-        """Do a step; return the losses [W]."""
+    def _step(self, places: Places, inputs: Inputs) -> Seen:
+        """Do a step, by the program that there is for its shape or will be."""
         assert self._model is not None
         batch = inputs[0].shape[1]
         key = (self._width, batch)
@@ -237,13 +242,13 @@ class Engine:
             return self._replayed(key, program, places, inputs)
         step = self._model.step([size * batch for _, size in self.signature.sites])
         begun = time.perf_counter()
-        self.programs[key], losses = trace(step, places, inputs)
+        self.programs[key], seen = trace(step, places, inputs)
         self._trace_s = time.perf_counter() - begun
-        return losses
+        return seen
 
     def _replayed(
         self, key: tuple[int, int], program: Step, places: Places, inputs: Inputs
-    ) -> Tensor:
+    ) -> Seen:
         """Do a traced step, as a graph where the device has them."""
         if self._graph is None:
             return program(places, inputs)

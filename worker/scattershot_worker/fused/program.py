@@ -44,8 +44,10 @@ class Places:
         return Places(*([one.clone() for one in some] for some in vars(self).values()))
 
 
-#: Does a step: returns the losses [K], and leaves the gradients in their places.
-Step = Callable[[Places, Inputs], Tensor]
+#: Losses [K] and outputs [K, B, …] of a step.
+Seen = tuple[Tensor, Tensor]
+#: Does a step: returns what is seen of it, and leaves the gradients in their places.
+Step = Callable[[Places, Inputs], Seen]
 
 
 class LaneModel:
@@ -87,7 +89,7 @@ class LaneModel:
         """Return the step of all lanes, whose dropout modules have so many elements each."""
         names, others = [one.name for one in self.layout.slices], self.layout.others
 
-        def step(places: Places, inputs: Inputs) -> Tensor:
+        def step(places: Places, inputs: Inputs) -> Seen:
             x, y, smoothing, random, thresholds, scales = inputs
             weights = [one.detach().requires_grad_() for one in places.weights]
             masks, first = [], 0
@@ -108,7 +110,7 @@ class LaneModel:
             )
             for place, grad in zip(places.grads, grads, strict=True):
                 place.copy_(grad)
-            return losses.detach()
+            return losses.detach(), outputs.detach()
 
         return step
 
@@ -117,18 +119,18 @@ class LaneModel:
         return vmap(lambda one, x: self.forward(one, x, []), in_dims=(0, None))(tensors, x)
 
 
-def trace(step: Step, places: Places, inputs: Inputs) -> tuple[Step, Tensor]:
-    """Do a step; return it as a flat program for tensors of these shapes, and its losses.
+def trace(step: Step, places: Places, inputs: Inputs) -> tuple[Step, Seen]:
+    """Do a step; return it as a flat program for tensors of these shapes, and what is seen of it.
 
     Raises:
         RuntimeError: what it does depends on the values of a tensor.
     """
     flat = [*places.all(), *inputs]
     with torch.enable_grad():
-        program, losses = record(step, flat, (places, inputs))
+        program, seen = record(step, flat, (places, inputs))
 
-    def replay(places: Places, inputs: Inputs) -> Tensor:
-        result: Tensor = program(*places.weights, *places.stacks, *places.grads, *inputs)
+    def replay(places: Places, inputs: Inputs) -> Seen:
+        result: Seen = program(*places.weights, *places.stacks, *places.grads, *inputs)
         return result
 
-    return replay, losses
+    return replay, seen

@@ -40,8 +40,8 @@ def record(
     """Do a step; return a function of `inputs` that does the same again, and its result.
 
     `inputs` are all tensors in `arguments`, in whatever lists those are. Inputs that are written
-    to are written to by the replay as well. The result is a tensor; the function takes its
-    inputs one by one.
+    to are written to by the replay as well. The result is a tensor or a tuple of some; the
+    function takes its inputs one by one.
 
     Raises:
         RuntimeError: what the step does depends on values of its tensors.
@@ -104,10 +104,10 @@ class _Tape(TorchDispatchMode):
             self._know(tensor, node)
         return node
 
-    def program(self, result: Tensor) -> Callable[..., Any]:
+    def program(self, result: Tensor | tuple[Tensor, ...]) -> Callable[..., Any]:
         """Return what was written down as a function of the inputs."""
         graph = self._graph
-        graph.output(self._node(result))
+        graph.output(self._word(result))
         _write_in_place(graph)
         for node in reversed([*graph.nodes]):
             if node.op == "call_function" and not node.users and _pure(node):

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 import torch
-from torch import Tensor
 
-from scattershot_worker.fused.program import Inputs, Places, Step
+from scattershot_worker.fused.program import Inputs, Places, Seen, Step
 
 #: Steps on copies before a graph is captured: libraries choose their kernels in the first ones.
 _WARM_UP = 3
@@ -67,12 +66,12 @@ class Replay:
         self._graph = graph
         self._address = _address(places)
         self._inputs = cast(Inputs, tuple(one.clone() for one in inputs))
-        self._losses: Tensor | None = None
+        self._seen: Seen | None = None
         for _ in range(_WARM_UP):
             step(places.clones(), self._inputs)
 
         def work() -> None:
-            self._losses = step(places, self._inputs)
+            self._seen = step(places, self._inputs)
 
         graph.capture(work)
 
@@ -80,13 +79,13 @@ class Replay:
         """Return whether these still lie where they were captured."""
         return _address(places) == self._address
 
-    def __call__(self, inputs: Inputs) -> Tensor:
-        """Do the step on these inputs; return the losses, which the next call overwrites."""
+    def __call__(self, inputs: Inputs) -> Seen:
+        """Do the step on these inputs; what is returned is overwritten by the next call."""
         for place, one in zip(self._inputs, inputs, strict=True):
             place.copy_(one)
         self._graph.replay()
-        assert self._losses is not None
-        return self._losses
+        assert self._seen is not None
+        return self._seen
 
 
 def _address(places: Places) -> list[int]:

@@ -3,37 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
-from scattershot_worker.fused.layout import Layout
+from scattershot.task import Task
+from scattershot_worker.fused.bank import Bank
+from scattershot_worker.fused.program import LaneModel
 from scattershot_worker.monitors import activations, sampling, updates
 from scattershot_worker.monitors.lines import layers_line
 from scattershot_worker.training import Training
 
+#: Counts of one gradient's histogram, and of what is no number.
+_BINS = updates.DECADES[1] - updates.DECADES[0]
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What was seen of all rows in an epoch: for each row, of each parameter or step."""
+
+    norms: list[list[list[float]]]
+    losses: list[list[float]]
+    accuracies: list[float]
+
 
 class LaneWatch:
-    """Sees an epoch of all lanes: norms [slices, W] at one step, losses [W] at every step."""
+    """Sees an epoch of all lanes: norms [slices, W] at one step, losses [W] at every step.
 
-    def __init__(self, layout: Layout, steps: int) -> None:
-        self._layout = layout
+    What takes a look at all rows is done once for all of them, when the first lane asks.
+    """
+
+    def __init__(self, task: Task, model: LaneModel, bank: Bank, steps: int, size: int) -> None:
+        """Be before an epoch of so many steps on batches of `size`."""
+        self._model, self._bank, self._layout = model, bank, bank.layout
         self._observed = sampling.observed_step(steps)
+        self._first = sampling.first_scored(steps, size)
+        self._scored = task.kind == "classification" and type(task).metrics is Task.metrics
         self._losses: list[Tensor] = []
+        self._outputs: list[tuple[Tensor, Tensor]] = []
         self._norms: list[Tensor] = []
         self._before = self._grads = torch.zeros(0)
-        self._figures: tuple[list[Any], list[Any]] | None = None
+        self._figures: _Figures | None = None
+        self._counts: dict[str, list[list[int]]] = {}
+        self._activations: list[list[dict[str, Any]]] = []
 
     def gradients(
-        self, step: int, losses: Tensor, weights: Tensor, grads: Sequence[Tensor]
+        self,
+        step: int,
+        losses: Tensor,
+        outputs: Tensor,
+        y: Tensor,
+        weights: Tensor,
+        grads: Sequence[Tensor],
     ) -> None:
         """Look at a step, counted from 0, between its backward pass and clipping.
 
-        `grads` are [W, …], of each parameter.
+        Given are its losses [W], outputs and targets [W, B, …], the rows of the weights, and the
+        gradients [W, …] of each parameter.
         """
         self._losses.append(losses.clone())  # a graph writes the next ones to the same place
+        if self._scored and step >= self._first:
+            self._outputs.append((outputs.clone(), y))
         if step == self._observed:
+            # clipping changes gradients in place
             self._before, self._grads = weights.clone(), torch.cat([g.flatten(1) for g in grads], 1)
             self._norms = [self._of(self._grads), self._of(self._before)]
 
@@ -49,44 +84,82 @@ class LaneWatch:
         ]
         return torch.stack(norms)
 
-    def _lane(self, row: int) -> tuple[list[updates.Sizes], list[float]]:
-        if self._figures is None:  # one copy for all lanes
-            norms = torch.stack(self._norms).permute(2, 1, 0).tolist() if self._norms else []
-            self._figures = norms, torch.stack(self._losses, 1).tolist()
-        norms, losses = self._figures
-        sizes = [
-            updates.Sizes(one.name, one.shape, *three)
-            for one, three in zip(self._layout.slices, norms[row] if norms else [], strict=False)
-        ]
-        return sizes, losses[row]
-
     @torch.no_grad()
     def end_epoch(
-        self, training: Training, row: int, state: Any, x: Tensor, outputs: Tensor
+        self, training: Training, row: int, x: Tensor, outputs: Tensor
     ) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what the epoch adds to a lane's history, and its line of the layers, if any.
 
-        `state` is its model's by now, `x` a batch of validation examples, `outputs` those on all.
+        `x` are examples of the validation part, `outputs` those on all of it.
         """
-        sizes, steps = self._lane(row)
+        if self._figures is None:
+            self._figures = self._read()
+        norms, slices = self._figures.norms, self._layout.slices
+        sizes = [
+            updates.Sizes(one.name, one.shape, *three)
+            for one, three in zip(slices, norms[row] if norms else [], strict=False)
+        ]
         history = updates.scalars(sizes)
+        if self._figures.accuracies:
+            history["train_accuracy"] = updates.rounded(self._figures.accuracies[row])
         if not sampling.looked_at(training.epoch, training.budget):
             return history, None
-        training.model.load_state_dict(state)  # what trains lies in the rows; this is at hand
-        watch = activations.Activations()
-        training.model.eval()
-        with watch.watched(training.model):
-            training.model(x[: activations.EXAMPLES])
-        training.model.train()
-        seen = watch.lines()
-        # rows have what decays first; a line has the model's order
-        places = {name: at for at, (name, _) in enumerate(training.model.named_parameters())}
-        sizes.sort(key=lambda one: places[one.name])
+        if not self._activations:
+            self._activations = self._look(x[: activations.EXAMPLES])
+            self._counts = {
+                one.name: _histograms(self._grads[:, one.first : one.end])
+                for one in (slices if len(self._grads) else ())
+                if len(one.shape) > 1
+            }
+        seen = self._activations[row]
         history |= activations.scalars(seen)
-        grads = self._grads[row]
-        counts = {
-            one.name: [int(c) for c in updates.histogram(one.of(grads)).tolist()]
-            for one in self._layout.slices
-            if len(one.shape) > 1
-        }
-        return history, layers_line(training, sizes, counts, steps, seen, outputs)
+        # rows have what decays first; a line has the model's order
+        names = [name for name, _ in self._model.model.named_parameters()]
+        sizes.sort(key=lambda one: names.index(one.name))
+        counts = {name: rows[row] for name, rows in self._counts.items()}
+        weights = self._bank.tensors_of(row)
+        steps = self._figures.losses[row]
+        return history, layers_line(
+            training, [weights[name] for name in names], sizes, counts, steps, seen, outputs
+        )
+
+    def _read(self) -> _Figures:
+        """Return the figures of all rows, in one copy from the device."""
+        norms = torch.stack(self._norms).permute(2, 1, 0).tolist() if self._norms else []
+        accuracies: list[float] = []
+        if self._outputs:
+            outputs, y = (torch.cat(some, 1) for some in zip(*self._outputs, strict=True))
+            if outputs.dim() == y.dim() + 1 == 3 and not y.is_floating_point():
+                accuracies = (outputs.argmax(-1) == y).mean(1, dtype=torch.float32).tolist()
+        return _Figures(norms, torch.stack(self._losses, 1).tolist(), accuracies)
+
+    def _look(self, x: Tensor) -> list[list[dict[str, Any]]]:
+        """Return the activations' lines of every row."""
+        watch, model = activations.Activations(), self._model
+        rows = self._bank.weights[: self._losses[0].shape[0]]
+        tensors = self._layout.views(rows)
+        tensors |= {name: stack[: len(rows)] for name, stack in self._bank.stacks.items()}
+
+        def forward(one: dict[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
+            with watch.watched(model.model, one):
+                model.forward(one, x, [])
+            return tuple(watch.figures())
+
+        model.model.eval()
+        try:
+            figures = vmap(forward, in_dims=(0, None))(tensors, x)
+        finally:
+            model.model.train()
+        numbers = torch.stack(figures, 1).tolist() if figures else [[]] * len(rows)
+        return [watch.lines(one) for one in numbers]
+
+
+def _histograms(grads: Tensor) -> list[list[int]]:
+    """Return the counts of `updates.histogram` of each row of gradients [W, n]."""
+    low, high = updates.DECADES
+    some = grads[:, :: 1 + grads.shape[1] // updates.ELEMENTS].float()
+    bins = some.abs().log10_().clamp_(low, high - 1e-3).sub_(low).floor_().nan_to_num_(_BINS)
+    first = torch.arange(len(bins), device=bins.device).unsqueeze(1) * (_BINS + 1)
+    counts = torch.bincount((bins.long() + first).flatten(), minlength=len(bins) * (_BINS + 1))
+    found: list[list[int]] = counts.view(len(bins), -1)[:, :_BINS].tolist()
+    return found

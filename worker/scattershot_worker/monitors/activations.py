@@ -6,7 +6,7 @@ are dead; tanh and sigmoid units at the ends of their range are saturated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,7 +51,9 @@ class Activations:
         self._seen: dict[str, tuple[str, dict[str, Tensor]]] = {}
 
     @contextmanager
-    def watched(self, model: nn.Module) -> Iterator[None]:
+    def watched(
+        self, model: nn.Module, given: Mapping[str, Tensor] | None = None
+    ) -> Iterator[None]:
         """Look at the outputs of all activations; of linear and conv layers where none is a module.
 
         Random numbers and the outputs stay as they are.
@@ -84,10 +86,19 @@ class Activations:
 
         return look
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Return a line for every module seen: "name", "kind", "mean", "std", "dead" or so."""
-        tensors = [value for _, found in self._seen.values() for value in found.values()]
-        numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+    def figures(self) -> list[Tensor]:
+        """Return all numbers that were seen, each a scalar, in the lines' order."""
+        return [value for _, found in self._seen.values() for value in found.values()]
+
+    def lines(self, figures: Sequence[float] | None = None) -> list[dict[str, Any]]:
+        """Return a line for every module seen: "name", "kind", "mean", "std", "dead" or so.
+
+        `figures` are the numbers, where they have been read.
+        """
+        if figures is None:
+            tensors = self.figures()
+            figures = torch.stack(tensors).tolist() if tensors else []
+        numbers = iter(figures)
         return [
             {"name": name, "kind": kind, **{key: rounded(next(numbers)) for key in found}}
             for name, (kind, found) in self._seen.items()

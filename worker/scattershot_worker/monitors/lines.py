@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from scattershot_worker.training import Training
 
 def layers_line(
     training: Training,
+    weights: Iterable[Tensor],
     sizes: Sequence[updates.Sizes],
     counts: Mapping[str, list[int]],
     steps: Sequence[float],
@@ -23,7 +24,8 @@ def layers_line(
 ) -> dict[str, Any]:
     """Return the line of the epoch that `training` has trained; see docs/diagnosis.md.
 
-    `steps` are the losses of its steps, `outputs` [N, …] those on the validation part.
+    `weights` are the model's parameters in its order, `steps` the losses of its steps, `outputs`
+    [N, …] those on the validation part.
     """
     epoch = training.epoch
     line: dict[str, Any] = {
@@ -37,7 +39,7 @@ def layers_line(
         "activations": activations,
     }
     if sampling.pictured(epoch, training.budget):
-        line["picture"] = pictures.picture(training.model)
+        line["picture"] = pictures.picture(weights)
     if epoch == 1 and steps:
         line["initial_loss"] = updates.rounded(steps[0])
         # the loss that knows nothing: ln C for cross-entropy over C classes

@@ -10,21 +10,22 @@ import base64
 import math
 import struct
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Tiles in a picture, at most, and the largest side of one.
 TILES, SIDE = 16, 64
 
 
-def picture(model: nn.Module) -> str:
-    """Return the first weights as a PNG in a data: URL; "" where they do not look at images.
+def picture(parameters: Iterable[Tensor]) -> str:
+    """Return a model's first weights as a PNG in a data: URL; "" where they look at no images.
 
     A conv layer's must have 1 or 3 channels and at least 3x3 weights; a linear layer's inputs must
     be a square, or three (8x8, 28x28, 3x32x32).
     """
-    for parameter in model.parameters():
+    for parameter in parameters:
         if parameter.dim() > 1:
             tiles = _tiles(parameter.detach()[:TILES])
             return "" if tiles is None else _url(_sheet(tiles))

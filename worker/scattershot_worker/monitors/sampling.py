@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Examples whose outputs count for the training accuracy of an epoch, at least.
+SCORED = 256
+
 
 def looked_at(epoch: int, budget: int) -> bool:
     """Return whether layers are recorded at `epoch`: 1, 2, 4, 8, 16, …, and the budget's last.
@@ -26,3 +29,14 @@ def observed_step(steps: int) -> int:
     (32, 0)
     """
     return max(steps - 2, 0)
+
+
+def first_scored(steps: int, size: int) -> int:
+    """Return the first of an epoch's last steps whose outputs count for the training accuracy.
+
+    They have `SCORED` examples or more, though the very last batch may not be full.
+
+    >>> first_scored(34, 32), first_scored(3, 32)
+    (25, 0)
+    """
+    return max(0, steps - (-(-SCORED // size) + 1))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 #: Counts of log10 |gradient| between these, one bin a decade; what is outside counts at the end.
 DECADES = (-12, 3)
-_ELEMENTS = 4096
+#: Elements of a gradient that are counted, at most.
+ELEMENTS = 4096
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def histogram(grad: Tensor) -> Tensor:
     Of a large one every n-th element is looked at.
     """
     low, high = DECADES
-    some = grad.detach().flatten()[:: 1 + grad.numel() // _ELEMENTS].float()
+    some = grad.detach().flatten()[:: 1 + grad.numel() // ELEMENTS].float()
     sizes = some.abs().log10_().clamp_(low, high - 1e-3)
     return torch.histc(sizes, bins=high - low, min=low, max=high)
 

@@ -85,7 +85,9 @@ class Watch:
         history |= activations.scalars(seen)
         steps = torch.stack(self._losses).tolist() if self._losses else []
         counts = self._step.counts() if self._step else {}
-        return history, layers_line(self._training, sizes, counts, steps, seen, outputs)
+        return history, layers_line(
+            self._training, self._training.model.parameters(), sizes, counts, steps, seen, outputs
+        )
 
     def _accuracy(self) -> dict[str, float]:
         if not self._outputs:
