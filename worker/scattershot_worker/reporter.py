@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from scattershot.bus.state import LEASE, Answer, Step, TrialStates, finish, report
@@ -49,6 +50,11 @@ class Attempt:
     early: str = ""
     #: What a crash may cost: epochs beyond it wait until those before are on the disk.
     room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SNAPSHOTS))
+
+    @cached_property
+    def folder(self) -> Place:
+        """What holds its checkpoints."""
+        return trial_folder(self.checkpoints, self.trial)
 
     @property
     def unsaved(self) -> bool:
@@ -224,7 +230,7 @@ class Reporter:
         return name
 
     def _put(self, attempt: Attempt, name: str, data: bytes | bytearray) -> None:
-        path = trial_folder(attempt.checkpoints, attempt.trial) / name
+        path = attempt.folder / name
         _outwait(attempt, lambda: write(path, data, sync=False))
         self._syncer.note(path)
 
@@ -258,9 +264,8 @@ def _listener(line: Line, name: str) -> Callable[[object], None]:
         if name:
             attempt.files.add(name)
             leftovers = own_leftovers(attempt.files, attempt.accepted, attempt.goal)
-            folder = trial_folder(attempt.checkpoints, attempt.trial)
             with contextlib.suppress(CheckpointError):  # a file too many harms nobody
-                remove(folder / one for one in leftovers)
+                remove(attempt.folder / one for one in leftovers)
             attempt.files.difference_update(leftovers)
 
     return take

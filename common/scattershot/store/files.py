@@ -77,7 +77,8 @@ def write(path: Place, data: bytes | bytearray, *, sync: bool) -> None:
     if not isinstance(path, Path):
         remote.put(path, data)
         return
-    temp = path.with_name(f"{_TEMP}{os.getpid()}-{secrets.token_hex(8)}")
+    folder, _ = os.path.split(path)
+    temp = os.path.join(folder, f"{_TEMP}{os.getpid()}-{secrets.token_hex(8)}")
     try:
         try:
             with _created(temp) as file:
@@ -88,7 +89,7 @@ def write(path: Place, data: bytes | bytearray, *, sync: bool) -> None:
             os.replace(temp, path)
         except BaseException:
             with suppress(OSError):
-                temp.unlink()
+                os.unlink(temp)
             raise
         if sync:
             _sync_folder(path.parent)
@@ -96,12 +97,12 @@ def write(path: Place, data: bytes | bytearray, *, sync: bool) -> None:
         raise _refused("write", path, error) from error
 
 
-def _created(path: Path) -> IO[bytes]:
+def _created(path: str) -> IO[bytes]:
     """Return a new file, opened for writing; makes its folder where there is none."""
     try:
         return open(path, "xb")
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         return open(path, "xb")
 
 

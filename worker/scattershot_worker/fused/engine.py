@@ -207,7 +207,7 @@ class Engine:
         stacks, grads = (
             [one[:width] for one in some.values()] for some in (bank.stacks, bank.grads)
         )
-        updates = LaneUpdates(bank, lanes, width)
+        updates = LaneUpdates(bank, lanes)
         places = Places(weights, stacks, grads)
         return _Crew(key, lanes, places, updates, *self._columns(lanes))
 

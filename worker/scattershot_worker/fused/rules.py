@@ -75,8 +75,7 @@ class Rule:
     """How one kind of optimizer updates a lane.
 
     `moments` are what it calls them; `reads` the settings it takes from a parameter group as they
-    are, and `more` those it makes of one. `counts` says whether its state counts steps, `decoupled`
-    whether weights decay by themselves (Loshchilov and Hutter, 2019) or by their gradients.
+    are, and `more` those it makes of one. `counts` says whether its state counts steps.
     """
 
     update: Callable[[Parts, Settings], None]
@@ -84,7 +83,6 @@ class Rule:
     reads: tuple[str, ...]
     more: Callable[[Group], Settings]
     counts: bool = True
-    decoupled: bool = False
 
     def settings(self, group: Group, *, fresh: bool) -> Settings:
         """Return what `update` wants to know; `fresh` says that no step has been done."""
@@ -109,9 +107,7 @@ _SGD = ("momentum", "dampening", "nesterov", "maximize")
 RULES: dict[type[torch.optim.Optimizer], Rule] = {
     torch.optim.SGD: Rule(_sgd, ("momentum_buffer",), _SGD, _none, counts=False),
     torch.optim.Adam: Rule(_adam, ("exp_avg", "exp_avg_sq"), ("eps", "maximize"), _betas),
-    torch.optim.AdamW: Rule(
-        _adamw, ("exp_avg", "exp_avg_sq"), ("eps", "maximize"), _betas, decoupled=True
-    ),
+    torch.optim.AdamW: Rule(_adamw, ("exp_avg", "exp_avg_sq"), ("eps", "maximize"), _betas),
     torch.optim.Adagrad: Rule(_adagrad, ("sum",), ("eps", "lr_decay", "maximize"), _none),
     torch.optim.RMSprop: Rule(
         _rmsprop, ("square_avg", "momentum_buffer"), ("alpha", "momentum", "eps"), _none
