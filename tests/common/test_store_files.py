@@ -293,9 +293,10 @@ def test_a_file_never_stands_half_written_under_its_name(
     seen: list[tuple[str, bytes, bool]] = []
     replace = os.replace
 
-    def watched(source: Path, target: Path) -> None:
-        seen.append((source.name, source.read_bytes(), path.exists()))
-        assert source.parent == target.parent
+    def watched(source: str, target: Path) -> None:
+        temp = Path(source)
+        seen.append((temp.name, temp.read_bytes(), path.exists()))
+        assert temp.parent == target.parent
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", watched)
