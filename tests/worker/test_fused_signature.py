@@ -295,15 +295,15 @@ def test_a_model_on_the_edge_is_proved_or_refused(name: str) -> None:
 
 
 def test_a_lane_that_comes_out_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scattershot_worker.fused import lane_ops
+    from scattershot_worker.fused import lane_functions
 
-    right = lane_ops._LinearLanes.backward
+    right = lane_functions._LinearLanes.backward
 
     def wrong(ctx: Any, *grads: Any) -> Any:
         x, w, b = right(ctx, *grads)
         return x, w * 1.001, b
 
-    monkeypatch.setattr(lane_ops._LinearLanes, "backward", staticmethod(wrong))
+    monkeypatch.setattr(lane_functions._LinearLanes, "backward", staticmethod(wrong))
     with pytest.raises(NotFusable, match="comes out otherwise"):
         fused(FUSED["linear"])
 

@@ -16,7 +16,9 @@ from torch.func import functional_call, vmap
 
 from scattershot.task import Task
 from scattershot_worker import dropout
-from scattershot_worker.fused.lane_ops import CrossEntropy, Dropout, LaneOps, apply
+from scattershot_worker.fused.lane_functions import apply
+from scattershot_worker.fused.lane_ops import LaneOps
+from scattershot_worker.fused.lane_training import CrossEntropy, Dropout
 from scattershot_worker.fused.layout import Layout
 from scattershot_worker.fused.recording import record
 

@@ -1,0 +1,287 @@
+"""Owns layers that know of lanes: what `vmap` would do slowly, as one kernel over all lanes.
+
+Inside `vmap` a tensor has its lanes in a dimension that only `vmap` sees. Each layer here is an
+`autograd.Function` whose `vmap` rule brings that dimension to where one native kernel takes it:
+matrix products of lanes become batched products, channels of lanes become channels of a grouped
+convolution.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional as F
+
+_Dim = int | None
+#: Multiply-adds of one lane's convolution up to which lanes are grouped, not gone through in turn.
+_GROUPED = 1 << 18
+#: Positions up to which attention is two batched products; beyond, the native kernel is faster.
+_SHORT = 64
+
+
+def front(tensor: Tensor, dim: _Dim, lanes: int) -> Tensor:
+    """Return a tensor with its lanes first, the same for all where it has none."""
+    return (
+        tensor.unsqueeze(0).expand(lanes, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    )
+
+
+def apply(function: type[Function], *arguments: Any) -> Tensor:
+    """Apply an autograd function, whose result is a tensor."""
+    result: Tensor = function.apply(*arguments)
+    return result
+
+
+def never(ctx: Any, inputs: Any, output: Any) -> None:
+    """Stand in for what saves tensors for a backward pass that these functions do not have."""
+    raise RuntimeError("a lane operation was differentiated outside vmap")
+
+
+class _LinearLanes(Function):
+    """x [K, M, I] · w [K, O, I]ᵀ + b [K, O] → [K, M, O]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.has_bias = b is not None
+        turned = w.transpose(1, 2)
+        return torch.bmm(x, turned) if b is None else torch.baddbmm(b.unsqueeze(1), x, turned)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        x, w = ctx.saved_tensors
+        return (
+            torch.bmm(grad, w) if ctx.needs_input_grad[0] else None,
+            torch.bmm(grad.transpose(1, 2), x),
+            grad.sum(1) if ctx.has_bias else None,
+        )
+
+
+class Linear(Function):
+    """x [M, …, I] · w [O, I]ᵀ + b [O], of one lane."""
+
+    setup_context = staticmethod(never)
+
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return F.linear(x, w, b)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, x: Tensor, w: Tensor, b: Tensor | None) -> tuple[Tensor, int]:
+        lanes = info.batch_size
+        x, w = front(x, dims[0], lanes), front(w, dims[1], lanes)
+        b = None if b is None else front(b, dims[2], lanes)
+        flat = x.unsqueeze(1) if x.dim() == 2 else x.reshape(lanes, -1, x.shape[-1])
+        y = apply(_LinearLanes, flat, w, b)
+        return y.view(*x.shape[:-1], y.shape[-1]), 0
+
+
+class _ConvInTurn(Function):
+    """One native convolution per lane: x [K, B, C, H, W], w [K, O, C, h, w], b [K, O]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, *how: Any) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.how = how
+        biases = [None] * len(x) if b is None else b.unbind(0)
+        outs = [torch.conv2d(*one, *how) for one in zip(x, w, biases, strict=True)]
+        return torch.stack(outs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        x, w = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.how
+        wanted = [ctx.needs_input_grad[0], True, ctx.needs_input_grad[2]]
+        rest = ([w.shape[1]], stride, padding, dilation, False, [0, 0], groups, wanted)
+        each = [
+            torch.ops.aten.convolution_backward(g, one, weight, *rest)
+            for g, one, weight in zip(grad, x, w, strict=True)
+        ]
+        stacked = [
+            torch.stack([lane[i] for lane in each]) if needed else None
+            for i, needed in enumerate(wanted)
+        ]
+        return (*stacked, None, None, None, None)
+
+
+class Conv2d(Function):
+    """One lane's convolution; small ones of all lanes are one grouped convolution."""
+
+    setup_context = staticmethod(never)
+
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, b: Tensor | None, *how: Any) -> Tensor:
+        return F.conv2d(x, w, b, *how)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: Any, x: Tensor, w: Tensor, b: Tensor | None, *how: Any
+    ) -> tuple[Tensor, int]:
+        lanes = info.batch_size
+        w = front(w, dims[1], lanes)
+        b = None if b is None else front(b, dims[2], lanes)
+        batch, channels, height, width = (
+            x.shape if dims[0] is None else x.movedim(dims[0], 0).shape[1:]
+        )
+        outs = w.shape[1]
+        if height * width * batch * max(outs, channels) > _GROUPED:
+            return apply(_ConvInTurn, front(x, dims[0], lanes), w, b, *how), 0
+        stride, padding, dilation, groups = how
+        x = _second(x, dims[0], lanes)
+        grouped = x.reshape(batch, lanes * channels, height, width)
+        y = F.conv2d(
+            grouped.contiguous(memory_format=torch.channels_last),
+            w.reshape(lanes * outs, *w.shape[2:]),
+            None if b is None else b.reshape(-1),
+            stride,
+            padding,
+            dilation,
+            groups * lanes,
+        )
+        return y.view(batch, lanes, outs, *y.shape[2:]), 1
+
+
+def _second(x: Tensor, dim: _Dim, lanes: int) -> Tensor:
+    """Return a tensor with its examples first and its lanes second."""
+    if dim is not None:
+        return x.movedim(dim, 1)
+    return x.unsqueeze(1).expand(x.shape[0], lanes, *x.shape[1:])
+
+
+class MaxPool2d(Function):
+    """Lanes become channels, or examples, as they lie."""
+
+    setup_context = staticmethod(never)
+
+    @staticmethod
+    def forward(x: Tensor, *how: Any) -> Tensor:
+        pooled: Tensor = F.max_pool2d(x, *how)
+        return pooled
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, x: Tensor, *how: Any) -> tuple[Tensor, int]:
+        if dims[0] == 1:  # as the convolution before it leaves them
+            y = F.max_pool2d(x.reshape(x.shape[0], -1, *x.shape[3:]), *how)
+            return y.view(y.shape[0], info.batch_size, -1, *y.shape[2:]), 1
+        x = x.movedim(dims[0], 0)
+        y = F.max_pool2d(x.reshape(-1, *x.shape[2:]), *how)
+        return y.view(info.batch_size, -1, *y.shape[1:]), 0
+
+
+class BatchNorm(Function):
+    """Lanes become channels; running statistics are updated in place, as the module would."""
+
+    setup_context = staticmethod(never)
+
+    @staticmethod
+    def forward(x: Tensor, *rest: Any) -> Tensor:
+        return F.batch_norm(x, *rest)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, x: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        lanes = info.batch_size
+        *tensors, training, momentum, eps = rest
+        stacked: list[Any] = [
+            None if one is None else front(one, dim, lanes)
+            for one, dim in zip(tensors, dims[1:], strict=False)
+        ]
+        flat: list[Any] = [None if one is None else one.reshape(-1) for one in stacked]
+        x = _second(x, dims[0], lanes)
+        folded = x.reshape(x.shape[0], -1, *x.shape[3:])
+        mean, variance, w, b = flat
+        updates = training and mean is not None and variance is not None
+        if updates:  # a reshape of strided lanes is a copy: what the kernel updates is brought back
+            mean, variance = mean.clone(), variance.clone()
+        y = F.batch_norm(folded, mean, variance, w, b, training, momentum, eps)
+        if updates:
+            stacked[0].copy_(mean.view_as(stacked[0]))
+            stacked[1].copy_(variance.view_as(stacked[1]))
+        return y.view(x.shape), 1
+
+
+class GroupNorm(Function):
+    """Lanes become examples; the scale and shift of each follow."""
+
+    setup_context = staticmethod(never)
+
+    @staticmethod
+    def forward(x: Tensor, groups: int, w: Tensor, b: Tensor, eps: float) -> Tensor:
+        return F.group_norm(x, groups, w, b, eps)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: Any, x: Tensor, groups: int, w: Tensor, b: Tensor, eps: float
+    ) -> tuple[Tensor, int]:
+        lanes = info.batch_size
+        x, w, b = (front(t, dim, lanes) for t, dim in ((x, dims[0]), (w, dims[2]), (b, dims[3])))
+        normed = F.group_norm(x.reshape(-1, *x.shape[2:]), groups, None, None, eps).view(x.shape)
+        each = (lanes, 1, -1, *[1] * (x.dim() - 3))
+        return torch.addcmul(b.reshape(each), normed, w.reshape(each)), 0
+
+
+class _LayerNormLanes(Function):
+    """x [K, M, D], w and b [K, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+        normed, mean, rstd = torch.native_layer_norm(x, [x.shape[-1]], None, None, eps)
+        ctx.save_for_backward(x, w, mean, rstd, normed)
+        return torch.addcmul(b.unsqueeze(1), normed, w.unsqueeze(1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        x, w, mean, rstd, normed = ctx.saved_tensors
+        to_x = torch.ops.aten.native_layer_norm_backward(
+            grad * w.unsqueeze(1), x, [x.shape[-1]], mean, rstd, None, None, [True, False, False]
+        )[0]
+        return to_x, (grad * normed).sum(1), grad.sum(1), None
+
+
+class LayerNorm(Function):
+    """Over the last dimension."""
+
+    setup_context = staticmethod(never)
+
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+        return F.layer_norm(x, [x.shape[-1]], w, b, eps)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: Any, x: Tensor, w: Tensor, b: Tensor, eps: float
+    ) -> tuple[Tensor, int]:
+        lanes = info.batch_size
+        x, w, b = (front(one, dim, lanes) for one, dim in zip((x, w, b), dims, strict=False))
+        y = apply(_LayerNormLanes, x.reshape(lanes, -1, x.shape[-1]), w, b, eps)
+        return y.view(x.shape), 0
+
+
+class Attention(Function):
+    """Attention has no parameters: lanes become examples."""
+
+    setup_context = staticmethod(never)
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool
+    ) -> tuple[Tensor, int]:
+        lanes = info.batch_size
+        q, k, v = (front(one, dim, lanes) for one, dim in zip((q, k, v), dims, strict=False))
+        if q.shape[-2] <= _SHORT and not causal:
+            a, b, c = (one.reshape(-1, *one.shape[-2:]) for one in (q, k, v))
+            weights = torch.softmax(torch.bmm(a * q.shape[-1] ** -0.5, b.transpose(1, 2)), -1)
+            y = torch.bmm(weights, c)
+        else:
+            a, b, c = (one.reshape(-1, *one.shape[2:]) for one in (q, k, v))
+            y = F.scaled_dot_product_attention(a, b, c, is_causal=causal)
+        return y.view(*q.shape[:-1], v.shape[-1]), 0
