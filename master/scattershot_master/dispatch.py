@@ -140,7 +140,7 @@ class Dispatch:
                 f"a master runs the study {self.info.name!r} in this Redis; stop it first"
             )
         self._forget_trials()
-        self.connection.delete(self._keys.info, self._keys.kinds)
+        self.connection.delete(self._keys.info, self._keys.kinds, self._keys.packs)
         return True
 
     def _forget_trials(self) -> None:

@@ -65,6 +65,16 @@ def test_a_child_that_dies_takes_all_its_lanes_with_it_and_all_are_given_back(
     assert len(bench.charges) == 0
 
 
+def test_what_is_given_to_another_worker_goes_behind_all_that_waits(bench: Bench) -> None:
+    bench.queue.put([(charge(7).spec, 1)])
+    for number, outcome in ((0, "yield"), (1, "drain")):
+        one = bench.charges.get(["digits", number, 1])
+        assert one is not None
+        bench.charges.settle(one, outcome, "")
+    assert bench.queue.waiting() == ["digits-1-a2", "digits-7-a1", "digits-0-a2"]
+    assert bench.state(0) == ("waiting", 0)
+
+
 def test_lanes_beside_one_that_ignored_its_stop_have_not_failed(bench: Bench) -> None:
     deaf = bench.charges.get(["digits", 1, 1])
     assert deaf is not None

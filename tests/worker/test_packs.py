@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scattershot.bus import kinds
+from scattershot.bus import company, kinds
 from scattershot.bus.connection import connect
 from scattershot.bus.info import StudyInfo, publish
 from scattershot.bus.keys import WORKERS
@@ -228,6 +228,55 @@ def test_no_more_than_a_workers_share_is_taken(shop: Shop) -> None:
     seen: list[int] = []
     shop.serve(0)
     assert seen == [7]
+
+
+def test_what_other_workers_still_have_to_train_counts_in_the_share(shop: Shop) -> None:
+    shop.connection.hset(WORKERS, mapping={name: "{}" for name in ("w1", "w2")})
+    shop.send(*range(6))
+    shop.states.submit(20, 40)
+    shop.states.claim(20, 1, "w2")  # 40 epochs are as much as ten of these trials
+    shop.at_metrics(1, lambda: seen.append(shop.line.living))
+    seen: list[int] = []
+    shop.serve(0)
+    assert seen == [6]
+
+
+def test_a_lane_without_company_is_given_to_the_worker_that_trains_its_kind(shop: Shop) -> None:
+    shop.send(0)
+    shop.send(2, 3, hidden=5)
+    shop.serve(2, hidden=5)
+    shop.send(4, hidden=5)
+    shop.send(5)
+    (kind,) = (engine.signature.key for engine in shop.packing.engines.values())
+    company.join(shop.connection, "study", "w1", kind)
+    shop.serve(4, hidden=5)
+    assert shop.state(4) == "complete", "no other worker trains such trials"
+    company.join(shop.connection, "study", "w2", kind)
+    shop.send(6, hidden=5)
+    shop.serve(6, hidden=5)
+    assert shop.outcome(6)[0] == "yield"
+    assert shop.history(6) == []
+    assert company.others(shop.connection, "study", "w2") == set()
+
+
+def test_a_lane_is_not_given_back_twice_nor_where_its_worker_would_have_nothing_to_do(
+    shop: Shop,
+) -> None:
+    shop.send(0)
+    shop.serve(0)
+    (kind,) = (engine.signature.key for engine in shop.packing.engines.values())
+    company.join(shop.connection, "study", "w2", kind)
+    shop.send(1)
+    shop.serve(1)
+    assert shop.state(1) == "complete", "nothing else waits"
+    shop.send(2)
+    shop.send(3, hidden=5)
+    shop.serve(2)
+    assert shop.outcome(2)[0] == "yield"
+    shop.states.requeue(2, 1, "drain", max_failures=3)
+    shop.queue.put([(shop.spec(2), 2)])
+    shop.serve(2, number=2)
+    assert shop.state(2) == "complete"
 
 
 def test_a_killed_lane_leaves_and_the_others_go_on(shop: Shop) -> None:

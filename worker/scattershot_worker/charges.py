@@ -130,7 +130,7 @@ class Charges:
         self._all.pop(charge.key, None)
         if outcome == "refused":
             log.info("trial %d left alone: %s", charge.spec.trial, reason)
-        if outcome in ("crash", "drain", "hold"):
+        if outcome in ("crash", "drain", "hold", "yield"):
             self._give_back(charge, outcome, reason)
 
     def bury(self, status: int) -> None:
@@ -161,7 +161,9 @@ class Charges:
                 state = states.requeue(
                     charge.spec.trial, charge.number, why, max_failures=limit, reason=reason
                 )
-                if state == "waiting" and why != "hold":
+                if state == "waiting" and why == "yield":
+                    self._queue.put([(charge.spec, charge.number + 1)])
+                elif state == "waiting" and why != "hold":
                     self._queue.put_front(charge.spec, charge.number + 1)
                 break
             except TROUBLE as error:

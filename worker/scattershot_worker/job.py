@@ -31,8 +31,9 @@ from scattershot_worker.trainer import train
 
 log = logging.getLogger("scattershot.worker")
 
-#: "ended": its end is reported. "drain", "hold", "crash": the supervisor gives the trial back.
-Outcome = Literal["ended", "refused", "fenced", "drain", "hold", "crash"]
+#: "ended": its end is reported. "drain", "hold", "crash": the supervisor gives the trial back;
+#: "yield" as well, to the end of the queue.
+Outcome = Literal["ended", "refused", "fenced", "drain", "hold", "crash", "yield"]
 
 _TAKEN_OVER = "another attempt has taken over"
 #: Where code lies whose lines tell a user little; "<" begins the names of what is in no file.

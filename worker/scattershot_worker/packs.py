@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from scattershot.bus import company
 from scattershot.bus.info import StudyInfo
 from scattershot.bus.queue import TrialSpec
 from scattershot.bus.signing import fits, secret
@@ -101,11 +103,25 @@ class Pack:
         self._info, self._task, self._engine, self._plan = info, task, engine, plan
         self._members: dict[Lane, _Member] = {}
         self._look_at = 0.0
+        #: Whether trials were waiting, at the last look, that do not fit.
+        self._strangers = False
         #: Whether to take no further trials.
         self.closed = False
 
     def run(self) -> None:
         """Train until no lane is left. Nothing a task does raises out of here."""
+        about = self._bench.connection, self._info.name, self._bench.worker
+        with suppress(*TROUBLE):
+            company.join(*about, self._engine.signature.key)
+        try:
+            self._refill()
+            if not self._yields():
+                self._train()
+        finally:
+            with suppress(*TROUBLE):
+                company.leave(*about)
+
+    def _train(self) -> None:
         while True:
             self._refill()
             if not self._members:
@@ -116,6 +132,26 @@ class Pack:
                 continue
             except (Exception, SystemExit) as error:
                 self._break(error)
+
+    def _yields(self) -> bool:
+        """Give the only lane back where it would be trained alone beside a pack of its kind.
+
+        Another worker trains such, this one has others to train, and it was not given back before.
+        """
+        members = [*self._members.values()]
+        if len(members) != 1 or members[0].taken.attempt.number > 1 or not self._strangers:
+            return False
+        (member,) = members
+        try:
+            about = self._bench.connection, self._info.name, self._bench.worker
+            if self._engine.signature.key not in company.others(*about):
+                return False
+        except TROUBLE:
+            return False
+        del self._members[member.lane]
+        self._engine.release(member.lane)
+        self._line.ended(member.key, "yield", "another worker trains trials of its kind")
+        return True
 
     # ---- trials come
 
@@ -171,6 +207,7 @@ class Pack:
         waiting = self._waiting.look(info.name, info.uid, _LOOK)
         key, known = self._engine.signature.key, self._packing.known
         likely = [one for one in waiting if known.get(one.job, key) == key]
+        self._strangers = len(likely) < len(waiting)
         if not likely:
             return []
         left = sum(one.spec.epochs for one in waiting) + self._waiting.running(info.name)
@@ -188,6 +225,8 @@ class Pack:
             if training := self._training(one.spec, one.job):
                 found.append((one, training))
                 share -= one.spec.epochs
+            else:
+                self._strangers = True
         return found
 
     def _training(self, spec: TrialSpec, job: str) -> Training | None:

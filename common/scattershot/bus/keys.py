@@ -25,6 +25,7 @@ class Keys:
         self.running = f"ss:{study}:running"
         self.events = f"ss:{study}:events"
         self.kinds = f"ss:{study}:kinds"
+        self.packs = f"ss:{study}:packs"
         self.prefix = f"ss:{study}:t:"
 
     def trial(self, number: int) -> str:
