@@ -49,7 +49,10 @@ class Snapshot:
             return {"$tensor": path}
         if isinstance(value, Mapping):
             if all(type(key) is str and key[:1] != "$" for key in value):
-                return {key: self._take(item, f"{path}/{key}") for key, item in value.items()}
+                return {
+                    key: item if type(item) in _PLAIN else self._take(item, f"{path}/{key}")
+                    for key, item in value.items()
+                }
             return {
                 "$pairs": [[_key(k, path), self._take(v, f"{path}/{k}")] for k, v in value.items()]
             }
