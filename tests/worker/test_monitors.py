@@ -117,7 +117,8 @@ def test_norms_are_those_of_a_step_done_by_hand() -> None:
     layer = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0]]))
-    step = updates.Step(dict(layer.named_parameters()), histograms=True)
+    step = updates.Step(dict(layer.named_parameters()))
+    step.begin_epoch(histograms=True)
     layer.weight.grad = torch.tensor([[0.0, 0.5]])
     step.gradients()
     with torch.no_grad():

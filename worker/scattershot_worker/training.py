@@ -73,7 +73,7 @@ class Training:
         #: The epoch that is trained, from 1.
         self.epoch = 1
         self._plateaus = 1.0
-        #: The model's outputs at the last step.
+        #: The model's outputs at the last step, with its graph.
         self.outputs: Tensor | None = None
         self.reseed(seed)
 
@@ -127,7 +127,7 @@ class Training:
         if self._held == 0:
             self.optimizer.zero_grad()
         loss, outputs = self._run(x, y)
-        self.outputs = outputs.detach() if isinstance(outputs, Tensor) else None
+        self.outputs = outputs if isinstance(outputs, Tensor) else None
         share = loss if self.how.accumulate == 1 else loss / self.how.accumulate
         (share if self.scaler is None else self.scaler.scale(share)).backward()
         self._held += 1

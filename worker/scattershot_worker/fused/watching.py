@@ -40,7 +40,7 @@ class LaneWatch:
         """Be before an epoch of so many steps on batches of `size`."""
         self._model, self._bank, self._layout = model, bank, bank.layout
         self._observed = sampling.observed_step(steps)
-        self._first = sampling.first_scored(steps, size)
+        self._first = max(0, steps - sampling.tail(size))
         self._scored = task.kind == "classification" and type(task).metrics is Task.metrics
         self._losses: list[Tensor] = []
         self._outputs: list[tuple[Tensor, Tensor]] = []

@@ -1,4 +1,4 @@
-"""Owns what the activations of a model look like on one batch of examples, module by module.
+"""Owns what the activations of a model look like on one batch of examples, layer by layer.
 
 CS231n, "Activation / Gradient distributions per layer", and "ReLU": units that are never active
 are dead; tanh and sigmoid units at the ends of their range are saturated.
@@ -6,34 +6,50 @@ are dead; tanh and sigmoid units at the ends of their range are saturated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from scattershot_worker.monitors.updates import rounded
+from scattershot_worker.monitors.updates import read, rounded
 
 #: So near to an end of its range, as a part of it, an activation counts as saturated.
 _NEAR = 0.015
 #: Examples of the batch that are looked at.
 EXAMPLES = 128
 
-
-def _bounds(low: float, high: float) -> Callable[[Tensor], Tensor]:
-    near = (high - low) * _NEAR
-    return lambda out: ((out < low + near) | (out > high - near)).float().mean()
-
-
-_SATURATION: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
-    nn.Tanh: _bounds(-1, 1),
-    nn.Sigmoid: _bounds(0, 1),
-    nn.Hardtanh: _bounds(-1, 1),
-    nn.Hardsigmoid: _bounds(0, 1),
+# the functions of torch by name, each with the module that does the same
+_KINDS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "hardtanh": nn.Hardtanh,
+    "hardsigmoid": nn.Hardsigmoid,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+_FUNCTIONS: dict[Any, str] = {
+    function: name
+    for name in _KINDS
+    for owner in (torch, Tensor, functional)
+    for function in (getattr(owner, name, None), getattr(owner, name + "_", None))
+    if function is not None
 }
 _RELUS = (nn.ReLU, nn.ReLU6)
-_OTHERS = (nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus)
+_RANGES: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Tanh: (-1, 1),
+    nn.Sigmoid: (0, 1),
+    nn.Hardtanh: (-1, 1),
+    nn.Hardsigmoid: (0, 1),
+}
 _WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -41,67 +57,171 @@ def dead(out: Tensor) -> Tensor:
     """Return the share of units that are 0 for every example; units are channels or features."""
     unit = 1 if out.dim() in (2, 4, 5) else out.dim() - 1
     others = [axis for axis in range(out.dim()) if axis != unit]
-    return (out.amax(others) <= 0).float().mean()
+    return (out.amax(others) <= 0).mean(dtype=torch.float32)
+
+
+def saturated(out: Tensor, low: float, high: float) -> Tensor:
+    """Return the share of elements that are at the ends of their range."""
+    near = (high - low) * (0.5 - _NEAR)
+    return ((out - (high + low) / 2).abs() > near).mean(dtype=torch.float32)
+
+
+def _figures(kind: type[nn.Module], out: Tensor) -> dict[str, Tensor]:
+    values = out[:EXAMPLES].float()
+    mean = values.mean()
+    # not torch.std, whose one pass takes eight times as long on a CPU
+    std = torch.linalg.vector_norm(values - mean) / max(values.numel(), 1) ** 0.5
+    found = {"mean": mean, "std": std}
+    if issubclass(kind, _RELUS):
+        found["dead"] = dead(values)
+    elif limits := _RANGES.get(kind):
+        found["saturated"] = saturated(values, *limits)
+    return found
+
+
+class _Calls(TorchFunctionMode):
+    """Tells of every call of torch, before and after it."""
+
+    def __init__(
+        self, before: Callable[[], None], after: Callable[[Any, Iterable[Any], Any], None]
+    ) -> None:
+        super().__init__()
+        self._before, self._after = before, after
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        self._before()
+        out = func(*args, **given)
+        self._after(func, (*args, *given.values()), out)
+        return out
 
 
 class Activations:
     """Looks at the first batch that a model sees while it is `watched`."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[str, dict[str, Tensor]]] = {}
+        self._seen: dict[str, tuple[type[nn.Module], dict[str, Tensor]]] = {}
+        #: What is looked at before torch's next call, which may change it in place.
+        self._waiting: tuple[str, type[nn.Module], Tensor] | None = None
+        # what is known of the model that was watched last: the modules that are looked at, the
+        # layer of each parameter by the parameter's id, whether it is looked at apart, and
+        # whether its forward calls activations as functions, for all that was seen
+        self._model: nn.Module | None = None
+        self._modules: dict[str, nn.Module] = {}
+        self._owners: dict[int, str] = {}
+        self._apart, self._calls = False, True
+        #: The layer whose parameters were used last.
+        self._layer = ""
 
     @contextmanager
     def watched(
         self, model: nn.Module, given: Mapping[str, Tensor] | None = None
     ) -> Iterator[None]:
-        """Look at the outputs of all activations; of linear and conv layers where none is a module.
+        """Look at the outputs of all activations; of linear and conv layers where there are none.
 
-        Random numbers and the outputs stay as they are.
+        Modules go by their name, functions that a forward calls by theirs and that of the layer
+        with weights before them: "relu after fc1". Random numbers and the outputs stay as they are.
+        `given` are the parameters that the model is called with, if they are not its own.
         """
         self._seen = {}
-        kinds: tuple[type[nn.Module], ...] = (*_RELUS, *_SATURATION, *_OTHERS)
-        modules = [(name, one) for name, one in model.named_modules() if isinstance(one, kinds)]
-        if not modules:
-            modules = [(n, one) for n, one in model.named_modules() if isinstance(one, _WEIGHTS)]
-        hooks = [one.register_forward_hook(self._hook(name)) for name, one in modules]
+        if model is not self._model or given is not None:
+            self._know(model, given or dict(model.named_parameters()))
+        with ExitStack() as looking:
+
+            def begin(module: nn.Module, inputs: Any) -> None:
+                begun.remove()
+                if not self._apart:
+                    looking.enter_context(self._looking())
+
+            def end(module: nn.Module, inputs: Any, out: Any) -> None:
+                ended.remove()
+                if self._apart:
+                    with self._looking():
+                        model(*inputs)
+                looking.close()
+
+            begun = model.register_forward_pre_hook(begin)
+            ended = model.register_forward_hook(end)
+            try:
+                yield
+            finally:
+                begun.remove()
+                ended.remove()
+        self._settle()  # a model that is one layer is seen at the very end
+
+    def _know(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+        kinds = tuple(_KINDS.values())
+        named = [*model.named_modules()]
+        self._model, self._calls = model, True
+        self._modules = {name: one for name, one in named if isinstance(one, kinds)} or {
+            name: one for name, one in named if isinstance(one, _WEIGHTS)
+        }
+        self._owners = {
+            id(one): name.rpartition(".")[0] or name for name, one in parameters.items()
+        }
+        # torch's attention has a faster path, of other roundings, that it leaves when looked at
+        self._apart = any(isinstance(one, nn.MultiheadAttention) for _, one in named)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Look at what is called in here."""
+        self._waiting, self._layer = None, ""
+        hooks = [one.register_forward_hook(self._hook(name)) for name, one in self._modules.items()]
+        calls = _Calls(self._settle, self._called) if self._calls else nullcontext()
         try:
-            yield
+            with calls:
+                yield
+            self._settle()
         finally:
             for hook in hooks:
                 hook.remove()
+        self._calls = any(name not in self._modules for name in self._seen)
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        @torch.no_grad()
         def look(module: nn.Module, inputs: Any, out: Any) -> None:
-            if name in self._seen or not isinstance(out, Tensor) or out.dim() < 2:
-                return  # a module that is used twice is seen once
-            values = out.detach()[:EXAMPLES]
-            std, mean = torch.std_mean(values.float(), correction=0)
-            found = {"mean": mean, "std": std}
-            if isinstance(module, _RELUS):
-                found["dead"] = dead(values)
-            elif saturation := _SATURATION.get(type(module)):
-                found["saturated"] = saturation(values)
-            self._seen[name] = (type(module).__name__, found)
+            # instead of the function that the module itself has called
+            self._waiting = (name, type(module), out) if isinstance(out, Tensor) else None
+            if not self._calls:
+                self._settle()
 
         return look
 
+    def _called(self, function: Any, given: Iterable[Any], out: Any) -> None:
+        for one in given:
+            if owner := self._owners.get(id(one)):
+                self._layer = owner
+        name = _FUNCTIONS.get(function)
+        if name is not None and isinstance(out, Tensor):
+            called = f"{name} after {self._layer}" if self._layer else name
+            self._waiting = called, _KINDS[name], out
+
+    def _settle(self) -> None:
+        if self._waiting is None:
+            return
+        (name, kind, out), self._waiting = self._waiting, None
+        if name not in self._seen and out.dim() > 1:  # what is used twice is seen once
+            self._seen[name] = kind, _figures(kind, out.detach())
+
+    def _shown(self) -> dict[str, tuple[type[nn.Module], dict[str, Tensor]]]:
+        """Return what was seen, of layers with weights where there is nothing else."""
+        others = {k: one for k, one in self._seen.items() if not issubclass(one[0], _WEIGHTS)}
+        return others or self._seen
+
     def figures(self) -> list[Tensor]:
         """Return all numbers that were seen, each a scalar, in the lines' order."""
-        return [value for _, found in self._seen.values() for value in found.values()]
+        return [value for _, found in self._shown().values() for value in found.values()]
 
     def lines(self, figures: Sequence[float] | None = None) -> list[dict[str, Any]]:
         """Return a line for every module seen: "name", "kind", "mean", "std", "dead" or so.
 
         `figures` are the numbers, where they have been read.
         """
-        if figures is None:
-            tensors = self.figures()
-            figures = torch.stack(tensors).tolist() if tensors else []
-        numbers = iter(figures)
+        numbers = iter(read(self.figures()) if figures is None else figures)
         return [
-            {"name": name, "kind": kind, **{key: rounded(next(numbers)) for key in found}}
-            for name, (kind, found) in self._seen.items()
+            {"name": name, "kind": kind.__name__, **{key: rounded(next(numbers)) for key in found}}
+            for name, (kind, found) in self._shown().items()
         ]
 
 

@@ -31,12 +31,12 @@ def observed_step(steps: int) -> int:
     return max(steps - 2, 0)
 
 
-def first_scored(steps: int, size: int) -> int:
-    """Return the first of an epoch's last steps whose outputs count for the training accuracy.
+def tail(size: int) -> int:
+    """Return how many of an epoch's last batches of `size` count for its training accuracy.
 
-    They have `SCORED` examples or more, though the very last batch may not be full.
+    They have `SCORED` examples or more, though the very last one may not be full.
 
-    >>> first_scored(34, 32), first_scored(3, 32)
-    (25, 0)
+    >>> tail(32), tail(1000)
+    (9, 2)
     """
-    return max(0, steps - (-(-SCORED // size) + 1))
+    return -(-SCORED // size) + 1

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ DECADES = (-12, 3)
 ELEMENTS = 4096
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """A parameter at one step: L2 norms of gradient (before clipping), weights and update."""
 
     name: str
@@ -70,74 +69,85 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def read(scalars: Sequence[Tensor]) -> list[float]:
+    """Return the values of tensors of one element, which a GPU hands over all at once."""
+    if scalars and scalars[0].is_cuda:
+        return torch.stack([one.float() for one in scalars]).tolist()
+    return [one.item() for one in scalars]
+
+
 def histogram(grad: Tensor) -> Tensor:
     """Return [15] counts of elements of a gradient by the decade of their size; NaN do not count.
 
     Of a large one every n-th element is looked at.
     """
+    return histograms([grad])[0]
+
+
+def histograms(grads: Sequence[Tensor]) -> list[Tensor]:
+    """Return the `histogram` of each gradient."""
     low, high = DECADES
-    some = grad.detach().flatten()[:: 1 + grad.numel() // ELEMENTS].float()
-    sizes = some.abs().log10_().clamp_(low, high - 1e-3)
-    return torch.histc(sizes, bins=high - low, min=low, max=high)
+    some = [one.detach().flatten()[:: 1 + one.numel() // ELEMENTS] for one in grads]
+    sizes = torch.cat(some).abs_().float().log10_().clamp_(low, high - 1e-3)
+    parts = sizes.split([len(one) for one in some])
+    return [torch.histc(part, bins=high - low, min=low, max=high) for part in parts]
 
 
 class Step:
-    """Watches one step of a model that is trained alone; see `Training.step`."""
+    """Watches one step of each epoch of a model that is trained alone; see `Training.step`."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], *, histograms: bool) -> None:
-        self._all, self._histograms = parameters, histograms
-        self._seen: dict[str, nn.Parameter] = {}
-        self._before: list[Tensor] = []
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._all = [(name, tuple(one.shape), one) for name, one in parameters.items()]
+        self.begin_epoch(histograms=False)
+
+    def begin_epoch(self, *, histograms: bool) -> None:
+        """Forget the step that was watched, and be before another."""
+        self._histograms = histograms
+        self._seen: list[tuple[str, tuple[int, ...]]] = []
+        self._weights: list[Tensor] = []
+        self._moved: list[Tensor] = []
         self._norms: list[Tensor] = []
-        self._counts: dict[str, Tensor] = {}
+        self._counts: list[Tensor] = []
 
     @torch.no_grad()
     def gradients(self) -> None:
         """Look between the backward pass and all that changes gradients or weights."""
-        self._seen = {
-            name: one
-            for name, one in self._all.items()
-            if one.grad is not None and not one.grad.is_sparse
-        }
-        weights = [one.detach() for one in self._seen.values()]
-        grads = [one.grad for one in self._seen.values() if one.grad is not None]
+        grads: list[Tensor] = []
+        for name, shape, one in self._all:
+            grad = one.grad
+            if grad is not None and not grad.is_sparse:
+                self._seen.append((name, shape))
+                self._weights.append(one)
+                grads.append(grad)
         if not grads:
             return
-        self._before = [one.clone() for one in weights]
-        self._norms = [*torch._foreach_norm(grads), *torch._foreach_norm(weights)]
+        self._norms = [*torch._foreach_norm(grads), *torch._foreach_norm(self._weights)]
+        self._moved = [*torch._foreach_neg(self._weights)]  # a copy, by one kernel on a GPU
         if self._histograms:
-            self._counts = {
-                name: histogram(grad)
-                for (name, one), grad in zip(self._seen.items(), grads, strict=True)
-                if one.dim() > 1
-            }
+            self._counts = histograms([one for one in grads if one.dim() > 1])
 
     @torch.no_grad()
     def updated(self) -> None:
         """Look after the update."""
-        if self._before:
-            moved = torch._foreach_sub([one.detach() for one in self._seen.values()], self._before)
-            self._norms += torch._foreach_norm(moved)
-            self._before = []
+        if self._moved:
+            torch._foreach_add_(self._moved, self._weights)
+            self._norms += torch._foreach_norm(self._moved)
+            self._moved = []
 
     def sizes(self) -> list[Sizes]:
-        """Return what was seen, in the model's order; empty where nothing had a gradient."""
-        if not self._norms:
-            return []
-        numbers = torch.stack([one.float() for one in self._norms]).tolist()
+        """Return what was seen, in the model's order; empty where nothing was updated."""
         count = len(self._seen)
-        columns = (numbers[:count], numbers[count : 2 * count], numbers[2 * count :])
+        if not count or len(self._norms) < 3 * count:
+            return []
+        numbers = read(self._norms)
+        grads, weights, updates = numbers[:count], numbers[count : 2 * count], numbers[2 * count :]
         return [
-            Sizes(name, tuple(one.shape), *norms)
-            for (name, one), *norms in zip(self._seen.items(), *columns, strict=True)
+            Sizes(name, shape, *norms)
+            for (name, shape), *norms in zip(self._seen, grads, weights, updates, strict=True)
         ]
 
     def counts(self) -> dict[str, list[int]]:
         """Return the gradient's histogram of every weight, by name."""
-        if not self._counts:
-            return {}
-        rows = torch.stack([*self._counts.values()]).tolist()
-        return {
-            name: [int(count) for count in row]
-            for name, row in zip(self._counts, rows, strict=True)
-        }
+        names = [name for name, shape in self._seen if len(shape) > 1]
+        rows = torch.stack(self._counts).tolist() if self._counts else []
+        return {name: [int(count) for count in row] for name, row in zip(names, rows, strict=False)}

@@ -5,6 +5,7 @@ It changes no number of the training and draws no random one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +18,6 @@ from scattershot_worker.monitors import activations, sampling, updates
 from scattershot_worker.monitors.lines import layers_line
 from scattershot_worker.training import Training
 
-#: Training accuracy is that of the last so many examples of an epoch, at least.
-_EXAMPLES = 256
-
 
 class Watch:
     """Sees the steps of a training; `history` and `layers` are what an epoch is reported with."""
@@ -28,36 +26,32 @@ class Watch:
         """Take a trial before its first epoch."""
         self._training = training
         trained = training.model.named_parameters()
-        self._parameters = {name: one for name, one in trained if one.requires_grad}
+        self._step = updates.Step({name: one for name, one in trained if one.requires_grad})
         # comparable with val_accuracy only where the task has not another notion of it
         task = training.task
         self._scored = task.kind == "classification" and type(task).metrics is Task.metrics
         self._activations = activations.Activations()
+        self._tail = sampling.tail(training.batch_size)
 
     def begin_epoch(self, epoch: int, steps: int) -> None:
         """Be before the first of so many steps of an epoch."""
-        self._epoch, self._close = epoch, sampling.looked_at(epoch, self._training.budget)
-        self._step: updates.Step | None = None
+        self._close = sampling.looked_at(epoch, self._training.budget)
+        self._step.begin_epoch(histograms=self._close)
         self._observed = sampling.observed_step(steps)
         self._losses: list[Tensor] = []
-        self._outputs: list[tuple[Tensor, Tensor]] = []
-        tail = -(-_EXAMPLES // self._training.batch_size) + 1
-        #: Before this step there is nothing to see but the first epochs' losses.
-        self._first = 0 if self._close else max(0, min(self._observed, steps - tail))
+        self._outputs: deque[tuple[Tensor, Tensor]] = deque(maxlen=self._tail)
+        self._first = max(0, steps - self._tail)
 
     def step(self, number: int, x: Tensor, y: Tensor) -> Tensor:
         """Do the epoch's step `number`, counted from 0, and look at it; return its loss."""
-        if number < self._first:
-            return self._training.step(x, y)
-        watch = None
-        if number == self._observed:
-            watch = self._step = updates.Step(self._parameters, histograms=self._close)
+        watch = self._step if number == self._observed else None
         loss = self._training.step(x, y, watch)
         if self._close:
             self._losses.append(loss)
-        outputs = self._training.outputs
-        if self._scored and outputs is not None:
-            self._outputs.append((outputs, y))
+        if number >= self._first and self._scored:
+            outputs = self._training.outputs
+            if outputs is not None:
+                self._outputs.append((outputs.detach(), y))
         return loss
 
     @contextmanager
@@ -77,14 +71,14 @@ class Watch:
 
         The latter is None at epochs that are not looked at closely.
         """
-        sizes = self._step.sizes() if self._step else []
+        sizes = self._step.sizes()
         history = {**self._accuracy(), **updates.scalars(sizes)}
         if not self._close:
             return history, None
         seen = self._activations.lines()
         history |= activations.scalars(seen)
-        steps = torch.stack(self._losses).tolist() if self._losses else []
-        counts = self._step.counts() if self._step else {}
+        steps = updates.read(self._losses)
+        counts = self._step.counts()
         return history, layers_line(
             self._training, self._training.model.parameters(), sizes, counts, steps, seen, outputs
         )
@@ -92,11 +86,9 @@ class Watch:
     def _accuracy(self) -> dict[str, float]:
         if not self._outputs:
             return {}
-        tail = -(-_EXAMPLES // max(len(self._outputs[0][1]), 1)) + 1
-        outputs = torch.cat([outputs for outputs, _ in self._outputs[-tail:]])
-        targets = torch.cat([targets for _, targets in self._outputs[-tail:]])
-        self._outputs = []
+        outputs, targets = map(torch.cat, zip(*self._outputs, strict=True))
+        self._outputs.clear()
         if outputs.dim() != targets.dim() + 1 or targets.is_floating_point():
             return {}
-        right = (outputs.argmax(1) == targets).float().mean()
-        return {"train_accuracy": updates.rounded(right.item())}
+        found = self._training.task.metrics(outputs, targets)
+        return {"train_accuracy": updates.rounded(found["accuracy"])}
