@@ -15,15 +15,11 @@ from typing import Protocol
 
 from scattershot.bus import company
 from scattershot.bus.info import StudyInfo
-from scattershot.bus.queue import TrialSpec
-from scattershot.bus.signing import fits, secret
 from scattershot.bus.state import TrialStates
 from scattershot.bus.trouble import TROUBLE
-from scattershot.bus.waiting import Waiting
-from scattershot.seeds import derive
 from scattershot.task import Task
-from scattershot_worker.fused import Engine, Lane, Plan, Result, probe
-from scattershot_worker.handle import TrialHandle, seed_everything
+from scattershot_worker.fused import Engine, Lane, Plan, Result
+from scattershot_worker.handle import TrialHandle
 from scattershot_worker.job import (
     Bench,
     Outcome,
@@ -36,19 +32,16 @@ from scattershot_worker.job import (
     where,
 )
 from scattershot_worker.monitors import machine
-from scattershot_worker.packing import Packing, make_training
+from scattershot_worker.packing import Packing
+from scattershot_worker.recruiting import Recruiter
 from scattershot_worker.signals import Signals, TrialStopped
 from scattershot_worker.trainer import data_on, tensors_of
 from scattershot_worker.training import Training
 
 log = logging.getLogger("scattershot.worker")
 
-#: How far down the queue a pack looks for trials that fit it.
-_LOOK = 512
 #: Seconds between two looks that found nothing.
 _LOOK_AGAIN = 0.5
-#: Trials that are looked into at one look.
-_PROBES = 64
 
 
 class Line(Protocol):
@@ -99,12 +92,10 @@ class Pack:
         plan: Plan,
     ) -> None:
         self._bench, self._packing, self._line = bench, packing, line
-        self._waiting = packing.waiting
+        self._recruiter = Recruiter(bench, packing, info, task, engine.signature)
         self._info, self._task, self._engine, self._plan = info, task, engine, plan
         self._members: dict[Lane, _Member] = {}
         self._look_at = 0.0
-        #: Whether trials were waiting, at the last look, that do not fit.
-        self._strangers = False
         #: Whether to take no further trials.
         self.closed = False
 
@@ -139,7 +130,9 @@ class Pack:
         Another worker trains such, this one has others to train, and it was not given back before.
         """
         members = [*self._members.values()]
-        if len(members) != 1 or members[0].taken.attempt.number > 1 or not self._strangers:
+        if len(members) != 1 or members[0].taken.attempt.number > 1:
+            return False
+        if not self._recruiter.strangers:
             return False
         (member,) = members
         try:
@@ -174,12 +167,14 @@ class Pack:
         if self.closed or room <= 0 or time.monotonic() < self._look_at:
             return
         try:
-            found = self._fitting(room)
+            left = sum(member.trial.left for member in self._members.values())
+            found = self._recruiter.look(room, left)
         except TROUBLE as error:  # the lanes that there are go on without it
             log.warning("Redis does not answer (%s); training goes on", error)
             found = []
         if not found:
-            self._look_at = time.monotonic() + _LOOK_AGAIN
+            pause = 0.0 if self._recruiter.cut_short else _LOOK_AGAIN
+            self._look_at = time.monotonic() + pause
             return
         attempts = [(one.spec.trial, one.number) for one, _ in found]
         states = TrialStates(self._bench.connection, self._info.name)
@@ -195,51 +190,7 @@ class Pack:
             attempt = attempt_at(self._bench, self._info, one.spec, one.number, signals)
             member = Taken(one.spec, self._info, attempt, claim)
             self.admit(member, member.handle(self._bench), training)
-        self._waiting.remove(one for one, _, _ in taken)
-
-    def _fitting(self, room: int) -> list[tuple[Waiting, Training]]:
-        """Return trials on the queue that fit this pack, freshly made, with no claim to them yet.
-
-        No more than this worker's share of all epochs that are still to be trained: the others
-        want to work as well.
-        """
-        info = self._info
-        waiting = self._waiting.look(info.name, info.uid, _LOOK)
-        key, known = self._engine.signature.key, self._packing.known
-        likely = [one for one in waiting if known.get(one.job, key) == key]
-        self._strangers = len(likely) < len(waiting)
-        if not likely:
-            return []
-        left = sum(one.spec.epochs for one in waiting) + self._waiting.running(info.name)
-        share = left / self._waiting.workers() - sum(m.trial.left for m in self._members.values())
-        found: list[tuple[Waiting, Training]] = []
-        probes = 0
-        for one, failures in zip(likely, self._waiting.failures(likely), strict=True):
-            if len(found) >= room or share < one.spec.epochs / 2:
-                break
-            if failures + 1 >= info.max_failures or not fits(one.text, one.signature, secret()):
-                continue
-            if one.job not in known and (probes := probes + 1) > _PROBES:
-                self._look_at = 0.0
-                break
-            if training := self._training(one.spec, one.job):
-                found.append((one, training))
-                share -= one.spec.epochs
-            else:
-                self._strangers = True
-        return found
-
-    def _training(self, spec: TrialSpec, job: str) -> Training | None:
-        """Return the model of a trial and all that trains it, if it fits this pack."""
-        seed_everything(derive(spec.seed, "init"))
-        try:
-            training = make_training(self._task, spec, self._bench.device)
-            signature = probe(self._task, training, data_on(self._task, self._bench.device))
-        except (Exception, SystemExit):  # it is trained alone, and says then what is wrong
-            self._packing.remember(job, "")
-            return None
-        self._packing.remember(job, signature.key)
-        return training if signature == self._engine.signature else None
+        self._packing.waiting.remove(one for one, _, _ in taken)
 
     # ---- an epoch
 
