@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from torch.optim import swa_utils
 
@@ -20,6 +23,7 @@ from scattershot_worker import job
 from scattershot_worker.handle import seed_everything
 from scattershot_worker.hyperparameters import Hyperparameters
 from scattershot_worker.initialization import initialize
+from scattershot_worker.monitors.updates import Step
 from scattershot_worker.signals import Signals
 from scattershot_worker.trainer import train_epoch
 from scattershot_worker.training import Training
@@ -162,6 +166,36 @@ def test_a_trial_learns_in_mixed_precision_and_keeps_full_weights(precision: str
     assert ("scaler" in one.parts) == (precision == "fp16")
 
 
+def test_a_step_that_overflows_in_half_precision_changes_nothing() -> None:
+    one = training(precision="fp16", ema=0.5, lr=0.2)
+    one.step(X[:12], Y[:12])
+    assert one.ema is not None
+    weights = [parameter.clone() for parameter in one.model.parameters()]
+    averages = [average.clone() for average in one.ema.weights.values()]
+    watch = Step(dict(one.model.named_parameters()))
+    one.step(X[:12] * 1e30, Y[:12], watch)
+    assert all(torch.equal(a, b) for a, b in zip(weights, one.model.parameters(), strict=True))
+    assert all(map(torch.equal, averages, one.ema.weights.values()))
+    assert watch.sizes() == [], "there was no update to look at"
+    one.step(X[:12], Y[:12])
+    assert not any(map(torch.equal, averages, one.ema.weights.values()))
+
+
+def test_a_compiled_model_is_looked_at_without_being_compiled_anew(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    workbench.bench.studies["study"] = replace(workbench.info, metric="val_acc")
+    torch._dynamo.reset()
+    counters.clear()
+    about = {"lr": 0.1, "batch_size": 12, "compile": True}
+    assert workbench.run(Three(), 1, until=5, params=about) == ("ended", "complete")
+    assert counters["stats"]["unique_graphs"] == 1
+    lines = [line for _, line in workbench.reported(1)]
+    assert all({"grad_norm", "update_ratio"} <= {*line} for line in lines)
+    assert "dead_relu" in lines[0]
+
+
 def test_a_compiled_model_is_what_runs_and_its_state_keeps_its_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -270,13 +304,16 @@ PRACTICE: list[dict[str, Any]] = [
     {"precision": "fp16"},
     {"init": "he"},
     {"augmented": True},
+    {"compile": True},
 ]
 
 
 @pytest.mark.parametrize("params", PRACTICE, ids=lambda params: " ".join(params))
 def test_a_trial_that_is_resumed_at_any_epoch_is_the_same_bit_for_bit(
-    workbench: Workbench, params: dict[str, Any]
+    workbench: Workbench, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
     def history(trial: int) -> list[dict[str, float]]:
         clocks = ("seconds", "examples_per_second", "memory_mb")
         lines = workbench.reported(trial)

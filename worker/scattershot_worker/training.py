@@ -162,15 +162,22 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.how.clip_norm)
         if self.how.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.how.clip_value)
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        if not self._optimize():
+            return
         if watch is not None:
             watch.updated()
         if self.ema is not None:
             self.ema.update()
+
+    def _optimize(self) -> bool:
+        """Let the optimizer do a step; return whether it did: a scaler leaves out overflows."""
+        if self.scaler is None:
+            self.optimizer.step()
+            return True
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return self.scaler.get_scale() >= scale  # it is lowered where the step was left out
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the loss that is trained on: the task's, with smoothed labels if asked for."""
