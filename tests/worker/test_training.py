@@ -162,6 +162,37 @@ def test_a_trial_learns_in_mixed_precision_and_keeps_full_weights(precision: str
     assert ("scaler" in one.parts) == (precision == "fp16")
 
 
+def test_a_step_that_the_scaler_skips_is_not_averaged_and_not_seen() -> None:
+    class Overflows(Three):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return super().loss(outputs, targets) * (float("inf") if self.broken else 1.0)
+
+        broken = False
+
+    class Seen:
+        updates = 0
+
+        def gradients(self) -> None: ...
+
+        def updated(self) -> None:
+            self.updates += 1
+
+    task, seen = Overflows(), Seen()
+    one = training(task, precision="fp16", ema=0.5)
+    assert one.ema is not None and one.scaler is not None
+    one.step(X[:12], Y[:12], seen)
+    weights = {name: average.clone() for name, average in one.ema.weights.items()}
+    scale = one.scaler.get_scale()
+    task.broken = True
+    one.step(X[:12], Y[:12], seen)
+    assert one.scaler.get_scale() == scale / 2 and seen.updates == 1
+    assert all(torch.equal(one.ema.weights[name], weights[name]) for name in weights)
+    task.broken = False
+    one.step(X[:12], Y[:12], seen)
+    assert seen.updates == 2
+    assert not torch.equal(one.ema.weights["4.weight"], weights["4.weight"])
+
+
 def test_a_compiled_model_is_what_runs_and_its_state_keeps_its_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

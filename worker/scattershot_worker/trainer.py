@@ -49,8 +49,7 @@ def train(task: Task, trial: TrialHandle) -> None:
     training = Training(
         task, trial.params, seed=trial.seed, budget=trial.budget, device=trial.device
     )
-    # hooks on a compiled model's modules would have it compiled anew
-    watch = Watch(training) if trial.monitors and not training.how.compile else None
+    watch = Watch(training) if trial.monitors else None
     trial.patience = training.how.early_stopping
     for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
