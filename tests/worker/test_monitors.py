@@ -3,12 +3,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scattershot.store import files
 from scattershot.store.layers import Layers
@@ -111,6 +113,141 @@ def test_only_the_latest_line_has_a_picture() -> None:
     kept.add({"epoch": 1, "picture": "a"})
     kept.add({"epoch": 2, "picture": "b"})
     assert json.loads(kept.data())["epochs"] == [{"epoch": 1}, {"epoch": 2, "picture": "b"}]
+
+
+class Functions(Task):
+    """As `Rings`, but for a network that calls its activations as functions, and no dropout."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Linear(16, 12), nn.BatchNorm1d(12)
+            self.second, self.last = nn.Linear(12, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = F.relu(self.norm(self.first(x)), inplace=True)
+            out = torch.tanh(self.second(out))
+            return self.last(F.gelu(out))  # type: ignore[no-any-return]
+
+    def data(self) -> Data:
+        return Rings().data()
+
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        return self.Net()
+
+
+def test_activations_that_are_called_as_functions_are_seen(bench: Workbench) -> None:
+    bench.run(Functions(), params=PARAMS)
+    lines = layers(bench)
+    assert len(lines) == 3  # also after the first look
+    for line in lines:
+        assert [(one["name"], one["kind"]) for one in line["activations"]] == [
+            ("relu after norm", "ReLU"),
+            ("tanh after second", "Tanh"),
+            ("gelu after second", "GELU"),
+        ]
+        relu, tanh, _ = line["activations"]
+        assert "dead" in relu and "saturated" in tanh
+    assert {"dead_relu", "saturation"} <= set(bench.reported()[0][1])
+
+
+@pytest.mark.parametrize(
+    "function", [torch.relu, F.relu, F.relu_, Tensor.relu, Tensor.relu_, torch.relu_]
+)
+def test_units_that_a_function_leaves_dead_are_counted(function: Any) -> None:
+    class Called(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x.clone()).mul_(0)  # type: ignore[no-any-return]
+
+    seen = Activations()
+    with seen.watched(model := Called()):
+        model(torch.tensor([[-1.0, 1.0, -1.0, 0.5], [-1.0, 1.0, 1.0, -0.5]]))
+        torch.tanh(torch.ones(2, 2))  # not in the model: a loss may call it
+    (line,) = seen.lines()
+    assert line == {"name": "relu", "kind": "ReLU", "dead": 0.25, "mean": 0.4375} | {
+        "std": pytest.approx(0.4635, rel=1e-3)
+    }
+
+
+def test_what_is_seen_of_layers_alone_is_the_model_that_has_no_activations() -> None:
+    seen = Activations()
+    with seen.watched(model := nn.Linear(3, 2)):
+        model(torch.ones(4, 3))
+    assert [(one["name"], one["kind"]) for one in seen.lines()] == [("", "Linear")]
+
+
+def test_a_model_that_fails_while_it_is_looked_at_is_left_as_it_was() -> None:
+    seen, model = Activations(), nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    with pytest.raises(RuntimeError), seen.watched(model):
+        model(torch.ones(4, 5))
+    assert not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_torchs_attention_gives_the_same_numbers_while_it_is_looked_at() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x, seen = torch.randn(8, 5, 16), Activations()
+    with torch.no_grad():
+        plain = model(x)
+        with seen.watched(model):
+            looked_at = model(x)
+    assert torch.equal(plain, looked_at)
+    assert [one["name"] for one in seen.lines()] == [
+        "relu after layers.0.linear1",
+        "relu after layers.1.linear1",
+    ]
+
+
+def test_a_compiled_model_is_looked_at_and_compiled_once(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(1)
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend=backend))
+    assert bench.run(Functions(), 1, params=PARAMS | {"compile": True}) == ("ended", "complete")
+    assert len(compiled) == 1
+    bench.run(Functions(), 2, params=PARAMS)
+    assert layers(bench, 1) == layers(bench, 2)
+    for (_, one), (_, other) in zip(bench.reported(1), bench.reported(2), strict=True):
+        assert all(one[name] == other[name] for name in other if name not in MEASURED)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_trial_goes_on_compiled_or_not_from_either_checkpoint(
+    first: bool, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler, params = torch.compile, PARAMS | {"compile": True}
+
+    def compiling(on: bool) -> None:
+        how = partial(compiler, backend="eager") if on else lambda model: model
+        monkeypatch.setattr(torch, "compile", how)
+
+    class Stopped(Functions):
+        calls = 0
+
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            self.calls += 1
+            if self.calls == 3:  # an epoch has two: of its last batches, and the validation part's
+                bench.signals.set("drain")
+            return super().metrics(outputs, targets)
+
+    bench.run(Functions(), 1, params=PARAMS)
+    compiling(first)
+    assert bench.run(Stopped(), 2, params=params)[0] == "drain"
+    assert 0 < len(bench.reported(2)) < 4
+    bench.states.requeue(2, 1, "drain", max_failures=3)
+    compiling(not first)
+    assert bench.run(Functions(), 2, attempt=2, params=params) == ("ended", "complete")
+    one, other = bench.last_tensors(1), bench.last_tensors(2)
+    assert set(one) == set(other)  # no names of a compiled module's own
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_norms_are_those_of_a_step_done_by_hand() -> None:

@@ -162,22 +162,25 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.how.clip_norm)
         if self.how.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.how.clip_value)
-        if not self._optimize():
-            return
+        if not self._stepped(tell=watch is not None or self.ema is not None):
+            return  # there is no update to look at, and nothing new to average
         if watch is not None:
             watch.updated()
         if self.ema is not None:
             self.ema.update()
 
-    def _optimize(self) -> bool:
-        """Let the optimizer do a step; return whether it did: a scaler leaves out overflows."""
+    def _stepped(self, *, tell: bool) -> bool:
+        """Let the optimizer step; return False where the scaler skipped it, if that is to `tell`.
+
+        It skips a step whose gradients are not finite. Telling makes the CPU wait for a GPU.
+        """
         if self.scaler is None:
             self.optimizer.step()
             return True
-        scale = self.scaler.get_scale()
+        scale = self.scaler.get_scale() if tell else 0.0
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return self.scaler.get_scale() >= scale  # it is lowered where the step was left out
+        return not tell or self.scaler.get_scale() >= scale
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the loss that is trained on: the task's, with smoothed labels if asked for."""
