@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sklearn.datasets import load_digits
@@ -18,6 +18,7 @@ from scattershot.task import Data, Task
 from scattershot_master.diagnosis.case import Case
 from scattershot_worker.handle import seed_everything
 from scattershot_worker.monitors.watch import Watch
+from scattershot_worker.tasks.diabetes import Diabetes
 from scattershot_worker.trainer import evaluate, tensors_of, train_epoch
 from scattershot_worker.training import Training
 
@@ -48,6 +49,11 @@ def noise(train: int = 200, val: int = 200) -> Data:
     return Data((x, torch.where(wrong, labels, y)), data.val)
 
 
+def patients() -> Data:
+    """Return the built-in regression's parts: standardized, half of the variance is noise."""
+    return Diabetes().data()
+
+
 def net(
     *widths: int,
     activation: type[nn.Module] = nn.ReLU,
@@ -55,12 +61,14 @@ def net(
     last: float = 1.0,
     std: float | None = None,
     bias: float = 0.0,
+    ends: tuple[int, int] = (64, 10),
 ) -> nn.Sequential:
-    """Return a fully connected network on digits; weights have the deviation gain / sqrt(inputs).
+    """Return a fully connected network; weights have the deviation gain / sqrt(inputs).
 
-    `std` stands in for it in all layers, `last` is the last layer's own gain.
+    `std` stands in for it in all layers, `last` is the last layer's own gain, and `ends` are the
+    numbers of inputs and outputs: those of the digits.
     """
-    sizes = [64, *widths, 10]
+    sizes = [ends[0], *widths, ends[1]]
     modules: list[nn.Module] = []
     for index, (a, b) in enumerate(pairwise(sizes)):
         layer = nn.Linear(a, b)
@@ -86,6 +94,22 @@ def conv_net() -> nn.Sequential:
     )
 
 
+def norm_net() -> nn.Sequential:
+    """Return two hidden layers with batch normalization."""
+    hidden = [
+        one
+        for inputs in (64, 32)
+        for one in (nn.Linear(inputs, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU())
+    ]
+    return nn.Sequential(*hidden, nn.Linear(32, 10))
+
+
+def dropout_net() -> nn.Sequential:
+    """Return a hidden layer of which half is dropped in training."""
+    first, activation, last = net(128)
+    return nn.Sequential(first, activation, nn.Dropout(0.5), last)
+
+
 @dataclass(frozen=True)
 class Run:
     """What is trained and how, and the rules that must and that may fire on it."""
@@ -97,9 +121,10 @@ class Run:
     data: Callable[[], Data] = parts
     must: frozenset[str] = frozenset()
     may: frozenset[str] = field(default=frozenset())
+    kind: Literal["classification", "regression"] = "classification"
 
 
-class _Digits(Task):
+class _Made(Task):
     def __init__(self, one: Run) -> None:
         self._one = one
 
@@ -110,10 +135,15 @@ class _Digits(Task):
         return self._one.model()
 
 
+class _Regression(_Made):
+    kind = "regression"
+
+
 def case(one: Run, seed: int = 3) -> Case:
     """Train it as a worker does, and return it as the rules see it."""
     seed_everything(seed)
-    task, data = _Digits(one), one.data()
+    task = _Regression(one) if one.kind == "regression" else _Made(one)
+    data = one.data()
     training = Training(task, one.params, seed=seed, budget=one.epochs, device=CPU)
     watch, layers = Watch(training), Layers()
     history: list[dict[str, float]] = []
@@ -130,6 +160,8 @@ def case(one: Run, seed: int = 3) -> Case:
             {"epoch": epoch, **found, "train_loss": loss.item(), "lr": training.lr, **seen}
         )
     lines = json.loads(layers.data())["epochs"]
+    if task.kind == "regression":
+        return Case(history, lines, dict(one.params), "val_rmse", -1)
     return Case(history, lines, dict(one.params))
 
 
@@ -142,9 +174,10 @@ def _sick(
     *,
     data: Callable[[], Data] = parts,
     may: str = "",
+    kind: Literal["classification", "regression"] = "classification",
 ) -> Run:
     rules = frozenset(must.split()), frozenset(may.split())
-    return Run(name, model, params, epochs, data, *rules)
+    return Run(name, model, params, epochs, data, *rules, kind)
 
 
 ADAM = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01}
@@ -158,6 +191,17 @@ HEALTHY = [
     Run("conv", conv_net, {**ADAM, "lr": 4e-3}),
     Run("late step decay", lambda: net(64), {**SGD, "schedule": "step", "drop_every": 0.6}),
     Run("plain sgd", lambda: net(64), {"lr": 0.2}, 24),
+    Run("dropout", dropout_net, ADAM, 24),
+    Run("label smoothing", lambda: net(64), {**ADAM, "label_smoothing": 0.1}),
+    Run("batch norm, one cycle", norm_net, {**ADAM, "lr": 1e-2, "schedule": "one_cycle"}),
+    Run(
+        "linear regression",
+        lambda: net(ends=(10, 1)),
+        {"lr": 0.02},
+        30,
+        patients,
+        kind="regression",
+    ),
 ]
 SICK = [
     _sick(
@@ -165,15 +209,16 @@ SICK = [
         "initial_loss",
         lambda: net(64, last=20),
         ADAM,
-        may="overfitting",  # what such weights have once fitted does not generalize
+        # what such weights have once fitted does not generalize, and takes long to
+        may="overfitting still_improving",
     ),
     _sick(
         "weights of 0.02 in four layers",
         "flat_start",
         lambda: net(64, 64, 64, std=0.02),
-        {"lr": 0.1, "momentum": 0.9},
-        epochs=20,
-        may="update_ratio still_improving",
+        {"lr": 0.05, "momentum": 0.9},
+        epochs=30,
+        may="still_improving",
     ),
     _sick(
         "sgd at rate 10",
@@ -195,9 +240,16 @@ SICK = [
     _sick(
         "adam at rate 0.1",
         "plateau",
+        lambda: net(64, activation=nn.LeakyReLU),
+        {**ADAM, "lr": 0.1},
+        may="update_ratio noisy overfitting still_improving",
+    ),
+    _sick(
+        "adam at rate 0.1, relu",  # the units that die may calm it, or not
+        "dead_relus",
         lambda: net(64),
         {**ADAM, "lr": 0.1},
-        may="dead_relus update_ratio",
+        may="plateau update_ratio overfitting still_improving",
     ),
     _sick(
         "decay after two epochs",
@@ -254,6 +306,15 @@ SICK = [
         {**ADAM, "lr": 0.03, "batch_size": 2},
         epochs=4,
         may="update_ratio",
+    ),
+    _sick(
+        "regression at rate 5",
+        "diverged exploding_gradients",
+        lambda: net(32, ends=(10, 1)),
+        {"lr": 5.0},
+        epochs=4,
+        data=patients,
+        kind="regression",
     ),
     _sick("stopped early", "still_improving", lambda: net(64), {"lr": 0.005}, epochs=8),
 ]

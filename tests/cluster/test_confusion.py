@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -11,21 +12,29 @@ from pathologies import HEALTHY, SICK, Run, case
 from scattershot_master.diagnosis.rules import RULES
 from scattershot_master.diagnosis.trials import diagnose
 
+#: The thresholds were set by the first; the others were first run when that was done.
+SEEDS = (3, 41, 42)
 
-def _table(rows: Sequence[tuple[Run, frozenset[str]]]) -> str:
-    """Return a row per training and a column per rule: X asked for and found, + also right, …"""
+
+def _wrong(one: Run, found: Counter[str]) -> dict[str, int]:
+    """Return in how many trainings a rule that must fire did not, or one did that may not."""
+    missed = {name: len(SEEDS) - found[name] for name in one.must if found[name] < len(SEEDS)}
+    return missed | {name: found[name] for name in found if name not in one.must | one.may}
+
+
+def _table(rows: Sequence[tuple[Run, Counter[str]]]) -> str:
+    """Return a row per training and a column per rule, with how many seeds it fired at."""
     names = list(RULES)
     width = max(len(one.name) for one, _ in rows)
     lines = [f"  {number:2} {name}" for number, name in enumerate(names, 1)]
     lines.append(" " * width + "".join(f"{number:4}" for number in range(1, len(names) + 1)))
     for one, found in rows:
-        marks = []
+        wrong = _wrong(one, found)
+        cells = []
         for name in names:
-            asked = name in one.must
-            right = name in found
-            mark = "X" if asked and right else "MISS" if asked else "." if not right else "+"
-            marks.append("WRONG"[:4] if mark == "+" and name not in one.may else mark)
-        lines.append(one.name.ljust(width) + "".join(mark.rjust(4) for mark in marks))
+            mark = "!" if name in wrong else "X" if name in one.must else "+"
+            cells.append(f"{mark}{found[name]}" if found[name] or name in wrong else ".")
+        lines.append(one.name.ljust(width) + "".join(cell.rjust(4) for cell in cells))
     return "\n".join(lines)
 
 
@@ -36,13 +45,17 @@ def test_every_rule_sees_what_it_is_for_and_is_silent_on_healthy_trainings(
     torch.set_num_threads(1)  # as a worker does; sums depend on it
     try:
         rows = [
-            (one, frozenset(found.rule for found in diagnose(case(one)))) for one in HEALTHY + SICK
+            (one, Counter(found.rule for seed in SEEDS for found in diagnose(case(one, seed))))
+            for one in HEALTHY + SICK
         ]
     finally:
         torch.set_num_threads(threads)
     table = _table(rows)
     with capsys.disabled():
-        print(f"\nrules on real trainings: X asked for and found, + found besides\n{table}")
+        print(
+            f"\nrules on real trainings with {len(SEEDS)} seeds: X asked for, + right as well, "
+            f"! wrong\n{table}"
+        )
     assert set().union(*(one.must for one, _ in rows)) == set(RULES)
-    for one, found in rows:
-        assert one.must <= found <= one.must | one.may, f"{one.name}: {sorted(found)}\n{table}"
+    wrong = {one.name: _wrong(one, found) for one, found in rows if _wrong(one, found)}
+    assert not wrong, f"{wrong}\n{table}"

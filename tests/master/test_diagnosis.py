@@ -38,15 +38,25 @@ def weights(rms: float) -> list[dict[str, Any]]:
 
 FALLING = [1.0, 0.5, 0.3, 0.2, 0.15, 0.12, 0.1, 0.09]
 
+HANGS = [2.3, 1.6, 1.5, 1.45, 1.44, 1.44]
+TOSSED = [2.3, 1.4, 1.2, 1.4, 1.2, 1.4, 1.2, 1.4]
+JUMPS = [2.3, 0.5, 0.4, 0.6, 0.4, 0.7, 0.3, 0.5]
+
 CASES: list[tuple[str, Case, bool]] = [
     ("initial_loss", Case(run(FALLING), [layer(initial_loss=9.0)]), True),
     ("initial_loss", Case(run(FALLING), [layer(initial_loss=2.9)]), False),
     ("initial_loss", Case(run(FALLING)), False),
+    ("initial_loss", Case(run(FALLING), [layer(initial_loss=4.8)], {"batch_size": 32}), True),
+    # two examples scatter
+    ("initial_loss", Case(run(FALLING), [layer(initial_loss=4.8)], {"batch_size": 2}), False),
     ("flat_start", Case(run([2.3, 2.3, 2.28, 1.0, 0.4, 0.2]), [layer(initial_loss=2.3)]), True),
     ("flat_start", Case(run(FALLING), [layer()]), False),
     ("diverged", Case(run([1.0, float("nan")])), True),
     ("diverged", Case(run([2.0, 3.5, 9.0])), True),
     ("diverged", Case(run([1.0, 0.2, 0.9])), True),
+    ("diverged", Case(run([1.0, 0.2, 0.6, 0.6])), True),
+    # one epoch's jump
+    ("diverged", Case(run([1.0, 0.2, 0.2, 0.6])), False),
     ("diverged", Case(run(FALLING)), False),
     ("exploding_gradients", Case(run([1.0, 0.9], grad_norm=[3.0, 800.0])), True),
     ("exploding_gradients", Case(run([1.0, 0.9], grad_norm=[3.0, 8.0])), False),
@@ -59,7 +69,7 @@ CASES: list[tuple[str, Case, bool]] = [
         False,
     ),
     ("dead_relus", Case(run(FALLING), [layer(activations=[{"name": "1", "dead": 0.7}])]), True),
-    ("dead_relus", Case(run(FALLING), [layer(activations=[{"name": "1", "dead": 0.1}])]), False),
+    ("dead_relus", Case(run(FALLING), [layer(activations=[{"name": "1", "dead": 0.45}])]), False),
     (
         "saturated",
         Case(run(FALLING), [layer(activations=[{"name": "1", "kind": "Tanh", "saturated": 0.8}])]),
@@ -70,9 +80,27 @@ CASES: list[tuple[str, Case, bool]] = [
         Case(run(FALLING), [layer(activations=[{"name": "1", "kind": "Tanh", "saturated": 0.2}])]),
         False,
     ),
+    # learned: it was not so from the start
+    (
+        "saturated",
+        Case(
+            run(FALLING),
+            [
+                layer(1, activations=[{"name": "1", "kind": "Tanh", "saturated": 0.1}]),
+                layer(8, activations=[{"name": "1", "kind": "Tanh", "saturated": 0.7}]),
+            ],
+        ),
+        False,
+    ),
     ("update_ratio", Case(run(FALLING, update_ratio=[0.1] * 8)), True),
     ("update_ratio", Case(run(FALLING, update_ratio=[1e-6] * 8)), True),
     ("update_ratio", Case(run(FALLING, update_ratio=[1e-3] * 8)), False),
+    # the noise of the batches around a minimum
+    (
+        "update_ratio",
+        Case(run([2.0, 0.7, *[0.5, 0.49] * 3], update_ratio=[0.03] * 8)),
+        False,
+    ),
     ("slow", Case(run([2.3, 2.27, 2.24, 2.21, 2.18, 2.15])), True),
     ("slow", Case(run(FALLING)), False),
     # large updates and a straight line: not the rate
@@ -81,16 +109,12 @@ CASES: list[tuple[str, Case, bool]] = [
         Case(run([2.3, 2.27, 2.24, 2.21, 2.18, 2.15], update_ratio=[5e-3] * 6)),
         False,
     ),
-    (
-        "plateau",
-        Case(run([2.3, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], update_ratio=[9e-3] * 8)),
-        True,
-    ),
-    (
-        "plateau",
-        Case(run([2.3, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], update_ratio=[1e-3] * 8)),
-        False,
-    ),
+    ("plateau", Case(run(JUMPS, update_ratio=[9e-3] * 8)), True),
+    ("plateau", Case(run(JUMPS, update_ratio=[1e-3] * 8)), False),
+    # a schedule is at work on it
+    ("plateau", Case(run(JUMPS, update_ratio=[9e-3] * 8, lr=[0.1] * 4 + [0.01] * 4)), False),
+    # nothing jumps: the model has reached what it can
+    ("plateau", Case(run([2.3, 1.2, *[1.0] * 6], update_ratio=[9e-3] * 8)), False),
     (
         "early_decay",
         Case(run([2.0, 1.5, 1.48, 1.48, 1.48, 1.48], lr=[1e-1, 1e-1, 1e-3, 1e-3, 1e-3, 1e-3])),
@@ -114,18 +138,56 @@ CASES: list[tuple[str, Case, bool]] = [
         Case(run(FALLING, train_accuracy=[1.0] * 8, val_accuracy=[0.97] * 8)),
         False,
     ),
+    # it knows neither part
+    (
+        "overfitting",
+        Case(run(FALLING, train_accuracy=[0.31] * 8, val_accuracy=[0.22] * 8)),
+        False,
+    ),
+    # the last validation loss alone is high
+    ("overfitting", Case(run(FALLING, val_loss=[1, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.8])), False),
+    # so is the training loss
+    (
+        "overfitting",
+        Case(run([*FALLING[:7], 0.25], val_loss=[1, 0.5, *[0.4] * 4, 0.7, 0.8])),
+        False,
+    ),
     (
         "underfitting",
-        Case(run([2.3, 1.6, 1.5, 1.45, 1.44, 1.44], val_loss=[2.2, 1.6, 1.5, 1.5, 1.5, 1.5])),
+        Case(run(HANGS, val_loss=[2.2, 1.6, 1.5, 1.5, 1.5, 1.5])),
         True,
     ),
     (
         "underfitting",
-        Case(run([2.3, 1.6, 1.5, 1.45, 1.44, 1.44], val_loss=[2.2, 1.6, 1.9, 2.5, 2.5, 2.5])),
+        Case(run(HANGS, val_loss=[2.2, 1.6, 1.9, 2.5, 2.5, 2.5])),
         False,
     ),
+    (
+        "underfitting",
+        Case(run(HANGS, train_accuracy=[0.31] * 6, val_accuracy=[0.22] * 6)),
+        True,
+    ),
+    # nothing was learned: not the size
+    ("underfitting", Case(run([2.8, 2.5, 2.4, 2.4, 2.4, 2.4]), [layer()]), False),
+    # label smoothing keeps the training loss up
+    ("underfitting", Case(run(HANGS, val_loss=[1.0, 0.5, 0.4, 0.4, 0.4, 0.4])), False),
+    # steps that are too large do
+    ("underfitting", Case(run(TOSSED, update_ratio=[9e-3] * 8)), False),
+    ("underfitting", Case(run(TOSSED, update_ratio=[1e-3] * 8)), True),
     ("still_improving", Case(run(FALLING, val_accuracy=[0.1 * k for k in range(1, 9)])), True),
     ("still_improving", Case(run(FALLING, val_accuracy=[0.5] + [0.9] * 7)), False),
+    # it jumps by more than it gained
+    (
+        "still_improving",
+        Case(run(FALLING, val_accuracy=[0.5, 0.7, 0.8, 0.8, 0.86, 0.8, 0.82, 0.88])),
+        False,
+    ),
+    # and is back at the end
+    (
+        "still_improving",
+        Case(run(FALLING * 2, val_accuracy=[0.5] * 4 + [0.8] * 8 + [0.81, 0.84, 0.84, 0.81])),
+        False,
+    ),
 ]
 
 

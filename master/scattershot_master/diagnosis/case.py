@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite
+from itertools import pairwise
+from math import inf, isfinite, log
 from statistics import fmean
 from typing import Any
 
@@ -108,14 +109,48 @@ class Case:
         return (self.initial - min(self.train[:half])) / self.initial
 
     @cached_property
+    def slope(self) -> float:
+        """How much of the starting loss an epoch took off at last, by the means of two quarters."""
+        quarter = len(self.train) // 4
+        if quarter < 1 or self.start <= 0:
+            return 0.0
+        last, before = self.train[-quarter:], self.train[-2 * quarter : -quarter]
+        return (fmean(before) - fmean(last)) / quarter / self.start
+
+    @cached_property
+    def moves(self) -> list[float]:
+        """The epochs' changes of the training loss's logarithm, after the first quarter."""
+        losses = self.train[len(self.train) // 4 :]
+        return [log(b / a) for a, b in pairwise(losses) if 0 < a < inf and 0 < b < inf]
+
+    @cached_property
+    def still(self) -> bool:
+        """Whether the training loss fell and then neither falls nor jumps: 5% an epoch or less."""
+        moves = sum(map(abs, self.moves))
+        return self.left < 0.9 and len(self.moves) > 1 and moves < 0.05 * len(self.moves)
+
+    @cached_property
     def gap(self) -> float | None:
         """Training accuracy minus validation accuracy over the last three epochs, if both are."""
         pairs = [
             line["train_accuracy"] - line["val_accuracy"]
             for line in self.history[-3:]
-            if "train_accuracy" in line and "val_accuracy" in line
+            if self._both(line)
         ]
         return fmean(pairs) if pairs else None
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether that is 8 points or more, and a quarter more mistakes: overfitting.
+
+        Of a model that knows little, a share of mistakes tells more than points do.
+        """
+        mistakes = [1 - line["train_accuracy"] for line in self.history[-3:] if self._both(line)]
+        return self.gap is not None and self.gap > max(0.08, 0.25 * fmean(mistakes))
+
+    @staticmethod
+    def _both(line: Mapping[str, float]) -> bool:
+        return "train_accuracy" in line and "val_accuracy" in line
 
     @cached_property
     def ratio(self) -> float | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from scattershot_master.diagnosis.case import Case, Rule, percent
 
-_SHARE = 0.4
+#: Up to half of a layer dies in trainings that show nothing else.
+_SHARE = 0.5
 
 
 def _look(case: Case) -> str:

@@ -18,7 +18,9 @@ def _look(case: Case) -> str:
     if most > 3 * case.initial > 0:
         return f"the loss rose to {number(most)}; it began at {number(case.initial)}"
     least = min(losses, default=0.0)
-    if len(losses) > 2 and losses[-1] - least > 0.3 * case.start:
+    # one epoch's jump must be larger than a rise that lasts
+    jump, rise = losses[-1] - least if losses else 0.0, min(losses[-2:], default=0.0) - least
+    if len(losses) > 2 and (rise > 0.3 * case.start or jump > 0.5 * case.start):
         return f"the loss rose from {number(least)} to {number(losses[-1])}"
     return ""
 

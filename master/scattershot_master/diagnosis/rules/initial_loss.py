@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from scattershot_master.diagnosis.case import Case, Rule, number
 
 
 def _look(case: Case) -> str:
     first = case.layers[0] if case.layers else {}
     initial, chance = first.get("initial_loss"), first.get("chance_loss")
-    # one batch scatters, and outputs of unit variance cost half a unit more than chance does
-    if initial is None or not chance or 0.6 * chance <= initial <= 1.6 * chance + 0.3:
+    if initial is None or not chance:
+        return ""
+    # outputs of unit variance cost half a unit more than chance does, and an example's loss then
+    # scatters by about one: it is that of one batch
+    scatter = 1 / sqrt(float(case.params.get("batch_size", 32)))
+    if 0.6 * chance - scatter <= initial <= 1.6 * chance + 2 * scatter:
         return ""
     return f"the first loss was {number(initial)}; knowing nothing costs {number(chance)}"
 

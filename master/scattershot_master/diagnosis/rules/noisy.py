@@ -13,8 +13,9 @@ def _look(case: Case) -> str:
         return ""
     line = case.layers[-1]
     epoch = line["epoch"]
-    losses = [one["train_loss"] for one in case.history if one["epoch"] == epoch]
-    jumps = line.get("noise", 0.0) * (losses[0] if losses else 0.0) / case.initial
+    losses = [one["train_loss"] for one in case.history if one.get("epoch") == epoch]
+    begun = max([case.initial, *case.train[:1]])  # one batch may have been lucky
+    jumps = line.get("noise", 0.0) * (losses[0] if losses else 0.0) / begun
     if not jumps > _JUMPS:
         return ""
     size = case.params.get("batch_size")

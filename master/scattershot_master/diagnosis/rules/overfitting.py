@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from math import isfinite
 
-from scattershot_master.diagnosis.case import Case, Rule, number, percent
+from scattershot_master.diagnosis.case import Case, Rule, number
 
-#: The gap between the accuracies, and the rise of the validation loss over its least.
-_GAP, _RISE = 0.08, 1.5
+#: The rise of the validation loss over its least.
+_RISE = 1.5
 
 
 def _look(case: Case) -> str:
     if case.broken:
         return ""
-    if case.gap is not None and case.gap > _GAP:
-        return f"training accuracy is {percent(case.gap)} above validation accuracy"
+    if case.apart and case.gap is not None:
+        return f"training accuracy is {100 * case.gap:.0f} points above validation accuracy"
     val, train = case.series("val_loss"), case.series("train_loss")
     if len(val) < 4 or len(train) < 4 or not all(map(isfinite, val)):
         return ""
     least = min(val)
-    if val[-1] > _RISE * least and val[-1] - least > 0.1 * case.start and train[-1] < val[-1] / 3:
+    # of a loss that jumps, the last one alone may be high
+    end = min(val[-max(2, len(val) // 4) :])
+    fell = len(train) == len(val) and train[-1] < min(end / 3, train[val.index(least)])
+    if end > _RISE * least and end - least > 0.1 * case.start and fell:
         return (
             f"the validation loss rose from {number(least)} (epoch {val.index(least) + 1}) to "
             f"{number(val[-1])} while the training loss fell to {number(train[-1])}"

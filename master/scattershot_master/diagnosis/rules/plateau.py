@@ -1,4 +1,4 @@
-"""Owns the rule on a loss that fell and then hangs, because the steps are too large."""
+"""Owns the rule on a loss that fell and then jumps up and down, because the steps are too large."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from scattershot_master.diagnosis.case import Case, Rule, number, percent
 
 #: A median ratio of updates to weights from here on says that steps are large.
 _LARGE = 4e-3
+#: What part of its falls the loss must have risen again.
+_BACK = 1 / 3
 
 
 def _look(case: Case) -> str:
-    if len(case.train) < 6 or case.broken or not case.constant:
+    if len(case.train) < 6 or case.broken or not case.constant or case.still:
         return ""
-    hangs = 0.08 < case.left < 0.9 and case.gain < 0.02 and case.early > 0.05
+    hangs = 0.02 < case.left < 0.9 and case.gain < 0.05 and case.early > 0.05
     if not hangs or case.ratio is None or case.ratio < _LARGE:
         return ""
+    falls = -sum(one for one in case.moves if one < 0)
+    rises = sum(one for one in case.moves if one > 0)
+    if rises <= _BACK * falls:
+        return ""
+    rose = sum(one > 0 for one in case.moves)
     return (
-        f"the loss hangs at {percent(case.left)} of where it started since the first half of the "
-        f"epochs, with updates of {number(case.ratio)} of the weights"
+        f"the loss rose again in {rose} of the last {len(case.moves)} epochs and ended at "
+        f"{percent(case.left)} of where it started, with updates of {number(case.ratio)} of the "
+        "weights"
     )
 
 

@@ -11,19 +11,26 @@ _SHARE = 0.5
 
 
 def _look(case: Case) -> str:
-    seen = case.layers[-1].get("activations", ()) if case.layers else ()
+    if not case.layers:
+        return ""
+    first, last = case.layers[0], case.layers[-1]
+    begun = {one["name"]: one.get("saturated", 0.0) for one in first.get("activations", ())}
+    # units that training drove to their ends have learned so; those at it from the start cannot
+    seen = [one for one in last.get("activations", ()) if begun.get(one["name"], 1.0) > _SHARE]
     worst: Mapping[str, Any] = max(seen, key=lambda one: one.get("saturated", 0.0), default={})
     if worst.get("saturated", 0.0) <= _SHARE:
         return ""
     return (
-        f"{percent(worst['saturated'])} of the activations of {worst['name']} "
-        f"({worst['kind']}) were at the ends of their range at epoch {case.layers[-1]['epoch']}"
+        f"{percent(worst['saturated'])} of the activations of {worst['name']} ({worst['kind']}) "
+        f"were at the ends of their range at epoch {last['epoch']}; at epoch {first['epoch']} "
+        f"{percent(begun.get(worst['name'], worst['saturated']))}"
     )
 
 
 RULE = Rule(
     "saturated",
     _look,
-    "initialize smaller (Xavier), normalize the inputs, use ReLU, batch normalization",
+    "initialize smaller (Xavier), normalize the inputs, lower the learning rate, use ReLU, batch "
+    "normalization",
     "Activation / Gradient distributions per layer",
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from itertools import pairwise
+from math import isfinite, sqrt
 from statistics import fmean
 
 from scattershot_master.diagnosis.case import Case, Rule, number
@@ -19,8 +20,13 @@ def _look(case: Case) -> str:
     last, before = fmean(values[-quarter:]), fmean(values[-2 * quarter : -quarter])
     losses = case.train
     falling = fmean(losses[-quarter:]) < fmean(losses[-2 * quarter : -quarter]) if losses else True
-    least = max(_WORTH * abs(before), _WORTH * (max(values) - min(values)))
-    if not falling or last - before < least:
+    jumps = fmean((b - a) ** 2 for a, b in pairwise(values[-2 * quarter :])) / 2
+    least = max(
+        _WORTH * abs(before),
+        _WORTH * (max(values) - min(values)),
+        2 * sqrt(jumps * 2 / quarter),  # two standard errors of the difference
+    )
+    if not falling or min(last, values[-1]) - before < least:
         return ""
     return (
         f"{case.metric} went from {number(case.sign * before)} to {number(case.sign * last)} in "
