@@ -274,9 +274,9 @@ SICK = [
         data=noise,
     ),
     _sick(
-        "biases of -6",
+        "biases of -8",
         "dead_relus vanishing_gradients",
-        lambda: net(64, bias=-6.0),
+        lambda: net(64, bias=-8.0),
         ADAM,
     ),
     _sick(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from math import inf, isfinite, log
+from math import hypot, inf, isfinite, log
 from statistics import fmean
 from typing import Any
 
@@ -167,9 +167,14 @@ class Case:
 
     @cached_property
     def unreached(self) -> bool:
-        """Whether gradients do not reach the first layer: its mean one is below 1e-6."""
+        """Whether gradients do not reach the first layer: its mean one is below 1e-6.
+
+        Not so where the whole gradient is small: on a batch that the model knows already.
+        """
         first = self.first_weights
-        return first is not None and bool(first["grad_rms"] < 1e-6)
+        if first is None or first["grad_rms"] >= 1e-6:
+            return False
+        return hypot(*(one.get("grad", inf) for one in self.layers[-1]["parameters"])) > 1e-3
 
     @cached_property
     def constant(self) -> bool:

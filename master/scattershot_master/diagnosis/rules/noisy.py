@@ -5,7 +5,7 @@ from __future__ import annotations
 from scattershot_master.diagnosis.case import Case, Rule, percent
 
 #: Jumps of a step's loss, as a part of the starting loss, that are too large.
-_JUMPS = 0.2
+_JUMPS = 0.25
 
 
 def _look(case: Case) -> str:

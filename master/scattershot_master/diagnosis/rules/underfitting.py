@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from scattershot_master.diagnosis.case import Case, Rule, percent
-from scattershot_master.diagnosis.rules import plateau
+from scattershot_master.diagnosis.rules import dead_relus, plateau
 
 _LEFT = 0.25
 
@@ -15,8 +15,8 @@ def _look(case: Case) -> str:
         return ""
     if case.early < 0.05 or case.left > 0.9:
         return ""  # it has not learned at all: the rate or the initialization, not the size
-    if plateau.RULE.look(case):
-        return ""  # steps that are too large hide what the model could fit
+    if plateau.RULE.look(case) or dead_relus.RULE.look(case):
+        return ""  # steps that are too large, or dead units, hide what the model could fit
     val, train = case.series("val_loss"), case.series("train_loss")
     if val and fmean(val[-2:]) < _LEFT * case.start:
         return ""  # label smoothing, dropout or augmentation keep the training loss up

@@ -3,12 +3,13 @@
 from scattershot_master.diagnosis.study.case import StudyRule
 from scattershot_master.diagnosis.study.chance import chance
 from scattershot_master.diagnosis.study.importance import importance
-from scattershot_master.diagnosis.study.killed_winner import killed_winner
+from scattershot_master.diagnosis.study.killers import killed_winner, other_killers
 from scattershot_master.diagnosis.study.rates import rates
 
 STUDY_RULES: dict[str, StudyRule] = {
     "rates": rates,
     "chance": chance,
     "killed_winner": killed_winner,
+    "killers": other_killers,
     "importance": importance,
 }

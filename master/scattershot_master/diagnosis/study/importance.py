@@ -1,19 +1,15 @@
-"""Owns the ranking of the hyperparameters by how much the metric depends on them.
-
-A random forest learns the trials' ranks from their points; a hyperparameter matters as much as the
-forest gets worse when its values are shuffled (Breiman, "Random Forests", 2001, section 10).
-"""
+"""Owns the rule on which hyperparameters the metric depends on."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from scattershot.space import Space
 from scattershot_master.diagnosis.case import Finding, percent
 from scattershot_master.diagnosis.study.case import StudyCase
 
-#: Trials below which a forest has nothing to go by, and the share it must explain.
-_TRIALS, _EXPLAINED = 20, 0.1
+#: Trials below which a forest has nothing to go by.
+_TRIALS = 20
 
 
 def importance(study: StudyCase) -> list[Finding]:
@@ -34,39 +30,24 @@ def importances(study: StudyCase) -> dict[str, float]:
     board = study.board
     space = Space.parse(board.study["space"])
     records = [trial for trial in board.trials.values() if trial.history]
-    if len(records) < _TRIALS or not space.axes:
+    if len(records) < _TRIALS or len(space.axes) < 2:
         return {}
     # all at the same age: the first stage's budget, or the last epoch of those that got less far
-    age = (
-        min(trial.history[-1]["epoch"] for trial in records if trial.state == "complete")
-        if any(trial.state == "complete" for trial in records)
-        else 1
-    )
+    age = min((trial.done for trial in records if trial.state == "complete"), default=1)
     values = []
     for trial in records:
         seen = [
-            line.get(board.metric, np.nan) * board.sign
+            line.get(board.metric, math.nan) * board.sign
             for line in trial.history
             if line["epoch"] <= age
         ]
-        values.append(max((one for one in seen if np.isfinite(one)), default=-np.inf))
-    order = np.array(values)
-    ranks = np.searchsorted(np.sort(order), order).astype(float)
-    points = np.array([space.locate(trial.params) for trial in records], dtype=float)
-    points = np.nan_to_num(points, nan=-1.0)  # where the parameter does not exist
-    if np.ptp(ranks) == 0:
+        values.append(max(filter(math.isfinite, seen), default=-math.inf))
+    if len(set(values)) < 2:
         return {}
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.inspection import permutation_importance
+    # numpy and scikit-learn take over a second to import, most of what the command takes
+    from scattershot_master.diagnosis.study.forest import shares
 
-    forest = RandomForestRegressor(100, oob_score=True, random_state=0).fit(points, ranks)
-    if forest.oob_score_ < _EXPLAINED:
-        return {}
-    effect = permutation_importance(forest, points, ranks, n_repeats=5, random_state=0)
-    means = np.maximum(effect.importances_mean, 0)
-    if not means.sum():
-        return {}
-    shares = {
-        axis.name: float(one) for axis, one in zip(space.axes, means / means.sum(), strict=True)
-    }
-    return dict(sorted(shares.items(), key=lambda one: -one[1]))
+    points = [space.locate(trial.params) for trial in records]
+    found = shares(points, values)
+    names = [axis.name for axis in space.axes][: len(found)]
+    return dict(sorted(zip(names, found, strict=True), key=lambda one: -one[1]))

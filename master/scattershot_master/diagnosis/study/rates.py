@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.case import Finding, number
+from scattershot_master.diagnosis.case import Case, Finding, number
 from scattershot_master.diagnosis.study.case import StudyCase
 
 #: So many trials in a row, from the end of the range, are no accident.
@@ -11,29 +11,36 @@ _LEAST = 3
 
 def rates(study: StudyCase) -> list[Finding]:
     """Find the rate above which all trials diverge, and the one below which all are too slow."""
-    found = []
-    space = study.board.study["space"]
-    if not isinstance(space.get("lr"), dict):
+    if not isinstance(study.board.study["space"].get("lr"), dict):
         return []
-    sides = (
-        (True, {"diverged"}, "diverge", "upper", "down"),
-        (False, {"slow", "update_ratio"}, "are too slow", "lower", "up"),
-    )
+    found = []
     rated = [
-        (float(case.params["lr"]), {one.rule for one in study.findings.get(trial, ())})
+        (float(case.params["lr"]), case, {one.rule for one in study.findings.get(trial, ())})
         for trial, case in study.cases.items()
         if "lr" in case.params and case.history
     ]
-    for top, bad, verb, bound, way in sides:
-        ordered = sorted(rated, key=lambda one: one[0], reverse=top)
-        count = next((at for at, (_, rules) in enumerate(ordered) if not bad & rules), len(ordered))
-        if _LEAST <= count < len(ordered):
-            edge = ordered[count - 1][0]
-            evidence = f"all {count} trials {'from' if top else 'up to'} lr {number(edge)} "
-            evidence += (
-                f"{'on ' if top else ''}{verb}; the next one at {number(ordered[count][0])} "
-            )
-            evidence += "does not"
-            remedy = f"move the {bound} bound of lr {way} to {number(edge)}"
-            found.append(Finding("rates", evidence, remedy, "Hyperparameter optimization"))
+    rated.sort(key=lambda one: one[0])
+    fast = [(lr, "diverged" in rules) for lr, _, rules in reversed(rated)]
+    slow = [(lr, _slow(case, rules)) for lr, case, rules in rated]
+    for sides, verb, which, bound, way in (
+        (fast, "diverge", "from lr {} on", "upper", "down, below"),
+        (slow, "are too slow", "up to lr {}", "lower", "up, above"),
+    ):
+        count = next((at for at, (_, bad) in enumerate(sides) if not bad), len(sides))
+        if count < _LEAST:
+            continue
+        edge = number(sides[count - 1][0])
+        if count == len(sides):
+            evidence = f"all {count} trials {verb}, those with lr {number(sides[0][0])} as those "
+            evidence += f"with {edge}"
+        else:
+            evidence = f"all {count} trials {which.format(edge)} {verb}; the next one, at "
+            evidence += f"{number(sides[count][0])}, does not"
+        remedy = f"move the {bound} bound of lr {way} {edge}"
+        found.append(Finding("rates", evidence, remedy, "Hyperparameter optimization"))
     return found
+
+
+def _slow(case: Case, rules: set[str]) -> bool:
+    small = case.ratio is not None and case.ratio < 1e-3
+    return "slow" in rules or ("update_ratio" in rules and small)
