@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +54,8 @@ CASES: list[tuple[str, Case, bool]] = [
     ("initial_loss", Case(run(FALLING), [layer(initial_loss=4.8)], {"batch_size": 2}), False),
     ("flat_start", Case(run([2.3, 2.3, 2.28, 1.0, 0.4, 0.2]), [layer(initial_loss=2.3)]), True),
     ("flat_start", Case(run(FALLING), [layer()]), False),
+    # it never drops, it is slow
+    ("flat_start", Case(run([8.0, 7.6, 7.1, 6.5, 5.9, 5.3]), [layer(initial_loss=8.1)]), False),
     ("diverged", Case(run([1.0, float("nan")])), True),
     ("diverged", Case(run([2.0, 3.5, 9.0])), True),
     ("diverged", Case(run([1.0, 0.2, 0.9])), True),
@@ -65,6 +65,13 @@ CASES: list[tuple[str, Case, bool]] = [
     ("diverged", Case(run(FALLING)), False),
     ("exploding_gradients", Case(run([1.0, 0.9], grad_norm=[3.0, 800.0])), True),
     ("exploding_gradients", Case(run([1.0, 0.9], grad_norm=[3.0, 8.0])), False),
+    # the loss is no number, so no gradient is
+    (
+        "exploding_gradients",
+        Case(run([1.0, float("nan")], grad_norm=[3.0, float("nan")])),
+        False,
+    ),
+    ("exploding_gradients", Case(run([1.0, 0.9], grad_norm=[3.0, float("inf")])), True),
     ("vanishing_gradients", Case(run([2.3] * 8), [layer(parameters=weights(1e-8))]), True),
     ("vanishing_gradients", Case(run([2.3] * 8), [layer(parameters=weights(1e-4))]), False),
     (
@@ -143,6 +150,10 @@ CASES: list[tuple[str, Case, bool]] = [
     ),
     ("noisy", Case(run(FALLING * 1), [layer(epoch=1, noise=0.9)]), True),
     ("noisy", Case(run(FALLING), [layer(epoch=8, noise=0.9)]), False),
+    # the examples' own: nothing was learned yet
+    ("noisy", Case(run([2.4] * 4), [layer(epoch=1, noise=0.3)]), False),
+    # the first batch was a lucky one
+    ("noisy", Case(run([2.0, 0.9]), [{"epoch": 1, "initial_loss": 1.0, "noise": 0.2}]), False),
     (
         "overfitting",
         Case(run(FALLING, train_accuracy=[1.0] * 8, val_accuracy=[0.8] * 8)),
@@ -292,8 +303,12 @@ def small(values: list[list[float]], **study: Any) -> Board:
 def test_all_trials_diverging_is_told(board: Board) -> None:
     study = study_of(board)
     broken = {n: one for n, one in study.cases.items() if one.params["lr"] > 4}
-    (found,) = STUDY_RULES["rates"](StudyCase(board, broken, study.findings))
-    assert found.evidence.startswith(f"all {len(broken)} trials diverge")
+    hopeless = StudyCase(board, broken, study.findings)
+    (found,) = STUDY_RULES["rates"](hopeless)
+    low, high = (one([case.params["lr"] for case in broken.values()]) for one in (min, max))
+    assert found.evidence == f"all {len(broken)} trials diverge, at lr {low:.3g} to {high:.3g}"
+    # which of them is best says nothing
+    assert STUDY_RULES["killers"](study) and not STUDY_RULES["killers"](hopeless)
 
 
 def test_updates_that_are_too_large_are_not_taken_for_a_rate_that_is_too_low() -> None:
@@ -369,10 +384,10 @@ def test_every_built_in_killer_is_replayed_whatever_the_study_used(own: list[str
     (found,) = STUDY_RULES["killers"](study_of(board))
     killed, _, spared = found.evidence.partition("; ")
     for rule in ("halving", "sync_halving", "median", "percentile"):
-        assert f"{rule} at epoch 1 of stage coarse" in killed
-    assert "would have killed the best trial, 0" in killed
+        assert f" {rule} (epoch 1 of stage coarse)" in killed
+    assert killed.startswith("the best trial, 0, would have been killed by halving")
     # six trials stand still: they end at epoch 3 of 4; 6 of 28 epochs
-    assert spared.endswith("patience 21%") and 'rule = "patience"' in found.remedy
+    assert spared.endswith("patience (21%)") and 'rule = "patience"' in found.remedy
 
 
 def test_a_killer_that_the_study_used_alone_is_not_told_among_the_others() -> None:
@@ -384,7 +399,7 @@ def test_a_killer_that_the_study_used_alone_is_not_told_among_the_others() -> No
 def test_no_killer_that_would_have_spared_the_winner_is_no_advice_for_one() -> None:
     board = small(LATE, kill={"rule": [], "grace": 2, "min_peers": 3, "patience": 9})
     (found,) = STUDY_RULES["killers"](study_of(board))
-    assert "halving at epoch 2 of stage coarse" in found.evidence
+    assert " halving (epoch 2 of stage coarse)" in found.evidence
     assert found.remedy.endswith("grace below 3")
 
 
@@ -412,12 +427,3 @@ def test_a_trial_that_goes_on_is_not_judged_again_by_the_epochs_it_has() -> None
     found = replay(board, {0: [], 1: median})
     assert {n: one.epoch for n, one in found.killed.items()} == {1: 3, 2: 3}
     assert (found.trained, found.saved) == (4 * 2 + 3 * 2, 2)
-
-
-def test_a_study_needs_no_forest_to_be_told_nothing_of_importance(tmp_path: Path) -> None:
-    code = (
-        "import sys; from scattershot_master.diagnosis import study_page; "
-        "assert not {'sklearn', 'numpy', 'pydantic', 'torch'} & set(sys.modules), "
-        "sorted(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -142,21 +142,39 @@ def test_json_and_csv_at_once_are_bad_usage(study: Path, run: Run) -> None:
         run("export", study, "--json", "--history")
 
 
-@pytest.mark.parametrize("call", ["status(folder)", "top(folder)", "show('69', folder)"])
-def test_looking_imports_nothing_heavy(study: Path, call: str) -> None:
-    heavy = {"numpy", "scipy", "torch", "redis", "rq", "pydantic", "rich", "safetensors"}
+HEAVY = {"numpy", "scipy", "sklearn", "torch", "redis", "rq", "pydantic", "rich", "safetensors"}
+
+
+def imported(call: str, folder: Path) -> set[str]:
+    """Return the modules that a command with `folder` has in the end."""
     code = (
         "import sys; from pathlib import Path; from scattershot_master.show.commands import *; "
         f"folder = Path(sys.argv[1]); {call}; print('imported', *sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(study)],
+        [sys.executable, "-c", code, str(folder)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
-    assert not heavy & set(done.stdout.splitlines()[-1].split())
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "call", ["status(folder)", "top(folder)", "show('69', folder)", "diagnose('69', folder)"]
+)
+def test_looking_imports_nothing_heavy(study: Path, call: str) -> None:
+    assert not HEAVY & imported(call, study)
+
+
+def test_diagnose_imports_what_is_heavy_for_a_forest_alone(study: Path, tmp_path: Path) -> None:
+    with_forest = imported("diagnose(None, folder)", study)
+    assert "sklearn" in with_forest and "torch" not in with_forest
+    ledger = Ledger(tmp_path / "digits")
+    Simulation(({"name": "only", "trials": 12, "epochs": 3},)).run(to=ledger)
+    ledger.close()
+    assert not HEAVY & imported("diagnose(None, folder)", tmp_path)
 
 
 def test_diagnose_tells_what_holds_for_the_study_and_for_its_trials(study: Path, run: Run) -> None:
@@ -189,5 +207,78 @@ def test_diagnose_as_json(study: Path, run: Run) -> None:
 
 
 def test_diagnose_of_a_trial_that_is_not_there_says_so(study: Path, run: Run) -> None:
-    with pytest.raises(ScattershotError, match="there is no trial 999"):
+    with pytest.raises(ScattershotError, match=r"there is no trial 999 .*: it has 0 to 71"):
         run("diagnose", "999", study)
+    with pytest.raises(StudyFileError, match="write its number"):
+        run("diagnose", study, "69")  # the other way round
+
+
+def test_diagnose_of_a_trial_that_failed_says_why_and_where_to_look(study: Path, run: Run) -> None:
+    shown = run("diagnose", "17", study)
+    assert "RuntimeError: mat1" in shown and "scattershot show 17" in shown
+    assert "it has no epoch yet" in shown
+    data = json.loads(run("diagnose", "17", study, "--json"))
+    assert data["state"] == "failed" and data["reason"].startswith("RuntimeError")
+    assert data["unseen"] == ["it has no epoch yet"] and data["findings"] == []
+
+
+def test_every_line_of_evidence_is_followed_by_a_remedy_and_its_source(
+    study: Path, run: Run
+) -> None:
+    lines = run("diagnose", study).splitlines()
+    data = json.loads(run("diagnose", study, "--json"))
+    for found in data["findings"]:
+        at = lines.index(f"{found['rule']} {found['evidence']}")
+        assert lines[at + 1] == f"  → {found['remedy']}  ({found['source']})"
+    remedies = [line for line in lines if "→" in line]
+    assert len(remedies) > len(data["findings"])  # those of the trials
+    assert all(line.endswith(")") and "  (" in line for line in remedies)
+
+
+def shown_of(folder: Path, run: Run, *events: tuple[str, dict[str, object]]) -> str:
+    """Return the diagnosis of a study of two waiting trials after further events."""
+    ledger = Ledger(folder / "small")
+    study = Simulation(({"name": "only", "trials": 2, "epochs": 4},), rule="none").study
+    dump = study.model_dump(mode="json", by_alias=True)
+    ledger.append("study", study=dump, uid="u")
+    box = study.space.whole().to_json()
+    ledger.append("stage", stage="only", index=0, target=2, trials=[], box=box, notes=[], epochs=4)
+    params = study.space.at([0.5] * len(study.space.axes))
+    for number in (0, 1):
+        ledger.append("sampled", t=number, p=params, epochs=4, until=4)
+        ledger.append("started", t=number, a=1, w="w")
+    for kind, fields in events:
+        ledger.append(kind, **fields)
+    ledger.close()
+    return run("diagnose", folder)
+
+
+def test_diagnose_of_a_study_without_epochs_says_so(tmp_path: Path, run: Run) -> None:
+    shown = shown_of(tmp_path, run)
+    assert "2 trials, 0 with epochs\n" in shown and "it has not ended" in shown
+    assert "finding" not in shown and "best trial" not in shown
+    assert json.loads(run("diagnose", tmp_path, "--json")) == {
+        "study": "digits",
+        "finished": False,
+        "findings": [],
+        "trials": [],
+    }
+
+
+def test_diagnose_of_a_study_of_trials_without_a_value_has_no_best_trial(
+    tmp_path: Path, run: Run
+) -> None:
+    nan = {"val_accuracy": float("nan"), "train_loss": float("nan")}
+    report = {"a": 1, "n": 1, "m": nan, "f": ""}
+    shown = shown_of(tmp_path, run, ("report", {"t": 0, **report}), ("finished", {}))
+    assert "trial 0; no trial has a value\ndiverged the loss was nan at epoch 1" in shown
+    assert "best" not in shown and "not ended" not in shown
+
+
+def test_diagnose_of_a_trial_that_says_little_is_no_praise(tmp_path: Path, run: Run) -> None:
+    report = {"t": 1, "a": 1, "n": 1, "m": {"val_accuracy": 0.5}, "f": ""}
+    failed = {"t": 0, "a": 1, "r": "ValueError: no luck"}
+    shown = shown_of(tmp_path, run, ("report", report), ("failed", failed))
+    assert "1 failed: scattershot status says why" in shown
+    assert "the best trial, 1\nno rule has anything to say; but it has 1 epoch only, and" in shown
+    assert "reported no train_loss or val_loss, and its layers were not recorded" in shown

@@ -9,29 +9,57 @@ from typing import Any
 from scattershot.store.layers import Layers
 from scattershot.store.place import Place
 from scattershot_master.board import Board, TrialRecord
-from scattershot_master.diagnosis.case import Finding
+from scattershot_master.diagnosis.case import Case, Finding
 from scattershot_master.diagnosis.trials import case_of, diagnose
 from scattershot_master.show import words
-from scattershot_master.show.page import Cell, Line, Page, Sheet, line
+from scattershot_master.show.page import Cell, Line, Page, line
 
 
-def of_trial(board: Board, trial: TrialRecord, place: Place) -> tuple[list[Finding], Layers]:
-    """Return what is found in one trial, and its layers."""
-    layers = Layers.read(place, trial.number)
-    return diagnose(case_of(board, trial, layers.lines)), layers
+def of_trial(board: Board, trial: TrialRecord, place: Place) -> tuple[list[Finding], Case]:
+    """Return what is found in one trial, and what it was found in."""
+    case = case_of(board, trial, Layers.read(place, trial.number).lines)
+    return diagnose(case), case
 
 
-def trial_page(board: Board, trial: TrialRecord, found: Sequence[Finding], layers: Layers) -> Page:
+def trial_page(board: Board, trial: TrialRecord, found: Sequence[Finding], case: Case) -> Page:
     """Return the page about one trial."""
-    seen = "" if layers.lines else "; its layers were not recorded, half of the rules see nothing"
-    blocks: list[Line | Sheet] = [
+    head: list[Line] = [
         line(
             Cell(f"trial {trial.number}", "bold"),
             f" · {trial.state} · {words.plural(trial.done, 'epoch')} · study {board.name}",
-        ),
-        line(),
+        )
     ]
-    return blocks + (lines_of(found) or [line(f"no rule has anything to say{seen}")])
+    if trial.reason:
+        head.append(line(words.one_line(trial.reason)))
+    if trial.state == "failed":
+        head.append(line(Cell(f"its traceback: scattershot show {trial.number}", "dim")))
+    return [*head, line(), *told(found, case)]
+
+
+def told(found: Sequence[Finding], case: Case, layers: bool = True) -> list[Line]:
+    """Return lines for what was found, or one that says so, and why little could be.
+
+    `layers`: they were looked for.
+    """
+    missing = unseen(case, layers)
+    if found:
+        return lines_of(found)
+    but = f"; but {', and '.join(missing)}: most rules see nothing" if missing else ""
+    return [line(f"no rule has anything to say{but}")]
+
+
+def unseen(case: Case, layers: bool = True) -> list[str]:
+    """Return what keeps the rules from seeing anything of a trial."""
+    missing = []
+    if not case.history:
+        return ["it has no epoch yet"]
+    if len(case.history) < 4:
+        missing.append(f"it has {words.plural(len(case.history), 'epoch')} only")
+    if not case.train:
+        missing.append("it reported no train_loss or val_loss")
+    if not case.layers:
+        missing.append(f"its layers were not {'recorded' if layers else 'read from the store'}")
+    return missing
 
 
 def lines_of(found: Sequence[Finding]) -> list[Line]:
@@ -43,10 +71,17 @@ def lines_of(found: Sequence[Finding]) -> list[Line]:
     return lines
 
 
-def trial_data(trial: TrialRecord, found: Sequence[Finding], layers: Layers) -> dict[str, Any]:
+def trial_data(
+    board: Board, trial: TrialRecord, found: Sequence[Finding], case: Case
+) -> dict[str, Any]:
     """Return a trial's diagnosis as plain data, with its layers as they were recorded."""
     return {
+        "study": board.name,
         "trial": trial.number,
+        "state": trial.state,
+        "reason": trial.reason,
+        "epochs": trial.done,
         "findings": [asdict(one) for one in found],
-        "layers": layers.lines,
+        "unseen": unseen(case),
+        "layers": case.layers,
     }

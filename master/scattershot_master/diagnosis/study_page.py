@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from scattershot.store.layers import Layers
 from scattershot_master.board import Board
 from scattershot_master.diagnosis.case import Finding
-from scattershot_master.diagnosis.page import lines_of
+from scattershot_master.diagnosis.page import lines_of, told
 from scattershot_master.diagnosis.study import STUDY_RULES
 from scattershot_master.diagnosis.study.case import StudyCase
 from scattershot_master.diagnosis.trials import case_of, diagnose
@@ -48,36 +49,46 @@ def study_findings(study: StudyCase) -> list[Finding]:
 
 def study_page(study: StudyCase) -> Page:
     """Return the page about a study: what holds for all of it, then what its trials suffer from."""
-    board = study.board
     rules = Counter(one.rule for found in study.findings.values() for one in found)
-    whole = study_findings(study)
-    blocks: list[Line | Sheet] = [
-        line(
-            Cell(board.name, "bold"),
-            f" · {words.plural(len(study.cases), 'trial')} with epochs, "
-            f"{sum(not found for found in study.findings.values())} without a finding",
-        )
-    ]
-    blocks += section("the study", lines_of(whole))
-    best = next(iter(study.cases), None)
-    if best is not None:
-        told = lines_of(study.findings[best]) or [line("nothing is wrong with it")]
-        blocks += section(f"the best trial, {best}", told)
+    blocks: list[Line | Sheet] = [*_head(study)]
+    blocks += section("the study", lines_of(study_findings(study)))
+    if study.cases:
+        best, case = next(iter(study.cases.items()))
+        valued = isfinite(study.board.trials[best].best_value)
+        title = f"the best trial, {best}" if valued else f"trial {best}; no trial has a value"
+        blocks += section(title, told(study.findings[best], case, not study.board.store))
     for rule, _ in rules.most_common():
         numbers = [n for n, found in study.findings.items() if rule in {one.rule for one in found}]
         first = next(one for one in study.findings[numbers[0]] if one.rule == rule)
         named = ", ".join(map(str, numbers[:_NAMED])) + (", …" if len(numbers) > _NAMED else "")
+        evidence, remedy = lines_of([first])
         blocks += section(
             f"{rule} · {words.plural(len(numbers), 'trial')}: {named}",
-            [line(f"trial {numbers[0]}: {first.evidence}"), line(Cell("→ ", "cyan"), first.remedy)],
+            [line(f"trial {numbers[0]}: ", *evidence[1:]), remedy],
         )
     return blocks
+
+
+def _head(study: StudyCase) -> list[Line]:
+    """Return how many trials there are, how many can be judged and how many are well."""
+    board = study.board
+    counted = f" · {words.plural(len(board.trials), 'trial')}, {len(study.cases)} with epochs"
+    if study.cases:
+        well = sum(not found for found in study.findings.values())
+        counted += f", {well} of these without a finding"
+    lines = [line(Cell(board.name, "bold"), counted)]
+    if failed := len(board.by_state["failed"]):
+        lines.append(line(f"{failed} failed: scattershot status says why"))
+    if not board.finished:
+        lines.append(line("it has not ended: what is said here is of what there is so far"))
+    return lines
 
 
 def study_data(study: StudyCase) -> dict[str, Any]:
     """Return the study's diagnosis as plain data."""
     return {
         "study": study.board.name,
+        "finished": study.board.finished,
         "findings": [asdict(one) for one in study_findings(study)],
         "trials": [
             {"trial": number, "findings": [asdict(one) for one in found]}

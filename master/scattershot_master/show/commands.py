@@ -122,9 +122,10 @@ def diagnose(
 
     if trial is not None and folder is None and not trial.isdigit():
         folder, trial = Path(trial), None
+    number = None if trial is None else _number(trial)
     found = folders.study_folder(folder)
     board = read(found)
-    if trial is None:
+    if number is None:
         from scattershot_master.diagnosis import study_page  # takes longer to import
 
         study = study_page.of_study(board, found)
@@ -133,16 +134,15 @@ def diagnose(
         else:
             put(study_page.study_page(study))
         return
-    record = board.trials.get(_number(trial))
+    record = board.trials.get(number)
     if record is None:
-        raise ScattershotError(
-            f"there is no trial {trial} in {found}; `scattershot top` lists trials"
-        )
-    findings, layers = page.of_trial(board, record, board.checkpoints(found))
+        having = f"{min(board.trials)} to {max(board.trials)}" if board.trials else "none yet"
+        raise ScattershotError(f"there is no trial {number} in {found}: it has {having}")
+    findings, case = page.of_trial(board, record, board.checkpoints(found))
     if json:
-        _put_json(page.trial_data(record, findings, layers))
+        _put_json(page.trial_data(board, record, findings, case))
     else:
-        put(page.trial_page(board, record, findings, layers))
+        put(page.trial_page(board, record, findings, case))
 
 
 def _number(trial: str) -> int:

@@ -12,6 +12,8 @@ _MOST = 50.0
 def _look(case: Case) -> str:
     lines = [one for one in case.history if "grad_norm" in one]
     for line in lines:
+        if not isfinite(line.get("train_loss", 0.0)):
+            return ""  # what follows a loss that is no number is none either
         if not isfinite(line["grad_norm"]) or line["grad_norm"] > _MOST:
             return (
                 f"the gradient's norm was {number(line['grad_norm'])} at epoch {line['epoch']:.0f}"

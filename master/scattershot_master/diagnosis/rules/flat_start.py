@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scattershot_master.diagnosis.case import Case, Rule, number
+from scattershot_master.diagnosis.rules import slow
 
 #: Flat is a loss so near to the first one, and for at least this part of the epochs.
 _NEAR, _PART = 0.07, 0.15
@@ -12,6 +13,8 @@ def _look(case: Case) -> str:
     losses = case.train
     if len(losses) < 4 or case.start <= 0 or case.broken or case.left > 0.7:
         return ""
+    if slow.RULE.look(case):
+        return ""  # it did not drop: it is flat all along
     near = [abs(loss / case.initial - 1) < _NEAR for loss in losses]
     flat = near.index(False) if False in near else len(losses)
     if flat < max(1, _PART * len(losses)):

@@ -9,8 +9,8 @@ _JUMPS = 0.25
 
 
 def _look(case: Case) -> str:
-    if not case.layers or case.broken or case.initial <= 0:
-        return ""
+    if not case.layers or case.broken or case.initial <= 0 or case.left > 0.7:
+        return ""  # the noise of a loss that has hardly fallen is that of the examples
     line = case.layers[-1]
     epoch = line["epoch"]
     losses = [one["train_loss"] for one in case.history if one.get("epoch") == epoch]

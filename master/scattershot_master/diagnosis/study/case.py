@@ -17,5 +17,11 @@ class StudyCase:
     cases: Mapping[int, Case]
     findings: Mapping[int, Sequence[Finding]]
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether every trial's training diverged: which of them is best says nothing."""
+        found = [{one.rule for one in self.findings.get(trial, ())} for trial in self.cases]
+        return bool(found) and all("diverged" in rules for rules in found)
+
 
 StudyRule = Callable[[StudyCase], list[Finding]]

@@ -28,7 +28,7 @@ def chance(study: StudyCase) -> list[Finding]:
     """
     board = study.board
     ranking = finite(board)
-    if len(ranking) < 2:
+    if len(ranking) < 2 or study.hopeless:
         return []
     best = ranking[0].best_value
     noises = [one for one in (_error(study, best), _spread(study, ranking)) if one]

@@ -22,7 +22,7 @@ def killed_winner(study: StudyCase) -> list[Finding]:
     """Find that the study's own killers would have killed the best trial, had all been in step."""
     board = study.board
     ranking = finite(board)
-    if len(ranking) < 2 or not any(_own(board, stage) for stage in board.stages):
+    if len(ranking) < 2 or study.hopeless or not any(_own(board, stage) for stage in board.stages):
         return []
     winner = ranking[0].number
     own = {stage.index: _built(board, _own(board, stage)) for stage in board.stages}
@@ -48,7 +48,7 @@ def other_killers(study: StudyCase) -> list[Finding]:
     """
     board = study.board
     ranking = finite(board)
-    if len(ranking) < 2:
+    if len(ranking) < 2 or study.hopeless:
         return []
     winner, kills, spares = ranking[0].number, list[str](), dict[str, float]()
     latest = 0
@@ -58,21 +58,22 @@ def other_killers(study: StudyCase) -> list[Finding]:
         killers = _built(board, [rule])
         replayed = replay(board, {stage.index: killers for stage in board.stages})
         if killing := replayed.killed.get(winner):
-            kills.append(f"{rule} at epoch {killing.epoch} of stage {killing.stage}")
+            kills.append(f"{rule} (epoch {killing.epoch} of stage {killing.stage})")
             latest = max(latest, killing.epoch)
         elif replayed.saved > _WORTH * replayed.trained:
             spares[rule] = replayed.saved / replayed.trained
     if not kills and not spares:
         return []
-    ordered = sorted(spares, key=lambda rule: -spares[rule])
-    told = [f"{', '.join(kills)} would have killed the best trial, {winner}"] if kills else []
+    told = [f"been killed by {', '.join(kills)}"] if kills else []
     if spares:
-        named = ", ".join(f"{rule} {percent(spares[rule])}" for rule in ordered)
-        told.append(f"sparing trial {winner}, these would have saved so many epochs: {named}")
-        remedy = f'[kill] rule = "{ordered[0]}" saves most and keeps the best trial'
+        ordered = sorted(spares, key=lambda rule: -spares[rule])
+        named = ", ".join(f"{rule} ({percent(spares[rule])})" for rule in ordered)
+        told.append(f"survived, with so much of the epochs saved, {named}")
+        remedy = f'[kill] rule = "{ordered[0]}" would have saved most and kept the best trial'
     else:
         remedy = f"of these rules take none with [kill] grace below {latest + 1}"
-    return [Finding("killers", "; ".join(told), remedy, _SOURCE)]
+    evidence = f"the best trial, {winner}, would have {'; it would have '.join(told)}"
+    return [Finding("killers", evidence, remedy, _SOURCE)]
 
 
 def _own(board: Board, stage: StageRecord) -> list[str]:

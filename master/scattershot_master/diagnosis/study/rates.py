@@ -31,8 +31,8 @@ def rates(study: StudyCase) -> list[Finding]:
             continue
         edge = number(sides[count - 1][0])
         if count == len(sides):
-            evidence = f"all {count} trials {verb}, those with lr {number(sides[0][0])} as those "
-            evidence += f"with {edge}"
+            evidence = f"all {count} trials {verb}, at lr {number(rated[0][0])} to "
+            evidence += number(rated[-1][0])
         else:
             evidence = f"all {count} trials {which.format(edge)} {verb}; the next one, at "
             evidence += f"{number(sides[count][0])}, does not"
