@@ -165,6 +165,12 @@ CASES: list[tuple[str, Case, bool]] = [
         Case(run(FALLING, train_accuracy=[1.0] * 8, val_accuracy=[0.97] * 8)),
         False,
     ),
+    # one epoch's validation accuracy is low
+    (
+        "overfitting",
+        Case(run(FALLING, train_accuracy=[0.88] * 8, val_accuracy=[0.9] * 5 + [0.5, 0.87, 0.9])),
+        False,
+    ),
     # by percent
     (
         "overfitting",

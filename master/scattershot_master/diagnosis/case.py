@@ -134,13 +134,13 @@ class Case:
 
     @cached_property
     def gap(self) -> float | None:
-        """Training accuracy minus validation accuracy over the last three epochs, if both are."""
+        """Training accuracy minus validation accuracy: the least of the last three epochs'."""
         pairs = [
             line["train_accuracy"] - line["val_accuracy"]
             for line in self.history[-3:]
             if self._both(line)
         ]
-        return fmean(pairs) if pairs else None
+        return min(pairs, default=None)
 
     @cached_property
     def apart(self) -> bool:
