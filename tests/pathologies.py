@@ -216,8 +216,8 @@ SICK = [
         "weights of 0.02 in four layers",
         "flat_start",
         lambda: net(64, 64, 64, std=0.02),
-        {"lr": 0.05, "momentum": 0.9},
-        epochs=30,
+        {"lr": 0.03, "momentum": 0.9},
+        epochs=40,
         may="still_improving",
     ),
     _sick(

@@ -165,6 +165,18 @@ CASES: list[tuple[str, Case, bool]] = [
         Case(run(FALLING, train_accuracy=[1.0] * 8, val_accuracy=[0.97] * 8)),
         False,
     ),
+    # one epoch's validation accuracy is low
+    (
+        "overfitting",
+        Case(run(FALLING, train_accuracy=[0.88] * 8, val_accuracy=[0.9] * 5 + [0.5, 0.87, 0.9])),
+        False,
+    ),
+    # by percent
+    (
+        "overfitting",
+        Case(run(FALLING, train_accuracy=[97.0] * 8, val_accuracy=[94.0] * 8)),
+        False,
+    ),
     # it knows neither part
     (
         "overfitting",
@@ -236,9 +248,18 @@ def test_the_cases_reach_both_sides_of_every_rule() -> None:
 
 @pytest.mark.parametrize(
     "history",
-    [[], [{"epoch": 1}], [{"epoch": 1, "acc": 0.5}], run([float("nan")] * 9), run([0.0] * 9)],
+    [
+        [],
+        [{"epoch": 1}],
+        [{"epoch": 1, "acc": 0.5}],
+        run([float("nan")] * 9),
+        run([0.0] * 9),
+        run([float("inf"), -float("inf")] * 4),
+    ],
 )
-@pytest.mark.parametrize("line", [{}, {"epoch": 1}, layer(noise=float("nan"), parameters=[])])
+@pytest.mark.parametrize(
+    "line", [{}, {"epoch": 1}, layer(1, noise=0.5), layer(noise=float("nan"), parameters=[])]
+)
 def test_a_rule_is_silent_on_what_was_not_recorded(
     history: list[Mapping[str, float]], line: dict[str, Any]
 ) -> None:

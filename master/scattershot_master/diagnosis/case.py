@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from math import hypot, inf, isfinite, log
+from math import hypot, inf, isfinite, log, nan
 from statistics import fmean
 from typing import Any
 
@@ -86,8 +86,11 @@ class Case:
 
     @cached_property
     def left(self) -> float:
-        """The part of the starting loss that the last epochs still have."""
-        return fmean(self.train[-2:]) / self.start if self.start > 0 and self.train else 0.0
+        """The part of the starting loss that the last epochs still have; NaN where that is none."""
+        last = self.train[-2:]
+        if self.start <= 0 or not last:
+            return 0.0
+        return fmean(last) / self.start if all(map(isfinite, last)) else nan
 
     @cached_property
     def gain(self) -> float:
@@ -131,13 +134,13 @@ class Case:
 
     @cached_property
     def gap(self) -> float | None:
-        """Training accuracy minus validation accuracy over the last three epochs, if both are."""
+        """Training accuracy minus validation accuracy: the least of the last three epochs'."""
         pairs = [
             line["train_accuracy"] - line["val_accuracy"]
             for line in self.history[-3:]
             if self._both(line)
         ]
-        return fmean(pairs) if pairs else None
+        return min(pairs, default=None)
 
     @cached_property
     def apart(self) -> bool:
@@ -150,7 +153,8 @@ class Case:
 
     @staticmethod
     def _both(line: Mapping[str, float]) -> bool:
-        return "train_accuracy" in line and "val_accuracy" in line
+        names = ("train_accuracy", "val_accuracy")
+        return all(0 <= line.get(name, -1) <= 1 for name in names)  # not in percent
 
     @cached_property
     def ratio(self) -> float | None:

@@ -14,7 +14,8 @@ def _look(case: Case) -> str:
     if case.broken:
         return ""
     if case.apart and case.gap is not None:
-        return f"training accuracy is {100 * case.gap:.0f} points above validation accuracy"
+        points = f"{100 * case.gap:.0f} points"
+        return f"training accuracy is {points} or more above validation accuracy at the end"
     val, train = case.series("val_loss"), case.series("train_loss")
     if len(val) < 4 or len(train) < 4 or not all(map(isfinite, val)):
         return ""

@@ -14,7 +14,7 @@ def _look(case: Case) -> str:
     low = case.ratio is not None and case.ratio < 1e-3
     half = len(losses) // 2
     first, second = losses[0] - losses[half], losses[half] - losses[-1]
-    straight = second > 0.6 * first > 0 and second > 0.005 * case.initial
+    straight = second > 0.5 * first > 0 and second > 0.005 * case.initial
     crawls = low and case.constant and losses[0] - losses[-1] < 0.02 * case.initial
     if not (straight or crawls) or (case.ratio is not None and not low):
         return ""
