@@ -17,6 +17,7 @@ CHECKS = {
     "data": "Is anything wrong with the examples and their labels?",
     "initial_loss": "Is the loss at chance before anything is learned?",
     "regularization": "Does the loss rise when the regularization rises?",
+    "options": "Do augmentation, mixed precision and the compiler work, where they are on?",
     "gradients": "Does backpropagation agree with numerical gradients?",
     "overfit": "Can the network learn twenty examples by heart?",
     "learning": "Does the loss fall within 100 iterations?",

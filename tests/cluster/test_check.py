@@ -14,11 +14,11 @@ def test_digits_passes_all_checks(scattershot: Run, study_file: Path, tmp_path: 
     assert names == [
         "data", "initial_loss", "regularization", "gradients", "overfit", "learning", "rates"
     ]  # fmt: skip
-    assert lines[-3] == "7 pass"
+    assert lines[-3] == "7 pass, 1 skipped"
     folder = tmp_path / "checkpoints" / "small.check"
     assert (folder / "learning-rates.svg").read_text().startswith("<svg")
     kept = json.loads((folder / "check.json").read_text())
-    assert len(kept["checks"]) == 7 and kept["params"]["hidden"] == 32
+    assert len(kept["checks"]) == 8 and kept["params"]["hidden"] == 32
 
 
 def test_a_check_that_fails_is_exit_code_1(scattershot: Run, tmp_path: Path) -> None:

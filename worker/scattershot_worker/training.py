@@ -46,12 +46,17 @@ class Training:
         seed: int,
         budget: int,
         device: torch.device,
+        model: nn.Module | None = None,
     ) -> None:
-        """Make the model and its optimizer; raises TaskError for hyperparameters that cannot be."""
+        """Make the model, unless one is given, and its optimizer.
+
+        Raises:
+            TaskError: for hyperparameters that cannot be.
+        """
         self.task, self.params, self.budget = task, params, budget
         self.how = Hyperparameters.of(params)
         self.batch_size = self.how.batch_size
-        model = task.model(params)
+        model = task.model(params) if model is None else model
         if self.how.init != "default":
             initialize(model, self.how.init)
         self.model = model.to(device)

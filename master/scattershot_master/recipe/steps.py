@@ -30,7 +30,7 @@ CHECKED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Initial loss",
         "Is the data sound, and the loss of fresh weights at chance?",
-        ("data", "initial_loss", "regularization"),
+        ("data", "initial_loss", "regularization", "options"),
     ),
     (
         "Overfit a small sample",

@@ -25,7 +25,8 @@ _DECAY = 1e-4
 def check(subject: Subject) -> CheckResult:
     """Train for a hundred iterations at each of four learning rates; say at which the loss falls.
 
-    Dropout and the like are as the hyperparameters say, the weight decay is at most 1e-4.
+    The steps are the trainer's own: dropout, augmentation, precision and the like are as the
+    hyperparameters say. The weight decay is at most 1e-4, and nothing is compiled.
     """
     curves = {rate: _losses(subject, rate) for rate in _RATES}
     before = _before(subject)
@@ -75,10 +76,9 @@ def check(subject: Subject) -> CheckResult:
 def _losses(subject: Subject, rate: float) -> list[float]:
     """Return the loss of each iteration's batch; fewer where it blew up."""
     changes = {"lr": rate, "weight_decay": min(subject.params.get("weight_decay", _DECAY), _DECAY)}
-    model = subject.model(**changes)
-    optimizer = subject.optimizer(model, **changes)
-    set_rate(optimizer, rate)
-    return [*islice(subject.iterate(model, optimizer, subject.batches()), _ITERATIONS)]
+    training = subject.training(**changes, compile=False)  # which changes no number
+    set_rate(training.optimizer, rate)
+    return [*islice(subject.train(training, subject.batches()), _ITERATIONS)]
 
 
 def _ratio(losses: list[float], before: float) -> float:
@@ -89,9 +89,9 @@ def _ratio(losses: list[float], before: float) -> float:
 
 def _before(subject: Subject) -> float:
     """Return the mean loss of fresh weights on the first batches."""
-    model = subject.model()
+    model, loss = subject.model(), subject.training(compile=False).loss
     given = islice(subject.batches(), _FIRST)
-    return fmean(subject.task.loss(model(x), y).item() for x, y in given)
+    return fmean(loss(model(x), y).item() for x, y in given)
 
 
 def _change(ratio: float) -> str:

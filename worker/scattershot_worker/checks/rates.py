@@ -78,18 +78,17 @@ def check(subject: Subject) -> CheckResult:
 def _sweep(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     """Return the rates and the loss of each step's batch before the step, [S] each."""
     rates = np.geomspace(_FROM, _TO, _STEPS)
-    model = subject.model()
-    optimizer = subject.optimizer(model)
+    training = subject.training(compile=False)  # which changes no number
     losses: list[float] = []
-    set_rate(optimizer, rates[0])
-    for loss in islice(subject.iterate(model, optimizer, subject.batches()), _STEPS):
+    set_rate(training.optimizer, rates[1])
+    for loss in islice(subject.train(training, subject.batches()), _STEPS):
         if not math.isfinite(loss):
             break
         losses.append(loss)
         if loss > losses[0] + _BLOWN * abs(losses[0]):
             break
-        # the step from here: a loss belongs to the rate of the last step before it
-        set_rate(optimizer, rates[min(len(losses), _STEPS - 1)])
+        # for the next step, whose loss comes before it: one belongs to the last step's rate
+        set_rate(training.optimizer, rates[min(len(losses) + 1, _STEPS - 1)])
     return rates[: len(losses)], np.array(losses)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
@@ -22,6 +23,7 @@ from scattershot_worker.hyperparameters import Hyperparameters
 from scattershot_worker.initialization import initialize
 from scattershot_worker.optimizers import make_optimizer
 from scattershot_worker.trainer import batches, data_on, is_tensors
+from scattershot_worker.training import Training
 
 Batch = tuple[Tensor, Tensor]
 
@@ -162,6 +164,35 @@ class Subject:
         """Return the searched dimension of that name."""
         axes = self.space.axes if self.space else ()
         return next((axis for axis in axes if axis.name == name), None)
+
+    def training(self, **changes: Any) -> Training:
+        """Return what the trainer has for these hyperparameters, before the first step, on a copy.
+
+        `changes` stand in for hyperparameters.
+        """
+        params = self.params | changes
+        training = Training(
+            self.task,
+            params,
+            seed=self.seed,
+            budget=1,
+            device=self.device,
+            model=copy.deepcopy(self.model(**changes)),  # dropout layers are made others for good
+        )
+        training.begin_epoch(1, [])
+        training.model.train()
+        return training
+
+    def train(self, training: Training, given: Iterator[Batch]) -> Iterator[float]:
+        """Let the trainer's own steps be done on the batches `given`; yields the losses.
+
+        A loss that is not finite ends it.
+        """
+        for x, y in given:
+            value = training.step(x, y).item()
+            yield value
+            if not math.isfinite(value):
+                return
 
     def iterate(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, given: Iterator[Batch]

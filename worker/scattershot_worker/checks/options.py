@@ -1,0 +1,126 @@
+"""Owns the check that augmentation, mixed precision and the compiler work as the trainer has them.
+
+The other checks leave some of them out: they look at the network, not at how fast it computes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scattershot.checks import CheckResult, Status
+from scattershot.seeds import derive
+from scattershot.task import Task
+from scattershot_worker.checks.subject import Subject
+from scattershot_worker.hyperparameters import Hyperparameters
+
+_NAME = "options"
+_STEPS = 10
+#: How far the first loss may be from that of float32, uncompiled: as a part of it.
+_CLOSE = {"float32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}
+
+_ELSEWHERE = (
+    "`learning` and `rates` have the augmentation and the precision, but are not compiled, which "
+    "takes seconds and changes no number",
+    "`initial_loss`, `regularization` and `overfit` have none of them: they look at the network, "
+    "in float32; `gradients` needs float64",
+)
+
+
+@dataclass
+class _Problem:
+    """What is wrong, as `CheckResult` has it."""
+
+    status: Status
+    meaning: str
+    remedy: str
+    found: str = ""
+
+
+def check(subject: Subject) -> CheckResult:
+    """Take ten of the trainer's own steps with the options on, and with them off."""
+    how = Hyperparameters.of(subject.params)
+    augments = type(subject.task).augment is not Task.augment
+    used = ["augment"] if augments else []
+    used += [f"precision {how.precision}"] if how.precision != "float32" else []
+    used += ["compile"] if how.compile else []
+    if not used:
+        return CheckResult(
+            _NAME,
+            "skipped",
+            "no augmentation, mixed precision or compiler is asked for",
+            "There is nothing to try.",
+        )
+    if problem := _augmented(subject) if augments else None:
+        return CheckResult(_NAME, problem.status, problem.found, problem.meaning, problem.remedy)
+    losses, skipped = _losses(subject)
+    plain, _ = _losses(subject, precision="float32", compile=False)
+    found = f"{', '.join(used)}: loss {losses[0]:.4g} → {losses[-1]:.4g} in {_STEPS} steps"
+    if how.precision != "float32" or how.compile:
+        found += f", without {plain[0]:.4g} → {plain[-1]:.4g}"
+    if skipped:
+        found += f"; {skipped} skipped by the scaler"
+    numbers = {"used": used, "losses": losses, "plain_losses": plain, "skipped_steps": skipped}
+    if problem := _compared(losses, plain, skipped, how.precision):
+        return CheckResult(
+            _NAME, problem.status, found, problem.meaning, problem.remedy, _ELSEWHERE, numbers
+        )
+    return CheckResult(_NAME, "pass", found, "They work together.", "", _ELSEWHERE, numbers)
+
+
+def _losses(subject: Subject, **changes: object) -> tuple[list[float], int]:
+    """Return the losses of a few steps, regularization off, and how many the scaler skipped."""
+    training = subject.training(**subject.unregularized(), **changes)
+    losses, skipped = [], 0
+    for (x, y), _ in zip(subject.batches(), range(_STEPS), strict=False):
+        scale = training.scaler.get_scale() if training.scaler else 1.0
+        losses.append(training.step(x, y).item())
+        skipped += training.scaler is not None and training.scaler.get_scale() < scale
+    return losses, skipped
+
+
+def _augmented(subject: Subject) -> _Problem | None:
+    x, _ = subject.sample(subject.batch_size)
+    seed = derive(subject.seed, "augment", 1)
+    first, again = (
+        subject.task.augment(x.clone(), torch.Generator().manual_seed(seed)) for _ in range(2)
+    )
+    advice = "Return the batch changed, and nothing else of it; the trainer has the targets as is."
+    if not isinstance(first, Tensor) or first.shape[:1] != x.shape[:1]:
+        what = f"shape {[*first.shape]}" if isinstance(first, Tensor) else type(first).__name__
+        found = f"augment(x, generator) makes {what} of a batch of shape {[*x.shape]}"
+        return _Problem("fail", "Examples and targets no longer belong together.", advice, found)
+    if (first.dtype, first.device) != (x.dtype, x.device):
+        found = f"augment(x, generator) makes {first.dtype} on {first.device} of {x.dtype} on "
+        found += str(x.device)
+        return _Problem("fail", "The network is made for what the batch was.", advice, found)
+    if x.isfinite().all() and not first.isfinite().all():
+        found = "augment(x, generator) makes values that are not finite"
+        return _Problem("fail", "Nothing can be learned from them.", advice, found)
+    if not torch.equal(first, again):
+        return _Problem(
+            "warn",
+            "It draws from elsewhere: a trial that is resumed, or run again, has other batches.",
+            "Draw everything from the generator: torch.rand(n, generator=generator).",
+            "augment(x, generator) gives other values for the same generator",
+        )
+    return None
+
+
+def _compared(
+    losses: list[float], plain: list[float], skipped: int, precision: str
+) -> _Problem | None:
+    if skipped == len(losses) or (math.isfinite(plain[-1]) and not math.isfinite(losses[-1])):
+        meaning = "With these options it does not train, without them it does."
+        remedy = 'Try precision = "bf16", which has the range of float32, or "float32".'
+        return _Problem("fail", meaning, remedy)
+    off = abs(losses[0] - plain[0]) / max(abs(plain[0]), 1e-12)
+    if off > _CLOSE[precision]:
+        meaning = f"The same weights have another loss with them: it is off by {off:.1%}."
+        remedy = "Look for sums over many elements and for values beyond 65,504 (fp16), and keep "
+        remedy += "them in float32: x.float(). If compile alone is on, its compiler is at fault."
+        return _Problem("warn", meaning, remedy)
+    return None
