@@ -12,10 +12,10 @@ def _look(case: Case) -> str:
     initial, chance = first.get("initial_loss"), first.get("chance_loss")
     if initial is None or not chance:
         return ""
-    # outputs of unit variance cost half a unit more than chance does, and an example's loss then
-    # scatters by about one: it is that of one batch
+    # outputs of unit variance cost half a unit more than chance does, with dropout one, and an
+    # example's loss then scatters by about one: it is that of one batch
     scatter = 1 / sqrt(float(case.params.get("batch_size", 32)))
-    if 0.6 * chance - scatter <= initial <= 1.6 * chance + 2 * scatter:
+    if 0.6 * chance - scatter <= initial <= 2 * chance + 2 * scatter:
         return ""
     return f"the first loss was {number(initial)}; knowing nothing costs {number(chance)}"
 
