@@ -268,6 +268,20 @@ def test_norms_are_those_of_a_step_done_by_hand() -> None:
     assert sum(counts) == 2 and counts[0] == 1 and counts[11] == 1  # 0, and 0.5: from 1e-1 to 1
 
 
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(-1)
+
+
+def test_a_model_without_matrices_is_looked_at(bench: Workbench) -> None:
+    class Scaled(Rings):
+        def model(self, params: Mapping[str, Any]) -> nn.Module:
+            return nn.Sequential(nn.BatchNorm1d(16), nn.Unflatten(1, (2, 8)), Mean())
+
+    assert bench.run(Scaled(), params=PARAMS) == ("ended", "complete")
+    assert all("grads" not in one for one in layers(bench)[0]["parameters"])
+
+
 def test_dead_units_and_saturated_ones_are_counted() -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:

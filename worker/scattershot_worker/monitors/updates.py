@@ -86,6 +86,8 @@ def histogram(grad: Tensor) -> Tensor:
 
 def histograms(grads: Sequence[Tensor]) -> list[Tensor]:
     """Return the `histogram` of each gradient."""
+    if not grads:  # a model of biases and norms alone
+        return []
     low, high = DECADES
     some = [one.detach().flatten()[:: 1 + one.numel() // ELEMENTS] for one in grads]
     sizes = torch.cat(some).abs_().float().log10_().clamp_(low, high - 1e-3)
