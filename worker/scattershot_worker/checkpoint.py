@@ -39,14 +39,14 @@ class Snapshot:
         self.skeleton = {name: self._take(value, name) for name, value in state.items()}
 
     def _take(self, value: Any, path: str) -> Any:
-        if type(value) in _PLAIN:
-            return value
         if isinstance(value, Tensor):
             while path in self.tensors:  # a "/" or a number among the keys
                 path += "'"
             # contiguous copies of their own: tied weights may not share memory in the format
             self.tensors[path] = value.detach().to("cpu", copy=True).contiguous()
             return {"$tensor": path}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
         if isinstance(value, Mapping):
             if all(type(key) is str and key[:1] != "$" for key in value):
                 return {
@@ -60,8 +60,6 @@ class Snapshot:
             return {"$tuple": [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]}
         if isinstance(value, list):
             return [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]
-        if isinstance(value, (bool, int, float, str)):
-            return value
         raise _refusal(value, path)
 
     def serialize(self, header: Mapping[str, object], history: Sequence[str] = ()) -> bytearray:
@@ -76,6 +74,7 @@ class Snapshot:
         return files.seal(safetensors.serialize(specs, about))
 
 
+#: Types that need no look, nor a path: most of what an optimizer's groups hold.
 _PLAIN = frozenset((type(None), bool, int, float, str))
 
 

@@ -113,16 +113,14 @@ class Pack:
                 company.leave(*about)
 
     def _train(self) -> None:
-        while True:
-            self._refill()
-            if not self._members:
-                return
+        while self._members:
             try:
                 self._epoch()
             except _Deserted:
-                continue
+                pass
             except (Exception, SystemExit) as error:
                 self._break(error)
+            self._refill()
 
     def _yields(self) -> bool:
         """Give the only lane back where it would be trained alone beside a pack of its kind.
@@ -141,8 +139,7 @@ class Pack:
                 return False
         except TROUBLE:
             return False
-        del self._members[member.lane]
-        self._engine.release(member.lane)
+        self._drop(member)
         self._line.ended(member.key, "yield", "another worker trains trials of its kind")
         return True
 
@@ -272,13 +269,17 @@ class Pack:
 
     # ---- trials go
 
+    def _drop(self, member: _Member) -> None:
+        """Let a lane go, if it was given one."""
+        if self._members.pop(member.lane, None) is not None:
+            self._engine.release(member.lane)
+
     def _finish(self, members: list[_Member]) -> None:
         """Let lanes go that have trained all their epochs."""
         if not members:
             return
         for member in members:
-            del self._members[member.lane]
-            self._engine.release(member.lane)
+            self._drop(member)
         outcomes = conclude_all(self._bench, [member.taken for member in members])
         for member, outcome in zip(members, outcomes, strict=True):
             self._line.ended(member.key, *outcome)
@@ -286,8 +287,7 @@ class Pack:
     def _leave(self, member: _Member, error: BaseException) -> None:
         if isinstance(error, TrialStopped) and error.why in ("drain", "hold"):
             self.closed = True  # the worker leaves, or the study stops: nothing more is begun
-        if self._members.pop(member.lane, None) is not None:
-            self._engine.release(member.lane)
+        self._drop(member)
         self._line.ended(member.key, *conclude(self._bench, member.taken, error))
 
     def _break(self, error: BaseException) -> None:
@@ -297,8 +297,7 @@ class Pack:
             self._leave(members[0], error)
             return
         for member in members:
-            del self._members[member.lane]
-            self._engine.release(member.lane)
+            self._drop(member)
             self._bench.reporter.flush(member.taken.attempt)
             if out_of_memory(error):
                 self._line.ended(member.key, "drain", "")

@@ -46,7 +46,7 @@ class Recruiter:
         self.strangers, self.cut_short = len(likely) < len(there), False
         if not likely:
             return []
-        all_left = sum(one.spec.epochs for one in there) + waiting.running(info.name)
+        all_left = sum(one.spec.epochs for one in there) + waiting.left(info.name)
         share = all_left / waiting.workers() - left
         found: list[tuple[Waiting, Training]] = []
         probes = 0

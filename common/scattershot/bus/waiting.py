@@ -70,7 +70,7 @@ class WaitingTrials:
             pipe.hget(Keys(one.spec.study).trial(one.spec.trial), "failures")
         return [int(count or 0) for count in pipe.execute()]
 
-    def running(self, study: str) -> int:
+    def left(self, study: str) -> int:
         """Return how many epochs the trials of a study that run have before them, all together."""
         keys = Keys(study)
         pipe = self._connection.pipeline(transaction=False)

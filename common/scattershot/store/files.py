@@ -77,8 +77,7 @@ def write(path: Place, data: bytes | bytearray, *, sync: bool) -> None:
     if not isinstance(path, Path):
         remote.put(path, data)
         return
-    folder, _ = os.path.split(path)
-    temp = os.path.join(folder, f"{_TEMP}{os.getpid()}-{secrets.token_hex(8)}")
+    temp = os.path.join(os.path.dirname(path), f"{_TEMP}{os.getpid()}-{secrets.token_hex(8)}")
     try:
         try:
             with _created(temp) as file:

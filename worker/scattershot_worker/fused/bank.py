@@ -74,10 +74,7 @@ class Bank:
                 stack[: self.capacity] = self.stacks[name]
         self.weights, self.one, self.two = rows
         self.steps = steps
-        self.grads = {
-            one.name: torch.zeros(capacity, *one.shape, dtype=self._row.dtype, device=steps.device)
-            for one in self.layout.slices
-        }
+        self.grads = {one.name: empty(self._like[one.name], capacity) for one in self.layout.slices}
         self.stacks, self.capacity = stacks, capacity
         self._views = {}
         if len(self.averages):
@@ -132,10 +129,16 @@ class Bank:
             self._views[what, row] = self.layout.views(getattr(self, what)[row])
         return self._views[what, row]
 
-    def tensors_of(self, row: int) -> dict[str, Tensor]:
+    def lane(self, row: int) -> dict[str, Tensor]:
         """Return all parameters and buffers of a row as views, by name."""
         stacks = {name: stack[row] for name, stack in self.stacks.items()}
         return {**self._of("weights", row), **stacks}
+
+    def lanes(self, width: int, *, averaged: bool = False) -> dict[str, Tensor]:
+        """Return those of the first rows, [width, …]; `averaged` has the averaged weights."""
+        rows = self.averages if averaged else self.weights
+        stacks = {name: stack[:width] for name, stack in self.stacks.items()}
+        return {**self.layout.views(rows[:width]), **stacks}
 
     def parts(self, row: int, group: int, first: int, end: int) -> Parts:
         """Return what the update of the slices from `first` to `end` of one row works on."""
@@ -147,11 +150,8 @@ class Bank:
 
     def model_state(self, seat: Seat) -> dict[str, Tensor]:
         """Return the trial's `model.state_dict()`; views, to be copied at once."""
-        views = self._of("weights", seat.row)
-        return {
-            key: views[name] if name in views else self.stacks[name][seat.row]
-            for key, name in self.layout.keys
-        }
+        tensors = self.lane(seat.row)
+        return {key: tensors[name] for key, name in self.layout.keys}
 
     def averages_of(self, seat: Seat) -> dict[str, Tensor]:
         """Return the trial's `ema.state_dict()`; views, to be copied at once."""

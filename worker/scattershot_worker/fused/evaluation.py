@@ -51,10 +51,8 @@ class Evaluator:
         `averaged` takes the averaged weights. Lanes may be released in `check`.
         """
         x, y = tensors_of(part)
-        rows = bank.averages if averaged else bank.weights
         width = max((lane.seat.row + 1 for lane in lanes if lane.seat is not None), default=0)
-        tensors = bank.layout.views(rows[:width])
-        tensors |= {name: stack[:width] for name, stack in bank.stacks.items()}
+        tensors = bank.lanes(width, averaged=averaged)
         self._model.model.eval()
         try:
             outs = []

@@ -8,6 +8,7 @@ convolution.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ def front(tensor: Tensor, dim: _Dim, lanes: int) -> Tensor:
     return (
         tensor.unsqueeze(0).expand(lanes, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
     )
+
+
+def fronts(lanes: int, tensors: Sequence[Tensor], dims: Sequence[_Dim]) -> Iterator[Tensor]:
+    """Return tensors with their lanes first."""
+    return (front(tensor, dim, lanes) for tensor, dim in zip(tensors, dims, strict=True))
 
 
 def apply(function: type[Function], *arguments: Any) -> Tensor:
@@ -218,7 +224,7 @@ class GroupNorm(Function):
         info: Any, dims: Any, x: Tensor, groups: int, w: Tensor, b: Tensor, eps: float
     ) -> tuple[Tensor, int]:
         lanes = info.batch_size
-        x, w, b = (front(t, dim, lanes) for t, dim in ((x, dims[0]), (w, dims[2]), (b, dims[3])))
+        x, w, b = fronts(lanes, (x, w, b), (dims[0], *dims[2:4]))
         normed = F.group_norm(x.reshape(-1, *x.shape[2:]), groups, None, None, eps).view(x.shape)
         each = (lanes, 1, -1, *[1] * (x.dim() - 3))
         return torch.addcmul(b.reshape(each), normed, w.reshape(each)), 0
@@ -257,7 +263,7 @@ class LayerNorm(Function):
         info: Any, dims: Any, x: Tensor, w: Tensor, b: Tensor, eps: float
     ) -> tuple[Tensor, int]:
         lanes = info.batch_size
-        x, w, b = (front(one, dim, lanes) for one, dim in zip((x, w, b), dims, strict=False))
+        x, w, b = fronts(lanes, (x, w, b), dims[:3])
         y = apply(_LayerNormLanes, x.reshape(lanes, -1, x.shape[-1]), w, b, eps)
         return y.view(x.shape), 0
 
@@ -276,7 +282,7 @@ class Attention(Function):
         info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool
     ) -> tuple[Tensor, int]:
         lanes = info.batch_size
-        q, k, v = (front(one, dim, lanes) for one, dim in zip((q, k, v), dims, strict=False))
+        q, k, v = fronts(lanes, (q, k, v), dims[:3])
         if q.shape[-2] <= _SHORT and not causal:
             a, b, c = (one.reshape(-1, *one.shape[-2:]) for one in (q, k, v))
             weights = torch.softmax(torch.bmm(a * q.shape[-1] ** -0.5, b.transpose(1, 2)), -1)

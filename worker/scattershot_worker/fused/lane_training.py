@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from scattershot_worker import dropout
-from scattershot_worker.fused.lane_functions import apply, front, never
+from scattershot_worker.fused.lane_functions import apply, fronts, never
 
 
 class _DropoutLanes(Function):
@@ -41,8 +41,7 @@ class Dropout(Function):
     @staticmethod
     def vmap(info: Any, dims: Any, *tensors: Tensor) -> tuple[Tensor, int]:
         """Do it for all lanes."""
-        pairs = zip(tensors, dims, strict=True)
-        return apply(_DropoutLanes, *(front(one, dim, info.batch_size) for one, dim in pairs)), 0
+        return apply(_DropoutLanes, *fronts(info.batch_size, tensors, dims)), 0
 
 
 class CrossEntropy(Function):

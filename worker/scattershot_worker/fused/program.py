@@ -55,11 +55,11 @@ Step = Callable[[Places, Inputs], Seen]
 class LaneModel:
     """A model of the signature, whose parameters, buffers and dropout masks come from outside."""
 
-    def __init__(
-        self, model: nn.Module, task: Task, layout: Layout, lane_aware: bool = True
-    ) -> None:
+    def __init__(self, model: nn.Module, task: Task, layout: Layout) -> None:
         # deep, so that the trial that lent it may train alone
         self.model = copy.deepcopy(model)
+        #: Of all its parameters, in its order.
+        self.names = [name for name, _ in model.named_parameters()]
         self.layout, self._task = layout, task
         self._masks: list[tuple[Tensor, Tensor, Tensor]] = []
         self._site = 0

@@ -15,7 +15,7 @@ from scattershot_worker.fused.bank import Bank
 from scattershot_worker.fused.program import LaneModel
 from scattershot_worker.monitors import activations, sampling, updates
 from scattershot_worker.monitors.lines import layers_line
-from scattershot_worker.training import Training
+from scattershot_worker.training import Training, scores
 
 #: Counts of one gradient's histogram, and of what is no number.
 _BINS = updates.DECADES[1] - updates.DECADES[0]
@@ -41,7 +41,7 @@ class LaneWatch:
         self._model, self._bank, self._layout = model, bank, bank.layout
         self._observed = sampling.observed_step(steps)
         self._first = max(0, steps - sampling.tail(size))
-        self._scored = task.kind == "classification" and type(task).metrics is Task.metrics
+        self._scored = scores(task)
         self._losses: list[Tensor] = []
         self._outputs: list[tuple[Tensor, Tensor]] = []
         self._norms: list[Tensor] = []
@@ -114,10 +114,10 @@ class LaneWatch:
         seen = self._activations[row]
         history |= activations.scalars(seen)
         # rows have what decays first; a line has the model's order
-        names = [name for name, _ in self._model.model.named_parameters()]
+        names = self._model.names
         sizes.sort(key=lambda one: names.index(one.name))
         counts = {name: rows[row] for name, rows in self._counts.items()}
-        weights = self._bank.tensors_of(row)
+        weights = self._bank.lane(row)
         steps = self._figures.losses[row]
         return history, layers_line(
             training, [weights[name] for name in names], sizes, counts, steps, seen, outputs
@@ -136,9 +136,7 @@ class LaneWatch:
     def _look(self, x: Tensor) -> list[list[dict[str, Any]]]:
         """Return the activations' lines of every row."""
         watch, model = activations.Activations(), self._model
-        rows = self._bank.weights[: self._losses[0].shape[0]]
-        tensors = self._layout.views(rows)
-        tensors |= {name: stack[: len(rows)] for name, stack in self._bank.stacks.items()}
+        width = len(self._losses[0])
 
         def forward(one: dict[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
             with watch.watched(model.model, one):
@@ -147,15 +145,15 @@ class LaneWatch:
 
         model.model.eval()
         try:
-            figures = vmap(forward, in_dims=(0, None))(tensors, x)
+            figures = vmap(forward, in_dims=(0, None))(self._bank.lanes(width), x)
         finally:
             model.model.train()
-        numbers = torch.stack(figures, 1).tolist() if figures else [[]] * len(rows)
+        numbers = torch.stack(figures, 1).tolist() if figures else [[]] * width
         return [watch.lines(one) for one in numbers]
 
 
 def _histograms(grads: Tensor) -> list[list[int]]:
-    """Return the counts of `updates.histogram` of each row of gradients [W, n]."""
+    """Return the counts of `updates.histograms` of each row of gradients [W, n]."""
     low, high = updates.DECADES
     some = grads[:, :: 1 + grads.shape[1] // updates.ELEMENTS].float()
     bins = some.abs().log10_().clamp_(low, high - 1e-3).sub_(low).floor_().nan_to_num_(_BINS)

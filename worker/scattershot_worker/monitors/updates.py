@@ -76,16 +76,11 @@ def read(scalars: Sequence[Tensor]) -> list[float]:
     return [one.item() for one in scalars]
 
 
-def histogram(grad: Tensor) -> Tensor:
-    """Return [15] counts of elements of a gradient by the decade of their size; NaN do not count.
-
-    Of a large one every n-th element is looked at.
-    """
-    return histograms([grad])[0]
-
-
 def histograms(grads: Sequence[Tensor]) -> list[Tensor]:
-    """Return the `histogram` of each gradient."""
+    """Return for each gradient [15] counts of its elements by the decade of their size.
+
+    NaN do not count; of a large one every n-th element is looked at.
+    """
     if not grads:  # a model of biases and norms alone
         return []
     low, high = DECADES

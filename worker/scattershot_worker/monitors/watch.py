@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scattershot.task import Task
 from scattershot_worker.monitors import activations, sampling, updates
 from scattershot_worker.monitors.lines import layers_line
-from scattershot_worker.training import Training
+from scattershot_worker.training import Training, scores
 
 
 class Watch:
@@ -27,9 +26,7 @@ class Watch:
         self._training = training
         trained = training.model.named_parameters()
         self._step = updates.Step({name: one for name, one in trained if one.requires_grad})
-        # comparable with val_accuracy only where the task has not another notion of it
-        task = training.task
-        self._scored = task.kind == "classification" and type(task).metrics is Task.metrics
+        self._scored = scores(training.task)
         self._activations = activations.Activations()
         self._tail = sampling.tail(training.batch_size)
 
