@@ -228,6 +228,12 @@ CASES: list[tuple[str, Case, bool]] = [
         Case(run(FALLING * 2, val_accuracy=[0.5] * 4 + [0.8] * 8 + [0.81, 0.84, 0.84, 0.81])),
         False,
     ),
+    # it comes back to where it was before
+    (
+        "still_improving",
+        Case(run(FALLING * 2, val_accuracy=[0.1] + [0.19] * 7 + [0.09] * 4 + [0.18] * 4)),
+        False,
+    ),
 ]
 
 

@@ -22,7 +22,8 @@ from scattershot_worker.monitors.activations import Activations
 from workbench import Workbench
 
 PARAMS = {"lr": 0.1, "momentum": 0.9, "batch_size": 16}
-SEEN = {"train_accuracy", "grad_norm", "weight_norm", "update_ratio", "dead_relu", "saturation"}
+NORMS = {"grad_norm", "weight_norm", "update_ratio"}
+SEEN = {"train_accuracy", "dead_relu", "saturation"} | NORMS
 
 
 class Rings(Task):
@@ -60,7 +61,7 @@ def test_looking_changes_no_number_of_the_training(bench: Workbench) -> None:
     bench.run(Rings(), 2, params=PARAMS)
     watched, alone = bench.reported(1), bench.reported(2)
     for (_, one), (_, other) in zip(watched, alone, strict=True):
-        assert set(one) - set(other) <= SEEN and {"grad_norm", "update_ratio"} <= set(one)
+        assert set(one) - set(other) <= SEEN and "train_accuracy" in one
         assert all(one[name] == other[name] for name in other if name not in MEASURED)
     first, second = bench.last_tensors(1), bench.last_tensors(2)
     assert all(torch.equal(first[name], second[name]) for name in second)
@@ -79,6 +80,16 @@ def test_layers_are_recorded_at_powers_of_two_and_at_the_last_epoch(bench: Workb
     assert sum(lines[0]["parameters"][0]["grads"]) == 16 * 12
     assert [one["kind"] for one in lines[0]["activations"]] == ["ReLU"]
     assert [("picture" in one) for one in lines] == [False, False, False, True]
+
+
+def test_updates_are_observed_at_one_step_in_64(bench: Workbench) -> None:
+    def observed(trial: int, batch_size: int) -> list[int]:
+        bench.run(Rings(), trial, until=12, params={**PARAMS, "batch_size": batch_size})
+        seen = [line for _, line in bench.reported(trial)]
+        return [epoch for epoch, one in enumerate(seen, 1) if NORMS & set(one) == NORMS]
+
+    assert observed(1, batch_size=16) == [1, 2, 4, 8, 12]  # of 5 steps: every 13th, and close looks
+    assert observed(2, batch_size=3) == [1, 2, 3, 4, 6, 8, 9, 12]  # of 27 steps
 
 
 def test_a_trial_that_goes_on_has_the_layers_of_one_that_never_stopped(bench: Workbench) -> None:
@@ -264,8 +275,15 @@ def test_norms_are_those_of_a_step_done_by_hand() -> None:
     (found,) = step.sizes()
     assert (found.grad, found.weight) == (0.5, 5.0)
     assert found.ratio == pytest.approx(0.05 / 5, rel=1e-5)
+    layer.weight.grad.zero_()  # as clipping may, in place
     counts = step.counts()["weight"]
     assert sum(counts) == 2 and counts[0] == 1 and counts[11] == 1  # 0, and 0.5: from 1e-1 to 1
+
+
+def test_what_is_no_number_is_not_counted() -> None:
+    elements = torch.tensor([math.nan, math.inf, -math.inf, 1e-30, 1e-5, 1e-4])
+    (counts,) = updates.histograms(elements, [6])
+    assert counts == [1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 2]
 
 
 class Mean(nn.Module):

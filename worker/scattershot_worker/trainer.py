@@ -86,12 +86,15 @@ def train_epoch(
     total, seen = torch.zeros((), device=device), 0
     steps = steps_of(part, size) if training.how.moves else 1
     if watch is not None:
-        watch.begin_epoch(training.epoch, steps if training.how.moves else _steps_or_1(part, size))
+        watch.begin_epoch(training.epoch, steps if training.how.moves else _known_steps(part, size))
     for step, (x, y) in enumerate(batches(part, size, device, generator)):
         check()
         if training.how.moves:
             training.begin_step(min(step, steps - 1), steps)
-        loss = training.step(x, y) if watch is None else watch.step(step, x, y)
+        if watch is not None and step >= watch.first:
+            loss = watch.step(step, x, y)
+        else:
+            loss = training.step(x, y)
         total += loss * len(y)
         seen += len(y)
     return total / max(seen, 1), seen
@@ -119,11 +122,11 @@ def steps_of(part: Part, size: int) -> int:
         ) from None
 
 
-def _steps_or_1(part: Part, size: int) -> int:
+def _known_steps(part: Part, size: int) -> int | None:
     try:
         return steps_of(part, size)
     except TaskError:
-        return 1
+        return None
 
 
 @torch.no_grad()  # not inference_mode: what a model keeps for later could not be trained with

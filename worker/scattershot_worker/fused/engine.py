@@ -151,7 +151,7 @@ class Engine:
         keys_ = torch.tensor(keys + [0] * (self._width - len(keys)), device=device)
         totals = torch.zeros(self._width, device=device)
         steps = -(-count // size)
-        watch = self._watch = self._watch_of(steps)
+        watch = self._watch = self._watch_of(crew.lanes, steps)
         weights, grads = self.bank.weights[: self._width], crew.places.grads
         crew.updates.begin_epoch()
         for step, first in enumerate(range(0, count, size)):
@@ -180,11 +180,13 @@ class Engine:
             if lane.seat is not None
         }
 
-    def _watch_of(self, steps: int) -> LaneWatch | None:
+    def _watch_of(self, lanes: list[Lane], steps: int) -> LaneWatch | None:
         if not self.monitors:
             return None
         assert self.bank is not None and self._model is not None
-        return LaneWatch(self._task, self._model, self.bank, steps, self.signature.batch_size)
+        trainings = (lane.training for lane in lanes)
+        size = self.signature.batch_size
+        return LaneWatch(self._task, self._model, self.bank, trainings, steps, size)
 
     def _orders(self, lanes: list[Lane]) -> Tensor:
         """Return the order [W, N] in which each row goes through the data in this epoch."""

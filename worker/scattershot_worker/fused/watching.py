@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,6 @@ from scattershot_worker.fused.program import LaneModel
 from scattershot_worker.monitors import activations, sampling, updates
 from scattershot_worker.monitors.lines import layers_line
 from scattershot_worker.training import Training, scores
-
-#: Counts of one gradient's histogram, and of what is no number.
-_BINS = updates.DECADES[1] - updates.DECADES[0]
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,19 @@ class LaneWatch:
     What takes a look at all rows is done once for all of them, when the first lane asks.
     """
 
-    def __init__(self, task: Task, model: LaneModel, bank: Bank, steps: int, size: int) -> None:
-        """Be before an epoch of so many steps on batches of `size`."""
-        self._model, self._bank, self._layout = model, bank, bank.layout
-        self._observed = sampling.observed_step(steps)
+    def __init__(
+        self,
+        task: Task,
+        model: LaneModel,
+        bank: Bank,
+        trainings: Iterable[Training],
+        steps: int,
+        size: int,
+    ) -> None:
+        """Be before an epoch of so many steps on batches of `size`, in which all of these train."""
+        self._model, self._bank, self._layout, self._steps = model, bank, bank.layout, steps
+        due = any(self._is_observed(one) for one in trainings)
+        self._observed = sampling.observed_step(steps) if due else -1
         self._first = max(0, steps - sampling.tail(size))
         self._scored = scores(task)
         self._losses: list[Tensor] = []
@@ -49,6 +55,9 @@ class LaneWatch:
         self._figures: _Figures | None = None
         self._counts: dict[str, list[list[int]]] = {}
         self._activations: list[list[dict[str, Any]]] = []
+
+    def _is_observed(self, training: Training) -> bool:
+        return sampling.observed(training.epoch, training.budget, self._steps)
 
     def gradients(
         self,
@@ -94,10 +103,11 @@ class LaneWatch:
         """
         if self._figures is None:
             self._figures = self._read()
-        norms, slices = self._figures.norms, self._layout.slices
+        due = self._figures.norms and self._is_observed(training)
+        norms = self._figures.norms[row] if due else []
         sizes = [
             updates.Sizes(one.name, one.shape, *three)
-            for one, three in zip(slices, norms[row] if norms else [], strict=False)
+            for one, three in zip(self._layout.slices, norms, strict=False)
         ]
         history = updates.scalars(sizes)
         if self._figures.accuracies:
@@ -106,11 +116,7 @@ class LaneWatch:
             return history, None
         if not self._activations:
             self._activations = self._look(x[: activations.EXAMPLES])
-            self._counts = {
-                one.name: _histograms(self._grads[:, one.first : one.end])
-                for one in (slices if len(self._grads) else ())
-                if len(one.shape) > 1
-            }
+            self._counts = self._count()
         seen = self._activations[row]
         history |= activations.scalars(seen)
         # rows have what decays first; a line has the model's order
@@ -133,6 +139,15 @@ class LaneWatch:
                 accuracies = (outputs.argmax(-1) == y).mean(1, dtype=torch.float32).tolist()
         return _Figures(norms, torch.stack(self._losses, 1).tolist(), accuracies)
 
+    def _count(self) -> dict[str, list[list[int]]]:
+        """Return the histograms of every row's gradient of each weight, by name."""
+        counts: dict[str, list[list[int]]] = {}
+        for one in self._layout.slices if len(self._grads) else ():
+            if len(one.shape) > 1:
+                some = updates.sample(self._grads[:, one.first : one.end])
+                counts[one.name] = updates.histograms(some.flatten(), [some.shape[1]] * len(some))
+        return counts
+
     def _look(self, x: Tensor) -> list[list[dict[str, Any]]]:
         """Return the activations' lines of every row."""
         watch, model = activations.Activations(), self._model
@@ -150,14 +165,3 @@ class LaneWatch:
             model.model.train()
         numbers = torch.stack(figures, 1).tolist() if figures else [[]] * width
         return [watch.lines(one) for one in numbers]
-
-
-def _histograms(grads: Tensor) -> list[list[int]]:
-    """Return the counts of `updates.histograms` of each row of gradients [W, n]."""
-    low, high = updates.DECADES
-    some = grads[:, :: 1 + grads.shape[1] // updates.ELEMENTS].float()
-    bins = some.abs().log10_().clamp_(low, high - 1e-3).sub_(low).floor_().nan_to_num_(_BINS)
-    first = torch.arange(len(bins), device=bins.device).unsqueeze(1) * (_BINS + 1)
-    counts = torch.bincount((bins.long() + first).flatten(), minlength=len(bins) * (_BINS + 1))
-    found: list[list[int]] = counts.view(len(bins), -1)[:, :_BINS].tolist()
-    return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: Examples whose outputs count for the training accuracy of an epoch, at least.
 SCORED = 256
+#: Steps that are trained for each one whose update is observed, at least.
+SPARSE = 64
 
 
 def looked_at(epoch: int, budget: int) -> bool:
@@ -18,6 +20,21 @@ def looked_at(epoch: int, budget: int) -> bool:
 def pictured(epoch: int, budget: int) -> bool:
     """Return whether a picture is taken at an epoch that is looked at: not of the first noise."""
     return epoch >= 8 or epoch == budget
+
+
+def observed(epoch: int, budget: int, steps: int) -> bool:
+    """Return whether the update of an epoch of so many steps is observed.
+
+    It is a fixed cost, so that short epochs take turns; those that are looked at have it always.
+
+    >>> [epoch for epoch in range(1, 13) if observed(epoch, 12, 20)]
+    [1, 2, 4, 8, 12]
+    >>> [epoch for epoch in range(1, 13) if observed(epoch, 12, 34)]
+    [1, 2, 4, 6, 8, 10, 12]
+    >>> all(observed(epoch, 12, 64) for epoch in range(1, 13))
+    True
+    """
+    return epoch % -(-SPARSE // max(steps, 1)) == 0 or looked_at(epoch, budget)
 
 
 def observed_step(steps: int) -> int:

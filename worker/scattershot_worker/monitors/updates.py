@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 #: Counts of log10 |gradient| between these, one bin a decade; what is outside counts at the end.
 DECADES = (-12, 3)
 #: Elements of a gradient that are counted, at most.
-ELEMENTS = 4096
+ELEMENTS = 1024
+_BINS = DECADES[1] - DECADES[0]
+# numpy sorts NaN behind everything: behind the last edge is what is no number
+_EDGES = np.array([*(10.0**k for k in range(DECADES[0] + 1, DECADES[1])), math.nan], np.float32)
 
 
 class Sizes(NamedTuple):
@@ -76,18 +80,26 @@ def read(scalars: Sequence[Tensor]) -> list[float]:
     return [one.item() for one in scalars]
 
 
-def histograms(grads: Sequence[Tensor]) -> list[Tensor]:
-    """Return for each gradient [15] counts of its elements by the decade of their size.
+def sample(grads: Tensor) -> Tensor:
+    """Return the elements of gradients [..., m] that are counted, [..., n]: of many every k-th."""
+    return grads[..., :: 1 + grads.shape[-1] // ELEMENTS]
 
-    NaN do not count; of a large one every n-th element is looked at.
+
+def histograms(elements: Tensor, lengths: Sequence[int]) -> list[list[int]]:
+    """Return for each part 15 counts of its elements by the decade of their size; NaN do not count.
+
+    The parts have so many of the elements [sum of lengths], one after the other.
+
+    >>> counts = histograms(torch.tensor([0.0, 0.5, -0.02, 1e9]), [2, 2])
+    >>> [[bin for bin, count in enumerate(row) if count] for row in counts]
+    [[0, 11], [10, 14]]
     """
-    if not grads:  # a model of biases and norms alone
-        return []
-    low, high = DECADES
-    some = [one.detach().flatten()[:: 1 + one.numel() // ELEMENTS] for one in grads]
-    sizes = torch.cat(some).abs_().float().log10_().clamp_(low, high - 1e-3)
-    parts = sizes.split([len(one) for one in some])
-    return [torch.histc(part, bins=high - low, min=low, max=high) for part in parts]
+    # by numpy, which answers in half the time of torch's kernels where so little is counted
+    bins = _EDGES.searchsorted(elements.abs().float().cpu().numpy(), "right")
+    parts = np.repeat(np.arange(len(lengths)), lengths)
+    counts = np.bincount(bins + (_BINS + 1) * parts, minlength=(_BINS + 1) * len(lengths))
+    rows: list[list[int]] = counts.reshape(-1, _BINS + 1)[:, :_BINS].tolist()
+    return rows
 
 
 class Step:
@@ -104,7 +116,8 @@ class Step:
         self._weights: list[Tensor] = []
         self._moved: list[Tensor] = []
         self._norms: list[Tensor] = []
-        self._counts: list[Tensor] = []
+        self._elements: Tensor | None = None
+        self._lengths: list[int] = []
 
     @torch.no_grad()
     def gradients(self) -> None:
@@ -118,10 +131,13 @@ class Step:
                 grads.append(grad)
         if not grads:
             return
-        self._norms = [*torch._foreach_norm(grads), *torch._foreach_norm(self._weights)]
+        self._norms = [*torch._foreach_norm([*grads, *self._weights])]
         self._moved = [*torch._foreach_neg(self._weights)]  # a copy, by one kernel on a GPU
         if self._histograms:
-            self._counts = histograms([one for one in grads if one.dim() > 1])
+            some = [sample(one.flatten()) for one in grads if one.dim() > 1]
+            self._lengths = [len(one) for one in some]
+            # a copy: clipping changes gradients in place
+            self._elements = torch.cat(some) if some else None
 
     @torch.no_grad()
     def updated(self) -> None:
@@ -145,6 +161,7 @@ class Step:
 
     def counts(self) -> dict[str, list[int]]:
         """Return the gradient's histogram of every weight, by name."""
+        if self._elements is None:
+            return {}
         names = [name for name, shape in self._seen if len(shape) > 1]
-        rows = torch.stack(self._counts).tolist() if self._counts else []
-        return {name: [int(count) for count in row] for name, row in zip(names, rows, strict=False)}
+        return dict(zip(names, histograms(self._elements, self._lengths), strict=True))

@@ -5,6 +5,7 @@ It changes no number of the training and draws no random one.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,14 +31,20 @@ class Watch:
         self._activations = activations.Activations()
         self._tail = sampling.tail(training.batch_size)
 
-    def begin_epoch(self, epoch: int, steps: int) -> None:
-        """Be before the first of so many steps of an epoch."""
-        self._close = sampling.looked_at(epoch, self._training.budget)
+    def begin_epoch(self, epoch: int, steps: int | None) -> None:
+        """Be before the first of so many steps of an epoch; None where nobody knows how many."""
+        budget = self._training.budget
+        self._close = sampling.looked_at(epoch, budget)
         self._step.begin_epoch(histograms=self._close)
-        self._observed = sampling.observed_step(steps)
         self._losses: list[Tensor] = []
         self._outputs: deque[tuple[Tensor, Tensor]] = deque(maxlen=self._tail)
-        self._first = max(0, steps - self._tail)
+        self._observed = self._scored_from = math.inf
+        if steps is None or sampling.observed(epoch, budget, steps):
+            self._observed = sampling.observed_step(steps or 1)
+        if self._scored:
+            self._scored_from = max(0, (steps or 1) - self._tail)
+        #: The first step that must be done by `step`; none before is looked at.
+        self.first = 0 if self._close else min(self._observed, self._scored_from)
 
     def step(self, number: int, x: Tensor, y: Tensor) -> Tensor:
         """Do the epoch's step `number`, counted from 0, and look at it; return its loss."""
@@ -45,7 +52,7 @@ class Watch:
         loss = self._training.step(x, y, watch)
         if self._close:
             self._losses.append(loss)
-        if number >= self._first and self._scored:
+        if number >= self._scored_from:
             outputs = self._training.outputs
             if outputs is not None:
                 self._outputs.append((outputs.detach(), y))

@@ -17,7 +17,9 @@ def _look(case: Case) -> str:
     if len(values) < 8 or not all(map(isfinite, values)) or case.broken or case.left > 0.95:
         return ""
     quarter = len(values) // 4
-    last, before = fmean(values[-quarter:]), fmean(values[-2 * quarter : -quarter])
+    # what only comes back to where it has been does not improve
+    parts = [fmean(values[end - quarter : end]) for end in range(quarter, len(values) + 1)]
+    last, before = parts[-1], max(parts[:-quarter])
     losses = case.train
     falling = fmean(losses[-quarter:]) < fmean(losses[-2 * quarter : -quarter]) if losses else True
     jumps = fmean((b - a) ** 2 for a, b in pairwise(values[-2 * quarter :])) / 2
