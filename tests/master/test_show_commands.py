@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -198,6 +198,54 @@ def test_diagnose_of_a_trial_reads_its_layers(study: Path, run: Run) -> None:
         path.unlink()
     assert data["trial"] == 69 and data["layers"] == [line]
     assert data["findings"][0]["rule"] == "initial_loss"
+
+
+SEEN: dict[str, object] = {
+    "epoch": 8,
+    "parameters": [
+        {"name": "1.weight", "shape": [64, 32], "weight": 12.5, "ratio": 1.5e-3, "grad_rms": 2e-4}
+        | {"grads": [0, 3, 9] + [0] * 12},
+        {"name": "1.bias", "shape": [64], "weight": 0.0, "ratio": float("nan"), "grad_rms": 0.0},
+    ],
+    "activations": [
+        {"name": "2", "kind": "ReLU", "mean": 0.4, "std": 0.7, "dead": 0.75},
+        {"name": "4", "kind": "Tanh", "mean": 0.0, "std": 0.1, "saturated": 0.0},
+    ],
+    "picture": "data:image/png;base64,iVBORw0KGgo=",
+}
+
+
+@pytest.fixture
+def layered(study: Path) -> Iterator[Path]:
+    """The study, with layers of trial 69 that were looked at twice."""
+    from scattershot.store.files import write
+    from scattershot.store.layers import Layers
+
+    path = study / "trials" / "00069" / "layers.json"
+    write(path, Layers([{"epoch": 4}, SEEN]).data(), sync=False)
+    yield study
+    path.unlink()
+
+
+def test_diagnose_of_a_trial_shows_its_layers(layered: Path, run: Run) -> None:
+    lines = run("diagnose", "69", layered).splitlines()
+    at = lines.index("layers, as seen at epoch 8")
+    assert lines[at + 2].split()[:5] == ["1.weight", "64×32", "12.5", "0.0015", "0.0002"]
+    assert lines[at + 2].split()[5] == "·▁█" + "·" * 12
+    assert lines[at + 3].split() == ["1.bias", "64", "0", "nan", "0"]
+    assert lines[at + 6].split() == ["2", "ReLU", "0.4", "0.7", "75%", "-"]
+    assert lines[at + 7].split() == ["4", "Tanh", "0", "0.1", "-", "0%"]
+
+
+def test_the_first_weights_are_written_as_a_png(layered: Path, tmp_path: Path, run: Run) -> None:
+    run("diagnose", "69", layered, "--picture", tmp_path / "first.png")
+    assert (tmp_path / "first.png").read_bytes() == b"\x89PNG\r\n\x1a\n"
+    for trial in ("70", "17"):
+        with pytest.raises(ScattershotError, match=f"there is no picture of trial {trial}: one is"):
+            run("diagnose", trial, layered, "--picture", tmp_path / "none.png")
+    with pytest.raises(StudyFileError, match="--picture needs the number of a trial"):
+        run("diagnose", layered, "--picture", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_diagnose_as_json(study: Path, run: Run) -> None:

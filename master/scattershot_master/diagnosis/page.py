@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from scattershot.errors import ScattershotError
+from scattershot.store import files
 from scattershot.store.layers import Layers
 from scattershot.store.place import Place
 from scattershot_master.board import Board, TrialRecord
+from scattershot_master.diagnosis import layers
 from scattershot_master.diagnosis.case import Case, Finding
 from scattershot_master.diagnosis.trials import case_of, diagnose
 from scattershot_master.show import words
@@ -33,22 +38,38 @@ def trial_page(board: Board, trial: TrialRecord, found: Sequence[Finding], case:
         head.append(line(words.one_line(trial.reason)))
     if trial.state == "failed":
         head.append(line(Cell(f"its traceback: scattershot show {trial.number}", "dim")))
-    return [*head, line(), *told(found, case)]
+    return [*head, line(), *told(found, case), *layers.tables(case.layers)]
 
 
-def told(found: Sequence[Finding], case: Case, layers: bool = True) -> list[Line]:
+def write_picture(trial: TrialRecord, case: Case, path: Path) -> None:
+    """Write the picture of a trial's first weights to `path`.
+
+    Raises:
+        ScattershotError: there is none, or the file cannot be written; says why.
+    """
+    picture = layers.picture(case.layers)
+    if picture is None:
+        raise ScattershotError(
+            f"there is no picture of trial {trial.number}: one is taken at epochs 8, 16, 32, … and "
+            "at the last, where the first weights look at images"
+        )
+    files.write(path, picture, sync=False)
+    print(f"wrote the first weights of trial {trial.number} to {path}", file=sys.stderr)
+
+
+def told(found: Sequence[Finding], case: Case, looked: bool = True) -> list[Line]:
     """Return lines for what was found, or one that says so, and why little could be.
 
-    `layers`: they were looked for.
+    `looked`: its layers were looked for.
     """
-    missing = unseen(case, layers)
+    missing = unseen(case, looked)
     if found:
         return lines_of(found)
     but = f"; but {', and '.join(missing)}: most rules see nothing" if missing else ""
     return [line(f"no rule has anything to say{but}")]
 
 
-def unseen(case: Case, layers: bool = True) -> list[str]:
+def unseen(case: Case, looked: bool = True) -> list[str]:
     """Return what keeps the rules from seeing anything of a trial."""
     missing = []
     if not case.history:
@@ -58,7 +79,7 @@ def unseen(case: Case, layers: bool = True) -> list[str]:
     if not case.train:
         missing.append("it reported no train_loss or val_loss")
     if not case.layers:
-        missing.append(f"its layers were not {'recorded' if layers else 'read from the store'}")
+        missing.append(f"its layers were not {'recorded' if looked else 'read from the store'}")
     return missing
 
 

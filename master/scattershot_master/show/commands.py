@@ -112,6 +112,13 @@ def diagnose(
         typer.Argument(help="A trial's number; without one the whole study.", show_default=False),
     ] = None,
     folder: Folder = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the trial's first weights, as images, to this PNG file.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what is wrong with a trial, or with the study, by what evidence, and what to do."""
@@ -126,6 +133,8 @@ def diagnose(
     found = folders.study_folder(folder)
     board = read(found)
     if number is None:
+        if picture is not None:
+            raise StudyFileError("--picture needs the number of a trial: diagnose 17 --picture …")
         from scattershot_master.diagnosis import study_page  # takes longer to import
 
         study = study_page.of_study(board, found)
@@ -139,6 +148,8 @@ def diagnose(
         having = f"{min(board.trials)} to {max(board.trials)}" if board.trials else "none yet"
         raise ScattershotError(f"there is no trial {number} in {found}: it has {having}")
     findings, case = page.of_trial(board, record, board.checkpoints(found))
+    if picture is not None:
+        page.write_picture(record, case, picture)
     if json:
         _put_json(page.trial_data(board, record, findings, case))
     else:

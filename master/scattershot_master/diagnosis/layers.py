@@ -1,0 +1,94 @@
+"""Owns how a trial's layers are shown: tables of what was seen of them last, and the picture."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from math import isfinite, nan
+from typing import Any
+
+from scattershot_master.diagnosis.case import number, percent
+from scattershot_master.show import words
+from scattershot_master.show.page import Cell, Column, Line, Page, Sheet, line
+
+_PARAMETERS = [
+    Column("parameter", long=True),
+    Column("shape", extra=2),
+    Column("weights", right=True),
+    Column("update/weights", right=True),
+    Column("mean gradient", right=True),
+    Column("gradients from 1e-12 to 1e3", extra=1),
+]
+_ACTIVATIONS = [
+    Column("activation", long=True),
+    Column("kind", extra=1),
+    Column("mean", right=True),
+    Column("deviation", right=True),
+    Column("dead", right=True),
+    Column("saturated", right=True),
+]
+_PNG = "data:image/png;base64,"
+
+
+def tables(layers: Sequence[Mapping[str, Any]]) -> Page:
+    """Return tables of the parameters and activations of the last line of a layers' file."""
+    last = layers[-1] if layers else {}
+    parameters, activations = last.get("parameters", ()), last.get("activations", ())
+    page: list[Line | Sheet] = []
+    if parameters or activations:
+        page = [line(), line(Cell(f"layers, as seen at epoch {last.get('epoch')}", "bold"))]
+    if parameters:
+        page.append(Sheet(_PARAMETERS, [_parameter(one) for one in parameters]))
+    if activations:
+        if parameters:
+            page.append(line())
+        page.append(Sheet(_ACTIVATIONS, [_activation(one) for one in activations]))
+    return page
+
+
+def picture(layers: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """Return the last picture of a trial's first weights, a PNG; None where there is none."""
+    for one in reversed(layers):
+        url = one.get("picture")
+        if isinstance(url, str) and url.startswith(_PNG):
+            try:
+                return base64.b64decode(url.removeprefix(_PNG), validate=True)
+            except binascii.Error:
+                return None
+    return None
+
+
+def _parameter(one: Mapping[str, Any]) -> list[Cell]:
+    shape = "×".join(map(str, one.get("shape", ())))
+    # where there is nothing is told from where there is little
+    counts = [count or nan for count in one.get("grads", ())]
+    return [
+        Cell(words.one_line(str(one.get("name")))),
+        Cell(shape, "dim"),
+        _number(one.get("weight")),
+        _number(one.get("ratio")),
+        _number(one.get("grad_rms")),
+        Cell(words.sparkline(counts)),
+    ]
+
+
+def _activation(one: Mapping[str, Any]) -> list[Cell]:
+    return [
+        Cell(words.one_line(str(one.get("name")))),
+        Cell(words.one_line(str(one.get("kind"))), "dim"),
+        _number(one.get("mean")),
+        _number(one.get("std")),
+        _share(one.get("dead")),
+        _share(one.get("saturated")),
+    ]
+
+
+def _number(value: float | None) -> Cell:
+    return Cell(words.NOTHING if value is None else number(value))
+
+
+def _share(value: float | None) -> Cell:
+    if value is None or not isfinite(value):
+        return Cell(words.NOTHING, "dim")
+    return Cell(percent(value), "yellow" if value > 0.5 else "")
