@@ -248,6 +248,24 @@ def test_the_first_weights_are_written_as_a_png(layered: Path, tmp_path: Path, r
     assert not (tmp_path / "none.png").exists()
 
 
+def test_a_run_ends_with_the_diagnosis_but_without_a_forest(study: Path, run: Run) -> None:
+    findings = json.loads(run("diagnose", study, "--json"))["findings"]
+    code = (
+        "import sys; from pathlib import Path; from scattershot_master.ledger import read;"
+        "from scattershot_master.show import page, pages; folder = Path(sys.argv[1]);"
+        "print(page.plain(pages.final(read(folder), folder))); assert 'sklearn' not in sys.modules"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, study], check=True, capture_output=True, text=True
+    ).stdout
+    (part,) = [one for one in shown.split("\n\n") if one.startswith("diagnosis\n")]
+    for found in findings:
+        told = f"{found['rule']} {found['evidence']}\n  → {found['remedy']}"
+        assert (told in part) == (found["rule"] not in ("border", "importance"))
+    assert {"rates", "importance"} <= {found["rule"] for found in findings}
+    assert "\nthe best trial, 69: " in part and "\ntrials with findings: " in part
+
+
 def test_diagnose_as_json(study: Path, run: Run) -> None:
     data = json.loads(run("diagnose", study, "--json"))
     assert {one["rule"] for one in data["findings"]} >= {"rates", "importance"}

@@ -47,9 +47,31 @@ def study_findings(study: StudyCase) -> list[Finding]:
     return borders + [found for rule in STUDY_RULES.values() for found in rule(study)]
 
 
+def summary(board: Board, folder: Path) -> list[Line]:
+    """Return what a run ends with: what takes no forest to find, and how to see the rest.
+
+    Borders are left to the warnings.
+    """
+    study = of_study(board, folder)
+    rules = [rule for name, rule in STUDY_RULES.items() if name != "importance"]
+    lines = lines_of([found for rule in rules for found in rule(study)])
+    if study.cases:
+        best, case = next(iter(study.cases.items()))
+        first, *more = told(study.findings[best], case, not board.store)
+        lines += [line(f"the best trial, {best}: ", *first), *more]
+    counted = ", ".join(f"{rule} {count}" for rule, count in _counted(study).most_common())
+    of_all = f"trials with findings: {counted}; " if counted else ""
+    lines.append(line(Cell(f"{of_all}all of it, and what matters: scattershot diagnose", "dim")))
+    return lines
+
+
+def _counted(study: StudyCase) -> Counter[str]:
+    """Return how many trials each rule found something in."""
+    return Counter(one.rule for found in study.findings.values() for one in found)
+
+
 def study_page(study: StudyCase) -> Page:
     """Return the page about a study: what holds for all of it, then what its trials suffer from."""
-    rules = Counter(one.rule for found in study.findings.values() for one in found)
     blocks: list[Line | Sheet] = [*_head(study)]
     blocks += section("the study", lines_of(study_findings(study)))
     if study.cases:
@@ -57,7 +79,7 @@ def study_page(study: StudyCase) -> Page:
         valued = isfinite(study.board.trials[best].best_value)
         title = f"the best trial, {best}" if valued else f"trial {best}; no trial has a value"
         blocks += section(title, told(study.findings[best], case, not study.board.store))
-    for rule, _ in rules.most_common():
+    for rule, _ in _counted(study).most_common():
         numbers = [n for n, found in study.findings.items() if rule in {one.rule for one in found}]
         first = next(one for one in study.findings[numbers[0]] if one.rule == rule)
         named = ", ".join(map(str, numbers[:_NAMED])) + (", …" if len(numbers) > _NAMED else "")

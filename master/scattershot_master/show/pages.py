@@ -106,33 +106,21 @@ def files(board: Board, folder: Path) -> list[Line]:
 
 
 def final(board: Board, folder: Path) -> Page:
-    """Return what a run ends with: leaderboard, failures, warnings, ensemble, where all is."""
+    """Return what a run ends with: leaderboard, failures, diagnosis, ensemble, where all is."""
+    from scattershot_master.diagnosis.study_page import summary  # `status` needs none of it
+
     best = progress.leaders(board, 1)
     return [
         *section("the best trials", tables.top(board, TOP)),
         *section("best trial", best_trial(board, best[0], folder) if best else []),
-        *section("diagnosis of the best trial", _diagnosis(board, best[0], folder) if best else []),
         *section("failures", tables.failures(progress.failures(board))),
         *section("warnings", warnings(board)),
+        *section("diagnosis", summary(board, folder) if best else []),
         *section("ensemble", tables.ensemble(board.ensemble) if board.ensemble else []),
         line(),
         line(*counts(board), f"; {words.duration(progress.elapsed(board, time.time()))}"),
         line("everything is in ", Cell(str(folder), "bold"), *_but(board, folder)),
     ]
-
-
-def _diagnosis(board: Board, trial: TrialRecord, folder: Path) -> list[Line]:
-    """Return what is wrong with a trial; of one in an object store by its history alone."""
-    from scattershot_master.diagnosis.page import lines_of, of_trial
-    from scattershot_master.diagnosis.trials import case_of, diagnose
-
-    if board.store is None:
-        found, _ = of_trial(board, trial, folder)
-    else:
-        found = diagnose(case_of(board, trial))
-    return (
-        [*lines_of(found), line(Cell("all trials: scattershot diagnose", "dim"))] if found else []
-    )
 
 
 def _but(board: Board, folder: Path) -> list[str]:
