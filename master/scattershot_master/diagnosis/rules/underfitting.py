@@ -31,6 +31,7 @@ def _look(case: Case) -> str:
 RULE = Rule(
     "underfitting",
     _look,
-    "enlarge the model (more units or layers), regularize less",
+    "enlarge the model (more units or layers), regularize less; where a larger one is no better on "
+    "validation, the rest is noise, or is not in the inputs",
     "Train/Val accuracy",
 )
