@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scattershot.checks import CheckResult
 from scattershot.seeds import derive
+from scattershot_worker.checks.differences import (
+    HAPPY,
+    LEAST,
+    UNEASY,
+    WRONG,
+    Loss,
+    Outcome,
+    Round,
+    compare,
+    trained,
+)
 from scattershot_worker.checks.subject import Batch, Subject
 from scattershot_worker.handle import seed_everything
 from scattershot_worker.job import where
@@ -27,34 +36,8 @@ from scattershot_worker.job import where
 _EXAMPLES = 6
 #: Steps of training before: fresh weights are a special place, where errors can hide.
 _BURN_IN = 20
-#: Entries looked at in each parameter: half are those of the largest gradients, half random.
-_LEAST, _MOST, _IN_ALL = 2, 8, 400
-#: Steps h, in units of max(1, |w|); a smaller one is taken where a kink may have been crossed.
-_STEPS = (1e-5, 1e-6, 1e-7)
-#: The notes' thresholds of the relative error.
-_WRONG, _UNEASY, _HAPPY = 1e-2, 1e-4, 1e-7
 #: Weight decay that stands in for none in the second round.
 _DECAY = 1e-2
-
-Outcome = Literal["compared", "both zero", "kink", "too small"]
-Loss = Callable[[], Tensor]
-
-
-@dataclass
-class _Round:
-    """What one round (the data's loss, or with the penalty) found."""
-
-    errors: dict[str, float] = field(default_factory=dict)
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
-    worst: str = ""
-    #: Parameters that the loss does not depend on, on these examples at least.
-    unused: list[str] = field(default_factory=list)
-    #: Parameters that the loss depends on, but that get no gradient.
-    cut_off: list[str] = field(default_factory=list)
-
-    @property
-    def error(self) -> float:
-        return max(self.errors.values(), default=0.0)
 
 
 def check(subject: Subject) -> CheckResult:
@@ -64,8 +47,9 @@ def check(subject: Subject) -> CheckResult:
     burn_in = islice(subject.iterate(model, optimizer, subject.batches()), _BURN_IN)
     if not all(map(math.isfinite, burn_in)):
         model = subject.model()  # its learning rate is absurd; fresh weights will do
-    decays = _decays(model, optimizer) or {name: _DECAY for name, _ in _trained(model)}
+    decays = _decays(model, optimizer) or {name: _DECAY for name, _ in trained(model)}
     batch = _double(subject.sample(_EXAMPLES))
+    seed = derive(subject.seed, "gradients")
     with _float64():
         try:
             twin = _twin(model)
@@ -75,18 +59,18 @@ def check(subject: Subject) -> CheckResult:
             return _skipped(f"it does not compute in float64: {where(error)}")
         if first != again:
             return _skipped(f"the same seed gives another loss, {first:.6g} and {again:.6g}")
-        alone = _compare(subject, twin, data_loss)
+        alone = compare(twin, data_loss, seed)
         weights = dict(twin.named_parameters())
 
         def regularized() -> Tensor:
             terms = [0.5 * decay * weights[n].square().sum() for n, decay in decays.items()]
             return data_loss() + torch.stack(terms).sum()
 
-        both = _compare(subject, twin, regularized, most=_LEAST)
+        both = compare(twin, regularized, seed, most=LEAST)
     return _judged(alone, both)
 
 
-def _judged(alone: _Round, both: _Round) -> CheckResult:
+def _judged(alone: Round, both: Round) -> CheckResult:
     outcomes = alone.outcomes
     numbers: dict[str, Any] = {
         "relative_error": alone.error,
@@ -122,9 +106,10 @@ def _judged(alone: _Round, both: _Round) -> CheckResult:
             numbers,
         )
     error = max(alone.error, both.error)
-    place = "the data's loss" if alone.error >= both.error else "the regularized loss"
-    wrong = [name for name, one in alone.errors.items() if one > _WRONG]
-    if error > _WRONG:
+    # what is wrong without the penalty is wrong with it, too
+    place = "the data's loss" if alone.error > WRONG else "the regularized loss"
+    wrong = [name for name, one in alone.errors.items() if one > WRONG]
+    if error > WRONG:
         return CheckResult(
             "gradients",
             "fail",
@@ -136,7 +121,7 @@ def _judged(alone: _Round, both: _Round) -> CheckResult:
             details,
             numbers,
         )
-    if error > _UNEASY:
+    if error > UNEASY:
         return CheckResult(
             "gradients",
             "warn",
@@ -149,7 +134,7 @@ def _judged(alone: _Round, both: _Round) -> CheckResult:
         )
     happy = (
         "Below 1e-7: be happy."
-        if error <= _HAPPY
+        if error <= HAPPY
         else (
             "Below 1e-4: good for a loss with kinks; high for a network of tanh and softmax alone."
         )
@@ -168,7 +153,7 @@ def _judged(alone: _Round, both: _Round) -> CheckResult:
     return CheckResult("gradients", "pass", found, happy, details=details, numbers=numbers)
 
 
-def _details(found: _Round) -> tuple[str, ...]:
+def _details(found: Round) -> tuple[str, ...]:
     says: dict[Outcome, str] = {
         "kink": "at a kink (of a ReLU, a maximum, a hinge), where no gradient is right: left out",
         "too small": "too small to compare in float64: left out",
@@ -198,86 +183,6 @@ def _skipped(why: str) -> CheckResult:
     )
 
 
-def _compare(subject: Subject, model: nn.Module, loss: Loss, most: int = _MOST) -> _Round:
-    """Compare a few entries of every parameter."""
-    found = _Round()
-    named = dict(_trained(model))
-    analytic = torch.autograd.grad(loss(), [*named.values()], allow_unused=True)
-    count = min(max(_IN_ALL // max(len(named), 1), _LEAST), most)
-    generator = torch.Generator().manual_seed(derive(subject.seed, "gradients"))
-    with torch.no_grad():
-        value = loss().item()
-        for (name, parameter), gradient in zip(named.items(), analytic, strict=True):
-            flat = torch.zeros_like(parameter) if gradient is None else gradient
-            numeric_zero = True
-            errors = [0.0]
-            for entry in _entries(flat.flatten(), count, generator):
-                at = _Entry(parameter.view(-1), entry, flat.flatten()[entry].item(), loss, value)
-                outcome, error = at.compare()
-                found.outcomes[outcome] += 1
-                errors.append(error)
-                numeric_zero &= outcome == "both zero"
-            if numeric_zero and not flat.any():
-                found.unused.append(name)
-            elif gradient is None and max(errors) > _WRONG:
-                found.cut_off.append(name)
-            if max(errors) > found.error:
-                found.worst = name
-            found.errors[name] = max(errors)
-    return found
-
-
-def _entries(gradient: Tensor, count: int, generator: torch.Generator) -> list[int]:
-    """Return the entries to look at: of the largest gradients, and at random."""
-    largest = gradient.abs().topk(min((count + 1) // 2, gradient.numel())).indices.tolist()
-    drawn = torch.randint(gradient.numel(), (count,), generator=generator).tolist()
-    return [*dict.fromkeys([*largest, *drawn])][:count]
-
-
-@dataclass
-class _Entry:
-    """One entry of a parameter, with what backpropagation says of it."""
-
-    flat: Tensor
-    index: int
-    analytic: float
-    loss: Loss
-    value: float
-
-    def compare(self) -> tuple[Outcome, float]:
-        """Return how the comparison came out, and the relative error (0 where none was made).
-
-        A kink between w - h and w + h shows in one-sided differences that lie apart by as much as
-        backpropagation and the centred difference do. Then a smaller h is tried, which leaves
-        most kinks outside; where the smallest does not, the entry is left out.
-        """
-        outcome: tuple[Outcome, float] = "kink", 0.0
-        for step in _STEPS:
-            h = step * max(1.0, abs(self.flat[self.index].item()))
-            above, below = self._shifted(h), self._shifted(-h)
-            numeric = (above - below) / (2 * h)
-            gap, largest = abs(self.analytic - numeric), max(abs(self.analytic), abs(numeric))
-            if largest == 0:
-                return "both zero", 0.0
-            if gap <= _UNEASY * largest:
-                return "compared", gap / largest
-            # rounding alone makes the difference uncertain by this much
-            noise = 8 * torch.finfo(torch.float64).eps * max(abs(self.value), 1e-300) / h
-            if _UNEASY * largest < noise:
-                return ("too small", 0.0) if gap <= 4 * noise else outcome
-            apart = abs((above - self.value) - (self.value - below)) / h
-            at_kink = gap <= 0.5 * apart + noise
-            outcome = ("kink", 0.0) if at_kink else ("compared", gap / largest)
-        return outcome
-
-    def _shifted(self, by: float) -> float:
-        before = self.flat[self.index].item()
-        self.flat[self.index] = before + by
-        value = self.loss().item()
-        self.flat[self.index] = before
-        return value
-
-
 def _loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Loss:
     """Return the data's loss as a function that always draws and starts alike."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -290,12 +195,6 @@ def _loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Loss:
         return subject.task.loss(model(batch[0]), batch[1])
 
     return loss
-
-
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.numel() and parameter.is_floating_point():
-            yield name, parameter
 
 
 def _twin(model: nn.Module) -> nn.Module:
@@ -314,7 +213,7 @@ def _decays(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, flo
         for parameter in group["params"]
         if group.get("weight_decay")
     }
-    return {name: by_id[id(one)] for name, one in _trained(model) if id(one) in by_id}
+    return {name: by_id[id(one)] for name, one in trained(model) if id(one) in by_id}
 
 
 def _double(batch: Batch) -> Batch:
