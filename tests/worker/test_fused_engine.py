@@ -15,6 +15,7 @@ from scattershot.task import Data, Task
 from scattershot_worker.fused import Engine, Lane, probe
 from scattershot_worker.fused.replay import Recorded
 from scattershot_worker.handle import seed_everything
+from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.watch import Watch
 from scattershot_worker.trainer import evaluate, tensors_of, train_epoch
 from scattershot_worker.training import Training
@@ -493,6 +494,24 @@ def test_a_step_that_cannot_be_captured_is_done_without_a_graph(
     assert len([one for one in caplog.messages if "without a device graph" in one]) == 1
 
 
+def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "CLOSE_IN_LANES", 10)
+    monkeypatch.setattr(sampling, "SPARSE_IN_LANES", 15)
+    task = Small("mlp")
+    engine = engine_of(task, training(task, 0))
+    engine.monitors = True
+    (lane,) = admit(engine, [training(task, 0)])
+    looked_at, observed = [], []
+    for number in (1, 2, 3, 4):  # of five steps
+        epoch(engine, number)
+        results = engine.evaluate(task.data().val, lambda: None)
+        seen, line = engine.seen(lane, tensors_of(task.data().val)[0], results[lane].outputs)
+        looked_at += [number] if line is not None else []
+        observed += [number] if "grad_norm" in seen else []
+        assert "train_accuracy" in seen
+    assert (looked_at, observed) == ([1, 2, 4], [1, 2, 3, 4])
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
     task = Small(model)
@@ -502,7 +521,7 @@ def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
     engine.monitors = True
     lanes = admit(engine, [training(task, i, clip_norm=0.5) for i in range(3)])
     val = task.data().val
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         epoch(engine, number)
         results = engine.evaluate(val, lambda: None)
         for lane, one, watch in zip(lanes, alone, watches, strict=True):
@@ -513,7 +532,7 @@ def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
             expected, lines = watch.end_epoch(outputs)
             seen, line = engine.seen(lane, tensors_of(val)[0], results[lane].outputs)
             assert seen == pytest.approx(expected, rel=1e-3)
-            assert (line is None) is (lines is None) is (number == 3)
+            assert (line is None) is (lines is None) is (number not in (1, 4))
             if line is not None and lines is not None:
                 assert set(line) == set(lines)
                 assert line["losses"] == pytest.approx(lines["losses"], rel=1e-3)

@@ -50,8 +50,8 @@ def write_picture(trial: TrialRecord, case: Case, path: Path) -> None:
     picture = layers.picture(case.layers)
     if picture is None:
         raise ScattershotError(
-            f"there is no picture of trial {trial.number}: one is taken at epochs 8, 16, 32, … and "
-            "at the last, where the first weights look at images"
+            f"there is no picture of trial {trial.number}: one is taken from epoch 8 on, now and "
+            "then, and at the last, where the first weights look at images"
         )
     files.write(path, picture, sync=False)
     print(f"wrote the first weights of trial {trial.number} to {path}", file=sys.stderr)

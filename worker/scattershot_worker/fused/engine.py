@@ -166,11 +166,12 @@ class Engine:
             losses, outputs = self._step(
                 crew.places, (x, y, crew.smoothing, random, crew.thresholds, crew.scales)
             )
-            if watch is not None:
-                watch.gradients(step, losses, outputs, y, weights, grads)
+            shown = watch if watch is not None and step >= watch.first else None
+            if shown is not None:
+                shown.gradients(step, losses, outputs, y, weights, grads)
             crew.updates.step()
-            if watch is not None:
-                watch.updated(step, weights)
+            if shown is not None:
+                shown.updated(step, weights)
             totals += losses * shape[1]
         totals /= count
         self._row_s = (time.perf_counter() - begun) / self._width

@@ -44,10 +44,13 @@ class LaneWatch:
     ) -> None:
         """Be before an epoch of so many steps on batches of `size`, in which all of these train."""
         self._model, self._bank, self._layout, self._steps = model, bank, bank.layout, steps
+        trainings = [*trainings]
         due = any(self._is_observed(one) for one in trainings)
-        self._observed = sampling.observed_step(steps) if due else -1
-        self._first = max(0, steps - sampling.tail(size))
-        self._scored = scores(task)
+        self._observed = sampling.observed_step(steps) if due else steps
+        self._close = any(self._is_looked_at(one) for one in trainings)
+        self._scored_from = max(0, steps - sampling.tail(size)) if scores(task) else steps
+        #: The first step that must be shown to `gradients` and `updated`.
+        self.first = 0 if self._close else min(self._scored_from, self._observed)
         self._losses: list[Tensor] = []
         self._outputs: list[tuple[Tensor, Tensor]] = []
         self._norms: list[Tensor] = []
@@ -56,8 +59,12 @@ class LaneWatch:
         self._counts: dict[str, list[list[int]]] = {}
         self._activations: list[list[dict[str, Any]]] = []
 
-    def _is_observed(self, training: Training) -> bool:
-        return sampling.observed(training.epoch, training.budget, self._steps)
+    def _is_looked_at(self, one: Training) -> bool:
+        return sampling.looked_at(one.epoch, one.budget, self._steps, sampling.CLOSE_IN_LANES)
+
+    def _is_observed(self, one: Training) -> bool:
+        seen = sampling.observed(one.epoch, self._steps, sampling.SPARSE_IN_LANES)
+        return seen or self._is_looked_at(one)
 
     def gradients(
         self,
@@ -73,13 +80,15 @@ class LaneWatch:
         Given are its losses [W], outputs and targets [W, B, …], the rows of the weights, and the
         gradients [W, …] of each parameter.
         """
-        self._losses.append(losses.clone())  # a graph writes the next ones to the same place
-        if self._scored and step >= self._first:
+        if self._close:
+            self._losses.append(losses.clone())  # a graph writes the next ones to the same place
+        if step >= self._scored_from:
             self._outputs.append((outputs.clone(), y))
         if step == self._observed:
-            # clipping changes gradients in place
-            self._before, self._grads = weights.clone(), torch.cat([g.flatten(1) for g in grads], 1)
-            self._norms = [self._of(self._grads), self._of(self._before)]
+            flat, self._before = [one.flatten(1) for one in grads], weights.clone()
+            self._norms = [_norms(flat), self._of(self._before)]
+            if self._close:
+                self._grads = torch.cat(flat, 1)  # a copy: clipping changes gradients in place
 
     def updated(self, step: int, weights: Tensor) -> None:
         """Look after the update."""
@@ -87,11 +96,7 @@ class LaneWatch:
             self._norms.append(self._of(weights - self._before))
 
     def _of(self, rows: Tensor) -> Tensor:
-        norms = [
-            torch.linalg.vector_norm(rows[:, one.first : one.end], dim=1)
-            for one in self._layout.slices
-        ]
-        return torch.stack(norms)
+        return _norms([rows[:, one.first : one.end] for one in self._layout.slices])
 
     @torch.no_grad()
     def end_epoch(
@@ -112,7 +117,7 @@ class LaneWatch:
         history = updates.scalars(sizes)
         if self._figures.accuracies:
             history["train_accuracy"] = updates.rounded(self._figures.accuracies[row])
-        if not sampling.looked_at(training.epoch, training.budget):
+        if not self._is_looked_at(training):
             return history, None
         if not self._activations:
             self._activations = self._look(x[: activations.EXAMPLES])
@@ -132,12 +137,23 @@ class LaneWatch:
     def _read(self) -> _Figures:
         """Return the figures of all rows, in one copy from the device."""
         norms = torch.stack(self._norms).permute(2, 1, 0).tolist() if self._norms else []
-        accuracies: list[float] = []
-        if self._outputs:
-            outputs, y = (torch.cat(some, 1) for some in zip(*self._outputs, strict=True))
-            if outputs.dim() == y.dim() + 1 == 3 and not y.is_floating_point():
-                accuracies = (outputs.argmax(-1) == y).mean(1, dtype=torch.float32).tolist()
-        return _Figures(norms, torch.stack(self._losses, 1).tolist(), accuracies)
+        losses = torch.stack(self._losses, 1).tolist() if self._losses else []
+        return _Figures(norms, losses, self._accuracies())
+
+    def _accuracies(self) -> list[float]:
+        """Return the training accuracy of every row; empty where there are no classes to tell."""
+        if not self._outputs:
+            return []
+        outputs, y = self._outputs[0]
+        if not outputs.dim() == y.dim() + 1 == 3 or y.is_floating_point():
+            return []
+        # batch by batch and by numpy, whose argmax takes half the time
+        correct = sum(
+            (outputs.cpu().numpy().argmax(-1) == y.cpu().numpy()).sum(1)
+            for outputs, y in self._outputs
+        )
+        accuracies: list[float] = (correct / sum(y.shape[1] for _, y in self._outputs)).tolist()
+        return accuracies
 
     def _count(self) -> dict[str, list[list[int]]]:
         """Return the histograms of every row's gradient of each weight, by name."""
@@ -151,7 +167,7 @@ class LaneWatch:
     def _look(self, x: Tensor) -> list[list[dict[str, Any]]]:
         """Return the activations' lines of every row."""
         watch, model = activations.Activations(), self._model
-        width = len(self._losses[0])
+        width = len(self._losses[0])  # in every epoch in which somebody is looked at
 
         def forward(one: dict[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
             with watch.watched(model.model, one):
@@ -165,3 +181,8 @@ class LaneWatch:
             model.model.train()
         numbers = torch.stack(figures, 1).tolist() if figures else [[]] * width
         return [watch.lines(one) for one in numbers]
+
+
+def _norms(parts: Sequence[Tensor]) -> Tensor:
+    """Return the L2 norms [P, W] of the rows of P tensors [W, …]."""
+    return torch.stack([torch.linalg.vector_norm(one, dim=1) for one in parts])

@@ -20,7 +20,7 @@ from scattershot_worker.monitors.updates import read, rounded
 #: So near to an end of its range, as a part of it, an activation counts as saturated.
 _NEAR = 0.015
 #: Examples of the batch that are looked at.
-EXAMPLES = 128
+EXAMPLES = 64
 
 # the functions of torch by name, each with the module that does the same
 _KINDS: dict[str, type[nn.Module]] = {

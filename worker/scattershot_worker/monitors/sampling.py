@@ -4,17 +4,28 @@ from __future__ import annotations
 
 #: Examples whose outputs count for the training accuracy of an epoch, at least.
 SCORED = 256
+# Looking costs as much as some steps of a trial alone; a lane's steps are cheaper, so that it is
+# looked at after more of them.
+
 #: Steps that are trained for each one whose update is observed, at least.
-SPARSE = 64
+SPARSE, SPARSE_IN_LANES = 64, 128
+#: Steps up to the second close look; the distance doubles from look to look.
+CLOSE, CLOSE_IN_LANES = 256, 1024
 
 
-def looked_at(epoch: int, budget: int) -> bool:
-    """Return whether layers are recorded at `epoch`: 1, 2, 4, 8, 16, …, and the budget's last.
+def looked_at(epoch: int, budget: int, steps: int, apart: int = CLOSE) -> bool:
+    """Return whether layers are recorded at an epoch of so many steps.
 
-    >>> [epoch for epoch in range(1, 13) if looked_at(epoch, 12)]
+    At the first and at the budget's last, and whenever the number of steps that were trained
+    passes `apart` or that doubled, doubled again, ….
+
+    >>> [epoch for epoch in range(1, 101) if looked_at(epoch, 100, 34)]
+    [1, 8, 16, 31, 61, 100]
+    >>> [epoch for epoch in range(1, 13) if looked_at(epoch, 12, 1024)]
     [1, 2, 4, 8, 12]
     """
-    return epoch & (epoch - 1) == 0 or epoch == budget
+    before, done = ((epoch - 1) * steps // apart, epoch * steps // apart)
+    return epoch in (1, budget) or done.bit_length() > before.bit_length()
 
 
 def pictured(epoch: int, budget: int) -> bool:
@@ -22,19 +33,17 @@ def pictured(epoch: int, budget: int) -> bool:
     return epoch >= 8 or epoch == budget
 
 
-def observed(epoch: int, budget: int, steps: int) -> bool:
-    """Return whether the update of an epoch of so many steps is observed.
+def observed(epoch: int, steps: int, apart: int = SPARSE) -> bool:
+    """Return whether the update of an epoch of so many steps is observed, looked at or not.
 
-    It is a fixed cost, so that short epochs take turns; those that are looked at have it always.
+    Epochs of fewer than `apart` steps take turns.
 
-    >>> [epoch for epoch in range(1, 13) if observed(epoch, 12, 20)]
-    [1, 2, 4, 8, 12]
-    >>> [epoch for epoch in range(1, 13) if observed(epoch, 12, 34)]
-    [1, 2, 4, 6, 8, 10, 12]
-    >>> all(observed(epoch, 12, 64) for epoch in range(1, 13))
+    >>> [epoch for epoch in range(1, 13) if observed(epoch, 20)]
+    [4, 8, 12]
+    >>> all(observed(epoch, 64) for epoch in range(1, 13))
     True
     """
-    return epoch % -(-SPARSE // max(steps, 1)) == 0 or looked_at(epoch, budget)
+    return epoch % -(-apart // max(steps, 1)) == 0
 
 
 def observed_step(steps: int) -> int:

@@ -33,13 +33,13 @@ class Watch:
 
     def begin_epoch(self, epoch: int, steps: int | None) -> None:
         """Be before the first of so many steps of an epoch; None where nobody knows how many."""
-        budget = self._training.budget
-        self._close = sampling.looked_at(epoch, budget)
+        known = steps or sampling.CLOSE
+        self._close = sampling.looked_at(epoch, self._training.budget, known)
         self._step.begin_epoch(histograms=self._close)
         self._losses: list[Tensor] = []
         self._outputs: deque[tuple[Tensor, Tensor]] = deque(maxlen=self._tail)
         self._observed = self._scored_from = math.inf
-        if steps is None or sampling.observed(epoch, budget, steps):
+        if self._close or sampling.observed(epoch, known):
             self._observed = sampling.observed_step(steps or 1)
         if self._scored:
             self._scored_from = max(0, (steps or 1) - self._tail)

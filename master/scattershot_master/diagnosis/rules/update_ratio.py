@@ -15,7 +15,7 @@ def _look(case: Case) -> str:
     if not ratios or case.ratio is None:
         return ""
     # around a minimum, where the loss stands, large updates are the noise of the batches
-    if case.ratio > _HIGH and len(ratios) >= _EPOCHS and not case.still:
+    if case.ratio > _HIGH and len(case.history) >= _EPOCHS and not case.still:
         return f"updates are {number(case.ratio)} of the weights' size; about 1e-3 is right"
     if max(ratios) < _LOW and not case.unreached:
         return (
