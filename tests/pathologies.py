@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, make_moons
 from torch import Tensor, nn
 
 from scattershot.store.layers import Layers
@@ -38,6 +38,21 @@ def parts(train: int = 800, val: int = 400) -> Data:
     """Return the first `train` digits to train on, and the last `val` to validate."""
     x, y = digits()
     return Data((x[:train], y[:train]), (x[-val:], y[-val:]))
+
+
+def far() -> Data:
+    """Return the patients with targets as they were measured: around 152, give or take 77."""
+    data = patients()
+    (x, y), (x_val, y_val) = (tensors_of(part) for part in (data.train, data.val))
+    return Data((x, 77 * y + 152), (x_val, 77 * y_val + 152))
+
+
+@cache
+def moons() -> Data:
+    """Return two half moons that overlap: no model tells them apart without mistakes."""
+    x, y = make_moons(800, noise=0.4, random_state=0)
+    points, labels = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
+    return Data((points[:500], labels[:500]), (points[500:], labels[500:]))
 
 
 def noise(train: int = 200, val: int = 200) -> Data:
@@ -94,6 +109,19 @@ def conv_net() -> nn.Sequential:
     )
 
 
+def line_net() -> nn.Sequential:
+    """Return a network with convolutions over the digits' pixels, one after the other."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 64)),
+        nn.Conv1d(1, 8, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv1d(8, 16, 5, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 13, 10),
+    )
+
+
 def norm_net() -> nn.Sequential:
     """Return two hidden layers with batch normalization."""
     hidden = [
@@ -110,6 +138,9 @@ def dropout_net() -> nn.Sequential:
     return nn.Sequential(first, activation, nn.Dropout(0.5), last)
 
 
+Kind = Literal["classification", "regression", "likelihood"]
+
+
 @dataclass(frozen=True)
 class Run:
     """What is trained and how, and the rules that must and that may fire on it."""
@@ -121,7 +152,7 @@ class Run:
     data: Callable[[], Data] = parts
     must: frozenset[str] = frozenset()
     may: frozenset[str] = field(default=frozenset())
-    kind: Literal["classification", "regression"] = "classification"
+    kind: Kind = "classification"
 
 
 class _Made(Task):
@@ -139,10 +170,26 @@ class _Regression(_Made):
     kind = "regression"
 
 
+class _Likelihood(_Regression):
+    """Fits a mean and the logarithm of a variance: its loss falls below 0."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, log_variance = outputs[:, :1] / 10, outputs[:, 1:] - 6
+        off = (mean - targets.view_as(mean) / 100).square()
+        return ((off / log_variance.exp() + log_variance) / 2).mean()
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        mean = outputs[:, :1] / 10
+        return {"rmse": (mean - targets.view_as(mean) / 100).square().mean().sqrt().item()}
+
+
+_TASKS = {"classification": _Made, "regression": _Regression, "likelihood": _Likelihood}
+
+
 def case(one: Run, seed: int = 3) -> Case:
     """Train it as a worker does, and return it as the rules see it."""
     seed_everything(seed)
-    task = _Regression(one) if one.kind == "regression" else _Made(one)
+    task = _TASKS[one.kind](one)
     data = one.data()
     training = Training(task, one.params, seed=seed, budget=one.epochs, device=CPU)
     watch, layers = Watch(training), Layers()
@@ -151,8 +198,8 @@ def case(one: Run, seed: int = 3) -> Case:
         training.begin_epoch(epoch, history)
         loss, _ = train_epoch(training, data.train, lambda: None, watch)
         with watch.evaluation():
-            metrics, outputs, _ = evaluate(task, training.model, data.val, CPU)
-        seen, line = watch.end_epoch(outputs)
+            metrics, outputs, targets = evaluate(task, training.model, data.val, CPU)
+        seen, line = watch.end_epoch(outputs, targets)
         if line is not None:
             layers.add(line)
         found = {f"val_{name}": value for name, value in metrics.items()}
@@ -174,7 +221,7 @@ def _sick(
     *,
     data: Callable[[], Data] = parts,
     may: str = "",
-    kind: Literal["classification", "regression"] = "classification",
+    kind: Kind = "classification",
 ) -> Run:
     rules = frozenset(must.split()), frozenset(may.split())
     return Run(name, model, params, epochs, data, *rules, kind)
@@ -194,14 +241,52 @@ HEALTHY = [
     Run("dropout", dropout_net, ADAM, 24),
     Run("label smoothing", lambda: net(64), {**ADAM, "label_smoothing": 0.1}),
     Run("batch norm, one cycle", norm_net, {**ADAM, "lr": 1e-2, "schedule": "one_cycle"}),
+    Run("five epochs", lambda: net(64), ADAM, 5),
+    Run("warmup", lambda: net(64, 64), {**ADAM, "warmup": 0.3, "schedule": "cosine"}),
+    Run("warmup, sgd", lambda: net(64), {**SGD, "warmup": 0.2}),
+    Run("high dropout rate", dropout_net, {**ADAM, "lr": 5e-3}, 30),
+    Run("batch norm, batches of 16", norm_net, {**ADAM, "lr": 5e-3, "batch_size": 16}, 30),
+    Run("1d convolutions", line_net, {**ADAM, "lr": 4e-3}),
+    *(
+        Run(
+            f"linear regression, sgd at {lr}",
+            lambda: net(ends=(10, 1)),
+            {"lr": lr},
+            60,
+            patients,
+            kind="regression",
+        )
+        for lr in (0.005, 0.02, 0.05)
+    ),
     Run(
-        "linear regression",
-        lambda: net(ends=(10, 1)),
-        {"lr": 0.02},
-        30,
+        "regression",
+        lambda: net(16, ends=(10, 1)),
+        {**ADAM, "lr": 5e-3},
+        40,
         patients,
         kind="regression",
     ),
+    Run(
+        "targets far from 0",
+        lambda: net(16, ends=(10, 1)),
+        {**ADAM, "lr": 0.1},
+        60,
+        far,
+        kind="regression",
+    ),
+    Run(
+        "likelihood",
+        lambda: net(16, ends=(10, 2)),
+        {**ADAM, "lr": 0.01},
+        80,
+        patients,
+        kind="likelihood",
+    ),
+    *(
+        Run(f"moons, adamw at {lr}", lambda: net(16, ends=(2, 2)), {**ADAM, "lr": lr}, 40, moons)
+        for lr in (3e-3, 1e-2)
+    ),
+    Run("moons, sgd", lambda: net(32, ends=(2, 2)), SGD, 40, moons),
 ]
 SICK = [
     _sick(
@@ -314,6 +399,7 @@ SICK = [
         {"lr": 5.0},
         epochs=4,
         data=patients,
+        may="initial_loss",  # of one output, by chance
         kind="regression",
     ),
     _sick("stopped early", "still_improving", lambda: net(64), {"lr": 0.005}, epochs=8),

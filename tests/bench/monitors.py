@@ -13,14 +13,13 @@ import torch
 
 from bench.harness import Figure, at_most, main, median
 from scattershot_worker.fused import Engine, probe
-from scattershot_worker.fused.engine import Programs
 from scattershot_worker.handle import seed_everything
 from scattershot_worker.monitors.watch import Watch
 from scattershot_worker.tasks.digits import Digits
 from scattershot_worker.trainer import data_on, evaluate, tensors_of, train_epoch
 from scattershot_worker.training import Training
 
-_EPOCHS, _LANES = 30, 28
+_LANES = 28
 _CPU = torch.device("cpu")
 _MLP = {"hidden": 128}
 
@@ -28,9 +27,9 @@ _MLP = {"hidden": 128}
 class _Alone:
     """A trial that trains alone, as `trainer.train` does it."""
 
-    def __init__(self, task: Digits, params: Mapping[str, Any], *, on: bool) -> None:
+    def __init__(self, task: Digits, params: Mapping[str, Any], budget: int, *, on: bool) -> None:
         self.task, self.data = task, data_on(task, _CPU)
-        self.training = _training(task, params, 0)
+        self.training = _training(task, params, 0, budget)
         self.watch = Watch(self.training) if on else None
 
     def train(self, epoch: int) -> None:
@@ -39,23 +38,29 @@ class _Alone:
         training.begin_epoch(epoch, [])
         train_epoch(training, data.train, lambda: None, watch)
         with nullcontext() if watch is None else watch.evaluation():
-            _, outputs, _ = evaluate(self.task, training.model, data.val, _CPU)
+            _, outputs, targets = evaluate(self.task, training.model, data.val, _CPU)
         if watch is not None:
-            watch.end_epoch(outputs)
+            watch.end_epoch(outputs, targets)
 
 
 class _Pack:
     """Trials that train as lanes, as `packs.Pack` does it."""
 
-    programs: ClassVar[Programs] = {}
+    #: A worker keeps an engine from pack to pack.
+    engines: ClassVar[dict[bool, Engine]] = {}
 
-    def __init__(self, task: Digits, params: Mapping[str, Any], *, on: bool) -> None:
+    def __init__(self, task: Digits, params: Mapping[str, Any], budget: int, *, on: bool) -> None:
         self.data = data_on(task, _CPU)
-        signature = probe(task, _training(task, params, 0), self.data)
-        self.engine = Engine(task, self.data, signature, self.programs)
+        trainings = [_training(task, params, seed, budget) for seed in range(_LANES)]
+        if on not in self.engines:
+            signature = probe(task, trainings[0], self.data)
+            self.engines[on] = Engine(task, self.data, signature)
+        self.engine = self.engines[on]
         self.engine.monitors = on
-        for seed in range(_LANES):
-            self.engine.admit(self.engine.lane(_training(task, params, seed)))
+        for lane in self.engine.lanes:
+            self.engine.release(lane)
+        for one in trainings:
+            self.engine.admit(self.engine.lane(one))
 
     def train(self, epoch: int) -> None:
         """Train all lanes for an epoch, with all that is looked at."""
@@ -64,33 +69,40 @@ class _Pack:
         self.engine.train_epoch(lambda: None)
         x, _ = tensors_of(self.data.val)
         for lane, result in self.engine.evaluate(self.data.val, lambda: None).items():
-            self.engine.seen(lane, x, result.outputs)
+            self.engine.seen(lane, x, result)
 
 
-def _training(task: Digits, params: Mapping[str, Any], seed: int) -> Training:
+def _training(task: Digits, params: Mapping[str, Any], seed: int, budget: int) -> Training:
     seed_everything(seed)
-    return Training(task, params, seed=seed, budget=_EPOCHS, device=_CPU)
+    return Training(task, params, seed=seed, budget=budget, device=_CPU)
 
 
-#: What is trained, and in how many rounds.
-_CASES: dict[str, tuple[type[_Alone] | type[_Pack], dict[str, Any], int]] = {
-    "MLP on digits": (_Alone, _MLP, 40),
-    "CNN on digits": (_Alone, {"model": "cnn"}, 12),
-    f"{_LANES} lanes of the MLP": (_Pack, _MLP, 10),
+#: What is trained, for how many epochs, and in how many rounds.
+_CASES: dict[str, tuple[type[_Alone] | type[_Pack], dict[str, Any], int, int]] = {
+    "MLP on digits": (_Alone, _MLP, 30, 40),
+    "MLP on digits, 2 epochs": (_Alone, _MLP, 2, 200),
+    "CNN on digits": (_Alone, {"model": "cnn"}, 30, 12),
+    f"{_LANES} lanes of the MLP": (_Pack, _MLP, 30, 10),
+    f"{_LANES} lanes, 8 epochs": (_Pack, _MLP, 8, 30),
+    f"{_LANES} lanes, 2 epochs": (_Pack, _MLP, 2, 80),
 }
 
 
 def _round(
-    kind: type[_Alone] | type[_Pack], task: Digits, params: Mapping[str, Any]
+    kind: type[_Alone] | type[_Pack], task: Digits, params: Mapping[str, Any], epochs: int
 ) -> list[float]:
     """Return the CPU seconds without and with monitors, of two that take turns by epochs.
 
     A machine's speed drifts by more than monitors cost; from one epoch to the next it does not.
+    Making the models and their optimizers is a part of a trial: it is counted, too.
     """
-    pair = [kind(task, params, on=on) for on in (False, True)]
-    seconds = [0.0, 0.0]
+    pair, seconds = [], [0.0, 0.0]
     gc.collect()
-    for epoch in range(1, _EPOCHS + 1):
+    for which in (0, 1):
+        begun = time.process_time()
+        pair.append(kind(task, params, epochs, on=which == 1))
+        seconds[which] += time.process_time() - begun
+    for epoch in range(1, epochs + 1):
         for which in (0, 1) if epoch % 2 else (1, 0):
             begun = time.process_time()
             pair[which].train(epoch)
@@ -99,16 +111,16 @@ def _round(
 
 
 def measure() -> list[Figure]:
-    """Return the share that monitors add to a trial's epochs."""
+    """Return the share that monitors add to a trial."""
     torch.set_num_threads(1)
     task, figures = Digits(), []
-    for name, (kind, params, rounds) in _CASES.items():
-        _round(kind, task, params)
+    for name, (kind, params, epochs, rounds) in _CASES.items():
+        _round(kind, task, params, epochs)
         gc.freeze()  # as a worker's child does: what is imported is not gone through again
-        seen = [_round(kind, task, params) for _ in range(rounds)]
+        seen = [_round(kind, task, params, epochs) for _ in range(rounds)]
         shares = [100 * (on / off - 1) for off, on in seen]
         low, _, high = statistics.quantiles(shares, n=4)
-        per_epoch = 1000 * median([off for off, _ in seen]) / _EPOCHS
+        per_epoch = 1000 * median([off for off, _ in seen]) / epochs
         note = f"half of {rounds} rounds {low:.1f} to {high:.1f}; {per_epoch:.1f} ms CPU an epoch"
         figures.append(at_most(f"monitors, {name}", median(shares), 3, "%", note))
     return figures

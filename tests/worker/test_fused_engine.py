@@ -495,8 +495,8 @@ def test_a_step_that_cannot_be_captured_is_done_without_a_graph(
 
 
 def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "CLOSE_IN_LANES", 10)
-    monkeypatch.setattr(sampling, "SPARSE_IN_LANES", 15)
+    monkeypatch.setattr(sampling, "CLOSE", 10)
+    monkeypatch.setattr(sampling, "SPARSE", 15)
     task = Small("mlp")
     engine = engine_of(task, training(task, 0))
     engine.monitors = True
@@ -505,7 +505,7 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
     for number in (1, 2, 3, 4):  # of five steps
         epoch(engine, number)
         results = engine.evaluate(task.data().val, lambda: None)
-        seen, line = engine.seen(lane, tensors_of(task.data().val)[0], results[lane].outputs)
+        seen, line = engine.seen(lane, tensors_of(task.data().val)[0], results[lane])
         looked_at += [number] if line is not None else []
         observed += [number] if "grad_norm" in seen else []
         assert "train_accuracy" in seen
@@ -513,7 +513,10 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
+def test_a_lane_is_looked_at_as_the_trial_alone(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "SHORT", 0)
     task = Small(model)
     alone = [training(task, i, clip_norm=0.5) for i in range(3)]
     watches = [Watch(one) for one in alone]
@@ -528,13 +531,16 @@ def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
             one.begin_epoch(number, [])
             train_epoch(one, task.data().train, lambda: None, watch)
             with watch.evaluation():
-                _, outputs, _ = evaluate(task, one.model, val, CPU)
-            expected, lines = watch.end_epoch(outputs)
-            seen, line = engine.seen(lane, tensors_of(val)[0], results[lane].outputs)
+                _, outputs, targets = evaluate(task, one.model, val, CPU)
+            expected, lines = watch.end_epoch(outputs, targets)
+            seen, line = engine.seen(lane, tensors_of(val)[0], results[lane])
             assert seen == pytest.approx(expected, rel=1e-3)
             assert (line is None) is (lines is None) is (number not in (1, 4))
             if line is not None and lines is not None:
                 assert set(line) == set(lines)
-                assert line["losses"] == pytest.approx(lines["losses"], rel=1e-3)
-                for key in ("parameters", "activations"):
+                assert line["noise"] == pytest.approx(lines["noise"], rel=1e-3)
+                keys = ["parameters", "activations"]
+                if number == 1 and line["activations"]:
+                    keys.append("initial_activations")
+                for key in keys:
                     assert [one["name"] for one in line[key]] == [one["name"] for one in lines[key]]

@@ -17,13 +17,13 @@ from scattershot.store.layers import Layers
 from scattershot.store.names import trial_folder
 from scattershot.task import Data, Task
 from scattershot.trial import MEASURED
-from scattershot_worker.monitors import pictures, updates
+from scattershot_worker.monitors import metrics, pictures, updates
 from scattershot_worker.monitors.activations import Activations
 from workbench import Workbench
 
 PARAMS = {"lr": 0.1, "momentum": 0.9, "batch_size": 16}
 NORMS = {"grad_norm", "weight_norm", "update_ratio"}
-SEEN = {"train_accuracy", "dead_relu", "saturation"} | NORMS
+SEEN = {"train_accuracy", "dead_relu", "saturation", "initial_loss", "chance_loss"} | NORMS
 
 
 class Rings(Task):
@@ -72,45 +72,124 @@ def test_layers_are_recorded_as_steps_double_and_at_the_last_epoch(bench: Workbe
     bench.run(Rings(), until=8, params=PARAMS | {"batch_size": 2})  # 40 steps
     lines = layers(bench)
     assert [one["epoch"] for one in lines] == [1, 7, 8]
-    assert lines[0]["chance_loss"] == pytest.approx(math.log(2), rel=1e-5)
-    assert lines[0]["val_examples"] == 40 and "initial_loss" not in lines[1]
+    assert lines[0]["val_examples"] == 40
     assert [one["name"] for one in lines[0]["parameters"]] == [
         *("0.weight", "0.bias", "1.weight", "1.bias", "4.weight", "4.bias")
     ]
     assert sum(lines[0]["parameters"][0]["grads"]) == 16 * 12
     assert [one["kind"] for one in lines[0]["activations"]] == ["ReLU"]
     assert [("picture" in one) for one in lines] == [False, False, True]
+    (before,) = lines[0]["initial_activations"]
+    assert before["name"] == "2" and before != lines[0]["activations"][0]
 
 
-def test_updates_are_observed_at_one_step_in_64(bench: Workbench) -> None:
+def test_a_short_trial_is_looked_at_after_its_first_epoch_alone(bench: Workbench) -> None:
+    bench.run(Rings(), until=8, params=PARAMS)  # 40 steps
+    (line,) = layers(bench)
+    assert line["epoch"] == 1 and line["activations"]
+    assert "initial_activations" not in line
+    assert not any("grads" in one for one in line["parameters"])
+
+
+def test_the_first_epoch_tells_the_losses_that_training_begins_with(bench: Workbench) -> None:
+    bench.run(Rings(), 1, params=PARAMS)
+    first, *others = [line for _, line in bench.reported(1)]
+    assert first["chance_loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert 0.5 < first["initial_loss"] < 1.5
+    assert not any({"chance_loss", "initial_loss"} & set(line) for line in others)
+
+
+@pytest.mark.parametrize(
+    ("targets", "chance"), [([1.0, 3.0], 1.0), ([[0.0, 10.0], [2.0, 10.0]], 0.5)]
+)
+def test_knowing_nothing_of_numbers_costs_their_variance(targets: Any, chance: float) -> None:
+    class Numbers(Rings):
+        kind = "regression"
+
+    y = torch.tensor(targets)
+    assert metrics.begun(Numbers(), 7.0, torch.zeros(2, 1), y) == {
+        "initial_loss": 7.0,
+        "chance_loss": chance,
+    }
+
+
+def test_what_a_task_declares_is_the_loss_of_knowing_nothing() -> None:
+    class Declared(Rings):
+        def initial_loss(self, classes: int | None) -> float | None:
+            assert classes == 3
+            return 2.0
+
+    class Unknown(Rings):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return F.multi_margin_loss(outputs, targets)
+
+    class Broken(Rings):
+        def initial_loss(self, classes: int | None) -> float | None:
+            raise ValueError
+
+    outputs, y = torch.zeros(3, 3), torch.tensor([0, 2, 1])
+    assert metrics.begun(Declared(), 7.0, outputs, y)["chance_loss"] == 2.0
+    assert "chance_loss" not in metrics.begun(Unknown(), 7.0, outputs, y)
+    assert metrics.begun(Broken(), 7.0, outputs, y) == {"initial_loss": 7.0}
+
+
+def test_every_metric_of_a_task_is_told_of_the_training_part(bench: Workbench) -> None:
+    class Own(Rings):
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            accuracy = super().metrics(outputs, targets)["accuracy"]
+            return {"percent": 100 * accuracy, "noise": torch.rand(1).item(), "loss": 1.0}
+
+    class Without(Rings):
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            if len(targets) != 40:
+                raise ValueError("made for the validation part")
+            return super().metrics(outputs, targets)
+
+    bench.run(Own(), 1, params=PARAMS)
+    for _, line in bench.reported(1):
+        assert 30 < line["train_percent"] <= 100 and 0 <= line["train_noise"] <= 1
+        assert line["train_loss"] != 1.0
+    bench.run(Without(), 2, params=PARAMS)
+    assert not any("train_accuracy" in line for _, line in bench.reported(2))
+
+
+def test_of_huge_outputs_few_are_kept() -> None:
+    outputs, targets = torch.zeros(16, 3, 700, 700), torch.zeros(16)
+    some, few = metrics.some(outputs, targets)
+    assert len(some) == len(few) == 1 and some.untyped_storage().nbytes() < 6e6
+    assert metrics.some(outputs[:, :, 0, 0], targets)[0].shape == (16, 3)
+
+
+def test_updates_are_observed_at_one_step_in_128(bench: Workbench) -> None:
     def observed(trial: int, batch_size: int) -> list[int]:
         bench.run(Rings(), trial, until=12, params={**PARAMS, "batch_size": batch_size})
         seen = [line for _, line in bench.reported(trial)]
         return [epoch for epoch, one in enumerate(seen, 1) if NORMS & set(one) == NORMS]
 
-    assert observed(1, batch_size=16) == [1, 12]  # of 5 steps: every 13th, and close looks
-    assert observed(2, batch_size=3) == [1, 3, 6, 9, 10, 12]  # of 27: every third
+    assert observed(1, batch_size=16) == [1]  # of 5 steps: every 26th, and close looks
+    assert observed(2, batch_size=3) == [1, 5, 10, 12]  # of 27: every fifth
 
 
 def test_a_trial_that_goes_on_has_the_layers_of_one_that_never_stopped(bench: Workbench) -> None:
-    bench.run(Rings(), 1, until=6, params=PARAMS)
+    params = PARAMS | {"batch_size": 2}
+    bench.run(Rings(), 1, until=8, params=params)
 
     class Stopped(Rings):
         calls = 0
 
         def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
             self.calls += 1
-            if self.calls == 4:
+            if self.calls == 8:  # an epoch has two
                 bench.signals.set("drain")
             return super().metrics(outputs, targets)
 
-    assert bench.run(Stopped(), 2, until=6, params=PARAMS)[0] == "drain"
+    assert bench.run(Stopped(), 2, until=8, params=params)[0] == "drain"
     half = Layers.read(bench.folder, 2)
     half.add({"epoch": 5, "from": "an attempt whose report was never accepted"})
     files.write(trial_folder(bench.folder, 2) / "layers.json", half.data(), sync=False)
     bench.states.requeue(2, 1, "drain", max_failures=3)
-    assert bench.run(Rings(), 2, attempt=2, until=6, params=PARAMS) == ("ended", "complete")
-    assert layers(bench, 1) == layers(bench, 2)
+    assert bench.run(Rings(), 2, attempt=2, until=8, params=params) == ("ended", "complete")
+    assert layers(bench, 1) == layers(bench, 2) and len(layers(bench, 1)) == 3
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"format": 9}', b'{"format": 1}', b"\xff"])
@@ -280,6 +359,15 @@ def test_norms_are_those_of_a_step_done_by_hand() -> None:
     assert sum(counts) == 2 and counts[0] == 1 and counts[11] == 1  # 0, and 0.5: from 1e-1 to 1
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (64, 48), (8, 3, 16, 16), (5, 4096), (3000, 1)])
+def test_elements_that_are_counted_lie_in_all_columns(shape: tuple[int, ...]) -> None:
+    columns = torch.arange(math.prod(shape[1:])).view(1, *shape[1:]).expand(shape)
+    some = updates.sample(columns.flatten(), shape[0])
+    assert len(some) <= updates.ELEMENTS
+    seen, every = len(some.unique()), math.prod(shape[1:])
+    assert seen >= min(every, len(some)) * 0.9
+
+
 def test_what_is_no_number_is_not_counted() -> None:
     elements = torch.tensor([math.nan, math.inf, -math.inf, 1e-30, 2e-5, 2e-4])
     (counts,) = updates.histograms(elements, [6])
@@ -318,6 +406,48 @@ def test_dead_units_and_saturated_ones_are_counted() -> None:
     assert relu["dead"] == 0.25
     assert tanh["saturated"] == pytest.approx(3 / 8)
     assert not model.relu._forward_hooks
+
+
+def test_units_of_a_convolution_are_channels_whatever_its_dimensions() -> None:
+    def dead(model: nn.Module, x: Tensor) -> list[float]:
+        seen = Activations()
+        for _ in range(2):  # the second time only modules are looked at
+            with seen.watched(model):
+                model(x)
+        return [one["dead"] for one in seen.lines()]
+
+    for kind, shape in ((nn.Conv1d, (8, 3, 20)), (nn.Conv2d, (8, 3, 5, 5))):
+        layer = kind(3, 4, 3)
+        assert layer.bias is not None
+        with torch.no_grad():
+            layer.bias.copy_(torch.tensor([1e3, -1e3, -1e3, -1e3]))
+        assert dead(nn.Sequential(layer, nn.ReLU()), torch.randn(shape)) == [0.75]
+        norm = nn.BatchNorm1d(4) if kind is nn.Conv1d else nn.BatchNorm2d(4)
+        assert dead(nn.Sequential(layer, norm.eval(), nn.ReLU()), torch.randn(shape)) == [0.75]
+    tokens = nn.Linear(6, 4)
+    nn.init.constant_(tokens.bias, -1e3)
+    assert dead(nn.Sequential(tokens, nn.ReLU()), torch.randn(8, 5, 6)) == [1.0]
+
+
+def test_an_activation_that_is_used_twice_is_seen_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()
+            nn.init.constant_(self.two.bias, -1e3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(self.two(self.act(self.one(x))))
+            for _ in range(9):
+                x = F.relu(x)
+            return x
+
+    seen, model = Activations(), Twice()
+    with seen.watched(model):
+        model(torch.randn(8, 4))
+    lines = {one["name"]: one for one in seen.lines()}
+    assert lines["act (2)"]["dead"] == 1.0 > lines["act"]["dead"]
+    assert [*lines][2:] == ["relu after two", *(f"relu after two ({n})" for n in (2, 3, 4))]
 
 
 def test_first_weights_that_look_at_images_become_a_png() -> None:

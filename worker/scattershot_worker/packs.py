@@ -233,7 +233,7 @@ class Pack:
         """Report a lane's epoch; `average` are the metrics of its averaged weights, if any."""
         member, data = self._members[lane], data_on(self._task, self._bench.device)
         try:
-            seen, layers = self._engine.seen(lane, tensors_of(data.val)[0], result.outputs)
+            seen, layers = self._engine.seen(lane, tensors_of(data.val)[0], result)
             member.trial.report(
                 {
                     **{f"val_{name}": value for name, value in result.metrics.items()},

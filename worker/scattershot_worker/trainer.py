@@ -59,7 +59,7 @@ def train(task: Task, trial: TrialHandle) -> None:
             metrics, outputs, targets = evaluate(
                 task, training.model, data.val, trial.device, trial.check
             )
-        seen, layers = ({}, None) if watch is None else watch.end_epoch(outputs)
+        seen, layers = ({}, None) if watch is None else watch.end_epoch(outputs, targets)
         trial.report(
             {f"val_{name}": value for name, value in metrics.items()},
             train_loss=loss,

@@ -205,8 +205,3 @@ class Training:
 def smooths(task: Task) -> bool:
     """Return whether labels can be smoothed: the loss is cross-entropy, for all that is known."""
     return task.kind == "classification" and type(task).loss is Task.loss
-
-
-def scores(task: Task) -> bool:
-    """Return whether a training accuracy compares with `val_accuracy`, which is the usual one."""
-    return task.kind == "classification" and type(task).metrics is Task.metrics

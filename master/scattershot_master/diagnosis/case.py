@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from math import hypot, inf, isfinite, log, nan
+from math import hypot, inf, isclose, isfinite, log, nan
 from statistics import fmean
 from typing import Any
+
+from scattershot_master.diagnosis.gap import Gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +63,40 @@ class Case:
         return self.series("train_loss") or self.series("val_loss")
 
     @cached_property
+    def chance(self) -> float | None:
+        """The loss of knowing nothing, where it was recorded."""
+        return self._begun("chance_loss")
+
+    @cached_property
+    def first(self) -> float | None:
+        """The loss of the very first step, where it was recorded."""
+        return self._begun("initial_loss")
+
+    def _begun(self, name: str) -> float | None:
+        value = self.history[0].get(name) if self.history else None
+        return value if value is not None and isfinite(value) else None
+
+    @cached_property
     def start(self) -> float:
         """The loss before anything was learned: at chance, else the first step's, else epoch 1's.
 
         0 where no loss is known.
         """
-        first = self.layers[0] if self.layers else {}
-        known = [first.get("chance_loss"), first.get("initial_loss"), *self.train[:1]]
+        known = [self.chance, self.first, *self.train[:1]]
         return next((one for one in known if one is not None and isfinite(one)), 0.0)
 
     @cached_property
     def initial(self) -> float:
         """The loss that the training began with: the first step's, or `start` if more."""
-        first = self.layers[0].get("initial_loss") if self.layers else None
-        return max(first, self.start) if first is not None and isfinite(first) else self.start
+        return self.start if self.first is None else max(self.first, self.start)
+
+    @cached_property
+    def scale(self) -> float:
+        """What a rise of the loss is measured by: `start`, or the range of a loss below 0."""
+        finite = [one for one in self.train if isfinite(one)]
+        if self.start > 0 and min(finite, default=0.0) >= 0:
+            return self.start
+        return max(abs(self.start), max(finite, default=0.0) - min(finite, default=0.0))
 
     @cached_property
     def broken(self) -> bool:
@@ -82,7 +104,8 @@ class Case:
         losses = self.train
         if not losses:
             return False
-        return not all(map(isfinite, losses)) or losses[-1] > 1.3 * max(self.initial, 1e-12)
+        much = max(self.initial, self.scale, 1e-12)
+        return not all(map(isfinite, losses)) or losses[-1] > self.initial + 0.3 * much
 
     @cached_property
     def left(self) -> float:
@@ -91,6 +114,37 @@ class Case:
         if self.start <= 0 or not last:
             return 0.0
         return fmean(last) / self.start if all(map(isfinite, last)) else nan
+
+    @cached_property
+    def last_losses(self) -> tuple[list[float], list[float]]:
+        """The training and the validation losses of the last three epochs that have both."""
+        lines = [one for one in self.history if "train_loss" in one and "val_loss" in one][-3:]
+        return [one["train_loss"] for one in lines], [one["val_loss"] for one in lines]
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether validation's loss is three times the training loss or more, and it matters.
+
+        Much of the starting loss must lie between them where nothing tells of wrong answers.
+        """
+        pairs, least = [*zip(*self.last_losses, strict=True)], 0.1 if self.gap else 0.3
+        return bool(pairs) and all(b > 3 * a and b - a > least * self.scale for a, b in pairs)
+
+    @cached_property
+    def kept_up(self) -> bool:
+        """Whether dropout, augmentation or smoothing keep the training loss above validation's."""
+        train, val = self.last_losses
+        return bool(val) and fmean(val) < 0.8 * fmean(train)
+
+    @cached_property
+    def squared(self) -> bool:
+        """Whether the loss is a squared error: that of the `val_rmse` beside it."""
+        pairs = [
+            (one["val_rmse"], one["val_loss"])
+            for one in self.history
+            if "val_rmse" in one and "val_loss" in one
+        ]
+        return bool(pairs) and all(isclose(a * a, b, rel_tol=1e-3) for a, b in pairs[:1])
 
     @cached_property
     def gain(self) -> float:
@@ -133,28 +187,9 @@ class Case:
         return self.left < 0.9 and len(self.moves) > 1 and moves < 0.05 * len(self.moves)
 
     @cached_property
-    def gap(self) -> float | None:
-        """Training accuracy minus validation accuracy: the least of the last three epochs'."""
-        pairs = [
-            line["train_accuracy"] - line["val_accuracy"]
-            for line in self.history[-3:]
-            if self._both(line)
-        ]
-        return min(pairs, default=None)
-
-    @cached_property
-    def apart(self) -> bool:
-        """Whether that is 8 points or more, and a quarter more mistakes: overfitting.
-
-        Of a model that knows little, a share of mistakes tells more than points do.
-        """
-        mistakes = [1 - line["train_accuracy"] for line in self.history[-3:] if self._both(line)]
-        return self.gap is not None and self.gap > max(0.08, 0.25 * fmean(mistakes))
-
-    @staticmethod
-    def _both(line: Mapping[str, float]) -> bool:
-        names = ("train_accuracy", "val_accuracy")
-        return all(0 <= line.get(name, -1) <= 1 for name in names)  # not in percent
+    def gap(self) -> Gap | None:
+        """How validation compares with the training part at the end, where both are known."""
+        return Gap.of(self.history, self.metric, self.sign)
 
     @cached_property
     def ratio(self) -> float | None:

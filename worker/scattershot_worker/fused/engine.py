@@ -15,9 +15,10 @@ from scattershot.seeds import derive
 from scattershot.task import Data, Part, Task
 from scattershot_worker import dropout
 from scattershot_worker.fused.bank import Bank
-from scattershot_worker.fused.evaluation import Evaluator, Results
+from scattershot_worker.fused.evaluation import Evaluator, Result, Results
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.layout import Layout
+from scattershot_worker.fused.looking import Looker
 from scattershot_worker.fused.program import Inputs, LaneModel, Places, Seen, Step, trace
 from scattershot_worker.fused.replay import CudaGraph, Graph, Replay
 from scattershot_worker.fused.signature import Signature
@@ -73,6 +74,7 @@ class Engine:
         self.bank: Bank | None = None
         self._model: LaneModel | None = None
         self._evaluator: Evaluator | None = None
+        self._looker: Looker | None = None
         self._lanes: list[Lane] = []
         self.programs: Programs = {} if programs is None else programs
         #: Makes graphs of the device, where it has them, and those captured by width and batch.
@@ -105,6 +107,7 @@ class Engine:
             self.bank = Bank(layout, lane.training, _NARROWEST)
             self._model = LaneModel(lane.training.model, self._task, layout)
             self._evaluator = Evaluator(self._task, self._model)
+            self._looker = Looker(self._model)
         self._close_ranks()
         self._lanes.append(lane)
         self.bank.reserve(max(len(self._lanes), _NARROWEST))
@@ -125,12 +128,12 @@ class Engine:
                 lane.seat.row = row
 
     def seen(
-        self, lane: Lane, x: Tensor, outputs: Tensor
+        self, lane: Lane, x: Tensor, result: Result
     ) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what was seen of a lane's last epoch; see `LaneWatch.end_epoch`."""
         if self._watch is None or lane.seat is None:
             return {}, None
-        return self._watch.end_epoch(lane.training, lane.seat.row, x, outputs)
+        return self._watch.end_epoch(lane.training, lane.seat.row, x, result)
 
     # ---- an epoch
 
@@ -162,6 +165,8 @@ class Engine:
             flat = index.reshape(-1)
             x = self._x.index_select(0, flat).view(*shape, *self._x.shape[1:])
             y = self._y.index_select(0, flat).view(*shape, *self._y.shape[1:])
+            if step == 0 and watch is not None:
+                watch.begin(x)
             random = self._random(keys_, step, shape[1])
             losses, outputs = self._step(
                 crew.places, (x, y, crew.smoothing, random, crew.thresholds, crew.scales)
@@ -184,10 +189,10 @@ class Engine:
     def _watch_of(self, lanes: list[Lane], steps: int) -> LaneWatch | None:
         if not self.monitors:
             return None
-        assert self.bank is not None and self._model is not None
-        trainings = (lane.training for lane in lanes)
-        size = self.signature.batch_size
-        return LaneWatch(self._task, self._model, self.bank, trainings, steps, size)
+        assert self.bank is not None and self._model is not None and self._looker is not None
+        trainings, size = (lane.training for lane in lanes), self.signature.batch_size
+        names = self._model.names
+        return LaneWatch(self._task, self._looker, names, self.bank, trainings, steps, size)
 
     def _orders(self, lanes: list[Lane]) -> Tensor:
         """Return the order [W, N] in which each row goes through the data in this epoch."""

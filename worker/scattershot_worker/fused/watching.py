@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from scattershot.task import Task
 from scattershot_worker.fused.bank import Bank
-from scattershot_worker.fused.program import LaneModel
-from scattershot_worker.monitors import activations, sampling, updates
-from scattershot_worker.monitors.lines import layers_line
-from scattershot_worker.training import Training, scores
+from scattershot_worker.fused.evaluation import Result
+from scattershot_worker.fused.looking import Looker
+from scattershot_worker.monitors import activations, metrics, sampling, updates
+from scattershot_worker.monitors.lines import Lines, layers_line
+from scattershot_worker.training import Training
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class _Figures:
 
     norms: list[list[list[float]]]
     losses: list[list[float]]
-    accuracies: list[float]
+    metrics: list[dict[str, float]]
 
 
 class LaneWatch:
@@ -36,19 +36,30 @@ class LaneWatch:
     def __init__(
         self,
         task: Task,
-        model: LaneModel,
+        looker: Looker,
+        names: Sequence[str],
         bank: Bank,
         trainings: Iterable[Training],
         steps: int,
         size: int,
     ) -> None:
-        """Be before an epoch of so many steps on batches of `size`, in which all of these train."""
-        self._model, self._bank, self._layout, self._steps = model, bank, bank.layout, steps
+        """Be before an epoch of so many steps on batches of `size`, in which all of these train.
+
+        `names` are those of the parameters in the model's order.
+        """
+        self._task, self._looker, self._names = task, looker, names
+        self._bank, self._layout, self._steps = bank, bank.layout, steps
         trainings = [*trainings]
         due = any(self._is_observed(one) for one in trainings)
         self._observed = sampling.observed_step(steps) if due else steps
         self._close = any(self._is_looked_at(one) for one in trainings)
-        self._scored_from = max(0, steps - sampling.tail(size)) if scores(task) else steps
+        self._counted = any(
+            self._is_looked_at(one) and not sampling.short(one.budget, steps) for one in trainings
+        )
+        self._look_before = any(
+            sampling.looked_at_before(one.epoch, one.budget, steps) for one in trainings
+        )
+        self._scored_from = max(0, steps - sampling.tail(size))
         #: The first step that must be shown to `gradients` and `updated`.
         self.first = 0 if self._close else min(self._scored_from, self._observed)
         self._losses: list[Tensor] = []
@@ -57,14 +68,20 @@ class LaneWatch:
         self._before = self._grads = torch.zeros(0)
         self._figures: _Figures | None = None
         self._counts: dict[str, list[list[int]]] = {}
-        self._activations: list[list[dict[str, Any]]] = []
+        self._activations: list[Lines] = []
+        self._first_activations: list[Lines] = []
 
     def _is_looked_at(self, one: Training) -> bool:
-        return sampling.looked_at(one.epoch, one.budget, self._steps, sampling.CLOSE_IN_LANES)
+        return sampling.looked_at(one.epoch, one.budget, self._steps)
 
     def _is_observed(self, one: Training) -> bool:
-        seen = sampling.observed(one.epoch, self._steps, sampling.SPARSE_IN_LANES)
-        return seen or self._is_looked_at(one)
+        return sampling.observed(one.epoch, self._steps) or self._is_looked_at(one)
+
+    def begin(self, x: Tensor) -> None:
+        """Look at the activations on the first batch x [W, B, …], before the first step."""
+        if self._look_before:
+            tensors = self._bank.lanes(len(x))
+            self._first_activations = self._looker.look(tensors, x[:, : activations.EXAMPLES])
 
     def gradients(
         self,
@@ -87,7 +104,7 @@ class LaneWatch:
         if step == self._observed:
             flat, self._before = [one.flatten(1) for one in grads], weights.clone()
             self._norms = [_norms(flat), self._of(self._before)]
-            if self._close:
+            if self._counted:
                 self._grads = torch.cat(flat, 1)  # a copy: clipping changes gradients in place
 
     def updated(self, step: int, weights: Tensor) -> None:
@@ -100,87 +117,89 @@ class LaneWatch:
 
     @torch.no_grad()
     def end_epoch(
-        self, training: Training, row: int, x: Tensor, outputs: Tensor
+        self, training: Training, row: int, x: Tensor, result: Result
     ) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what the epoch adds to a lane's history, and its line of the layers, if any.
 
-        `x` are examples of the validation part, `outputs` those on all of it.
+        `x` are examples of the validation part, `result` what the lane came to on all of it.
         """
         if self._figures is None:
             self._figures = self._read()
-        due = self._figures.norms and self._is_observed(training)
-        norms = self._figures.norms[row] if due else []
+        figures = self._figures
+        due = figures.norms and self._is_observed(training)
+        norms = figures.norms[row] if due else []
         sizes = [
             updates.Sizes(one.name, one.shape, *three)
             for one, three in zip(self._layout.slices, norms, strict=False)
         ]
         history = updates.scalars(sizes)
-        if self._figures.accuracies:
-            history["train_accuracy"] = updates.rounded(self._figures.accuracies[row])
+        if figures.metrics:
+            history |= figures.metrics[row]
         if not self._is_looked_at(training):
             return history, None
+        steps, epoch = figures.losses[row], training.epoch
         if not self._activations:
-            self._activations = self._look(x[: activations.EXAMPLES])
+            some = x[: activations.EXAMPLES]
+            width = len(self._losses[0])  # in every epoch in which somebody is looked at
+            tensors = self._bank.lanes(width)
+            self._activations = self._looker.look(tensors, some.expand(width, *some.shape))
             self._counts = self._count()
         seen = self._activations[row]
         history |= activations.scalars(seen)
+        if epoch == 1:
+            history |= metrics.begun(self._task, steps[0], result.outputs, result.targets)
+        before = self._first_activations[row] if self._first_activations and epoch == 1 else []
         # rows have what decays first; a line has the model's order
-        names = self._model.names
-        sizes.sort(key=lambda one: names.index(one.name))
-        counts = {name: rows[row] for name, rows in self._counts.items()}
+        sizes.sort(key=lambda one: self._names.index(one.name))
+        short = sampling.short(training.budget, self._steps)
+        counts = {} if short else {name: rows[row] for name, rows in self._counts.items()}
         weights = self._bank.lane(row)
-        steps = self._figures.losses[row]
         return history, layers_line(
-            training, [weights[name] for name in names], sizes, counts, steps, seen, outputs
+            epoch,
+            (weights[name] for name in self._names),
+            sizes,
+            counts,
+            steps,
+            seen,
+            before,
+            len(result.outputs),
         )
 
     def _read(self) -> _Figures:
         """Return the figures of all rows, in one copy from the device."""
         norms = torch.stack(self._norms).permute(2, 1, 0).tolist() if self._norms else []
         losses = torch.stack(self._losses, 1).tolist() if self._losses else []
-        return _Figures(norms, losses, self._accuracies())
+        return _Figures(norms, losses, self._metrics())
 
-    def _accuracies(self) -> list[float]:
-        """Return the training accuracy of every row; empty where there are no classes to tell."""
+    def _metrics(self) -> list[dict[str, float]]:
+        """Return the training part's metrics of every row."""
         if not self._outputs:
             return []
         outputs, y = self._outputs[0]
-        if not outputs.dim() == y.dim() + 1 == 3 or y.is_floating_point():
-            return []
-        # batch by batch and by numpy, whose argmax takes half the time
-        correct = sum(
-            (outputs.cpu().numpy().argmax(-1) == y.cpu().numpy()).sum(1)
-            for outputs, y in self._outputs
-        )
-        accuracies: list[float] = (correct / sum(y.shape[1] for _, y in self._outputs)).tolist()
-        return accuracies
+        plain = self._task.kind == "classification" and type(self._task).metrics is Task.metrics
+        if plain and outputs.dim() == y.dim() + 1 == 3 and outputs.shape[-1] > 1:
+            # batch by batch and by numpy, whose argmax takes half the time
+            correct = sum(
+                (outputs.cpu().numpy().argmax(-1) == y.cpu().numpy()).sum(1)
+                for outputs, y in self._outputs
+            )
+            shares = (correct / sum(y.shape[1] for _, y in self._outputs)).tolist()
+            return [{"train_accuracy": updates.rounded(share)} for share in shares]
+        return [
+            metrics.of_training(
+                self._task, [(outputs[row], y[row]) for outputs, y in self._outputs]
+            )
+            for row in range(len(outputs))
+        ]
 
     def _count(self) -> dict[str, list[list[int]]]:
         """Return the histograms of every row's gradient of each weight, by name."""
         counts: dict[str, list[list[int]]] = {}
         for one in self._layout.slices if len(self._grads) else ():
             if len(one.shape) > 1:
-                some = updates.sample(self._grads[:, one.first : one.end])
+                some = updates.sample(self._grads[:, one.first : one.end], one.shape[0])
                 counts[one.name] = updates.histograms(some.flatten(), [some.shape[1]] * len(some))
         return counts
-
-    def _look(self, x: Tensor) -> list[list[dict[str, Any]]]:
-        """Return the activations' lines of every row."""
-        watch, model = activations.Activations(), self._model
-        width = len(self._losses[0])  # in every epoch in which somebody is looked at
-
-        def forward(one: dict[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
-            with watch.watched(model.model, one):
-                model.forward(one, x, [])
-            return tuple(watch.figures())
-
-        model.model.eval()
-        try:
-            figures = vmap(forward, in_dims=(0, None))(self._bank.lanes(width), x)
-        finally:
-            model.model.train()
-        numbers = torch.stack(figures, 1).tolist() if figures else [[]] * width
-        return [watch.lines(one) for one in numbers]
 
 
 def _norms(parts: Sequence[Tensor]) -> Tensor:

@@ -6,9 +6,10 @@ are dead; tanh and sigmoid units at the ends of their range are saturated.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +52,15 @@ _RANGES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Hardsigmoid: (0, 1),
 }
 _WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# layers whose units are channels, which lie on axis 1, and those whose units are on the last one
+_CHANNELS = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm")
+_FEATURES = ("Linear", "LayerNorm", "RMSNorm", "Embedding", "LSTM", "GRU", "RNN", "Attention")
+#: Calls of one activation in a forward pass that are seen, at most: a recurrence has one a step.
+_REPEATS = 4
 
 
-def dead(out: Tensor) -> Tensor:
-    """Return the share of units that are 0 for every example; units are channels or features."""
-    unit = 1 if out.dim() in (2, 4, 5) else out.dim() - 1
+def dead(out: Tensor, unit: int) -> Tensor:
+    """Return the share of units, which lie on axis `unit`, that are 0 for every example."""
     others = [axis for axis in range(out.dim()) if axis != unit]
     return (out.amax(others) <= 0).mean(dtype=torch.float32)
 
@@ -66,14 +71,28 @@ def saturated(out: Tensor, low: float, high: float) -> Tensor:
     return ((out - (high + low) / 2).abs() > near).mean(dtype=torch.float32)
 
 
-def _figures(kind: type[nn.Module], out: Tensor) -> dict[str, Tensor]:
+def units(layer: nn.Module | None, dimensions: int) -> int:
+    """Return the axis of the units in what follows a layer and has so many dimensions.
+
+    >>> units(nn.Conv1d(1, 1, 1), 3), units(nn.Linear(1, 1), 3), units(nn.Conv1d(1, 1, 1), 2)
+    (1, 2, 1)
+    """
+    name = type(layer).__name__
+    if any(one in name for one in _CHANNELS):
+        return 1
+    if any(one in name for one in _FEATURES):
+        return dimensions - 1
+    return 1 if dimensions in (2, 4, 5) else dimensions - 1
+
+
+def _figures(kind: type[nn.Module], out: Tensor, unit: int) -> dict[str, Tensor]:
     values = out[:EXAMPLES].float()
     mean = values.mean()
     # not torch.std, whose one pass takes eight times as long on a CPU
     std = torch.linalg.vector_norm(values - mean) / max(values.numel(), 1) ** 0.5
     found = {"mean": mean, "std": std}
     if issubclass(kind, _RELUS):
-        found["dead"] = dead(values)
+        found["dead"] = dead(values, unit)
     elif limits := _RANGES.get(kind):
         found["saturated"] = saturated(values, *limits)
     return found
@@ -98,19 +117,32 @@ class _Calls(TorchFunctionMode):
         return out
 
 
+class _Seen(NamedTuple):
+    """What was seen of one call: scalars by name, and whether a forward called a function."""
+
+    kind: type[nn.Module]
+    figures: dict[str, Tensor]
+    called: bool
+
+
 class Activations:
     """Looks at the first batch that a model sees while it is `watched`."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[type[nn.Module], dict[str, Tensor]]] = {}
-        #: What is looked at before torch's next call, which may change it in place.
-        self._waiting: tuple[str, type[nn.Module], Tensor] | None = None
+        self._seen: dict[str, _Seen] = {}
+        #: What is looked at before torch's next call, which may change it in place: its name, its
+        #: kind, itself, and whether a forward called it as a function.
+        self._waiting: tuple[str, type[nn.Module], Tensor, bool] | None = None
+        #: How often each name was called in this forward pass.
+        self._times: Counter[str] = Counter()
         # what is known of the model that was watched last: the modules that are looked at, the
-        # layer of each parameter by the parameter's id, whether it is looked at apart, and
-        # whether its forward calls activations as functions, for all that was seen
+        # layer of each parameter by the parameter's id, the axis of the units of what was seen,
+        # whether it is looked at apart, and whether its forward calls activations as functions
         self._model: nn.Module | None = None
         self._modules: dict[str, nn.Module] = {}
         self._owners: dict[int, str] = {}
+        self._layers: dict[str, nn.Module] = {}
+        self._units: dict[str, int] = {}
         self._apart, self._calls = False, True
         #: The layer whose parameters were used last.
         self._layer = ""
@@ -154,7 +186,7 @@ class Activations:
     def _know(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
         kinds = tuple(_KINDS.values())
         named = [*model.named_modules()]
-        self._model, self._calls = model, True
+        self._model, self._calls, self._units, self._layers = model, True, {}, dict(named)
         self._modules = {name: one for name, one in named if isinstance(one, kinds)} or {
             name: one for name, one in named if isinstance(one, _WEIGHTS)
         }
@@ -168,6 +200,7 @@ class Activations:
     def _looking(self) -> Iterator[None]:
         """Look at what is called in here."""
         self._waiting, self._layer = None, ""
+        self._times.clear()
         hooks = [one.register_forward_hook(self._hook(name)) for name, one in self._modules.items()]
         calls = _Calls(self._settle, self._called) if self._calls else nullcontext()
         try:
@@ -177,12 +210,13 @@ class Activations:
         finally:
             for hook in hooks:
                 hook.remove()
-        self._calls = any(name not in self._modules for name in self._seen)
+        self._calls = any(one.called for one in self._seen.values())
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, inputs: Any, out: Any) -> None:
             # instead of the function that the module itself has called
-            self._waiting = (name, type(module), out) if isinstance(out, Tensor) else None
+            found = (name, type(module), out, False) if isinstance(out, Tensor) else None
+            self._waiting = found
             if not self._calls:
                 self._settle()
 
@@ -195,23 +229,32 @@ class Activations:
         name = _FUNCTIONS.get(function)
         if name is not None and isinstance(out, Tensor):
             called = f"{name} after {self._layer}" if self._layer else name
-            self._waiting = called, _KINDS[name], out
+            self._waiting = called, _KINDS[name], out, True
 
     def _settle(self) -> None:
         if self._waiting is None:
             return
-        (name, kind, out), self._waiting = self._waiting, None
-        if name not in self._seen and out.dim() > 1:  # what is used twice is seen once
-            self._seen[name] = kind, _figures(kind, out.detach())
+        (name, kind, out, called), self._waiting = self._waiting, None
+        if out.dim() < 2:
+            return
+        self._times[name] += 1
+        times = self._times[name]
+        if times > _REPEATS:
+            return
+        if times > 1:
+            name = f"{name} ({times})"
+        # where only modules are looked at, nothing tells of the layer before: as it was
+        unit = self._units.setdefault(name, units(self._layers.get(self._layer), out.dim()))
+        self._seen[name] = _Seen(kind, _figures(kind, out.detach(), unit), called)
 
-    def _shown(self) -> dict[str, tuple[type[nn.Module], dict[str, Tensor]]]:
+    def _shown(self) -> dict[str, _Seen]:
         """Return what was seen, of layers with weights where there is nothing else."""
-        others = {k: one for k, one in self._seen.items() if not issubclass(one[0], _WEIGHTS)}
+        others = {k: one for k, one in self._seen.items() if not issubclass(one.kind, _WEIGHTS)}
         return others or self._seen
 
     def figures(self) -> list[Tensor]:
         """Return all numbers that were seen, each a scalar, in the lines' order."""
-        return [value for _, found in self._shown().values() for value in found.values()]
+        return [value for one in self._shown().values() for value in one.figures.values()]
 
     def lines(self, figures: Sequence[float] | None = None) -> list[dict[str, Any]]:
         """Return a line for every module seen: "name", "kind", "mean", "std", "dead" or so.
@@ -220,8 +263,12 @@ class Activations:
         """
         numbers = iter(read(self.figures()) if figures is None else figures)
         return [
-            {"name": name, "kind": kind.__name__, **{key: rounded(next(numbers)) for key in found}}
-            for name, (kind, found) in self._shown().items()
+            {
+                "name": name,
+                "kind": one.kind.__name__,
+                **{key: rounded(next(numbers)) for key in one.figures},
+            }
+            for name, one in self._shown().items()
         ]
 
 

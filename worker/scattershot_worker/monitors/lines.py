@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from scattershot.task import Task
 from scattershot_worker.monitors import losses, pictures, sampling, updates
-from scattershot_worker.training import Training
+
+#: What was seen of activations: a line for each.
+Lines = list[dict[str, Any]]
 
 
 def layers_line(
-    training: Training,
+    epoch: int,
     weights: Iterable[Tensor],
     sizes: Sequence[updates.Sizes],
     counts: Mapping[str, list[int]],
     steps: Sequence[float],
-    activations: list[dict[str, Any]],
-    outputs: Tensor,
+    activations: Lines,
+    before: Lines,
+    examples: int,
 ) -> dict[str, Any]:
-    """Return the line of the epoch that `training` has trained; see docs/diagnosis.md.
+    """Return the line of an epoch that was looked at; see docs/diagnosis.md.
 
-    `weights` are the model's parameters in its order, `steps` the losses of its steps, `outputs`
-    [N, …] those on the validation part.
+    `weights` are the model's parameters in its order, `steps` the losses of its steps, `before`
+    the activations before its first one, if they were looked at, `examples` those validated on.
     """
-    epoch = training.epoch
     line: dict[str, Any] = {
         "epoch": epoch,
-        "val_examples": len(outputs),
-        **losses.line(steps),
+        "val_examples": examples,
+        "noise": losses.noise(steps),
         "parameters": [
             {**one.line(), **({"grads": counts[one.name]} if one.name in counts else {})}
             for one in sizes
         ],
         "activations": activations,
     }
-    if sampling.pictured(epoch, training.budget):
+    if before:
+        line["initial_activations"] = before
+    if sampling.pictured(epoch):
         line["picture"] = pictures.picture(weights)
-    if epoch == 1 and steps:
-        line["initial_loss"] = updates.rounded(steps[0])
-        # the loss that knows nothing: ln C for cross-entropy over C classes
-        plain = training.task.kind == "classification" and type(training.task).loss is Task.loss
-        if plain and outputs.dim() > 1:
-            line["chance_loss"] = updates.rounded(math.log(outputs.shape[1]))
     return line

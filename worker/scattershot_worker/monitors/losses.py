@@ -1,27 +1,12 @@
-"""Owns the losses of single steps: the first of all, how they run in an epoch, how they jump."""
+"""Owns how the loss jumps from step to step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from scattershot_worker.monitors.updates import rounded
-
-#: Points that the curve of an epoch has at most.
-POINTS = 32
-
-
-def curve(losses: Sequence[float], points: int = POINTS) -> list[float]:
-    """Return the losses of an epoch's steps as at most `points` means of equal parts.
-
-    >>> curve([4.0, 2.0, 1.0, 1.0], points=2)
-    [3.0, 1.0]
-    """
-    parts = min(points, len(losses))
-    cuts = [round(part * len(losses) / parts) for part in range(parts + 1)] if parts else []
-    return [rounded(math.fsum(losses[a:b]) / (b - a)) for a, b in pairwise(cuts)]
 
 
 def noise(losses: Sequence[float]) -> float:
@@ -38,8 +23,3 @@ def noise(losses: Sequence[float]) -> float:
         return 0.0
     squares = [(b - a) ** 2 for a, b in pairwise(losses)]
     return rounded(math.sqrt(math.fsum(squares) / len(squares) / 2) / abs(mean))
-
-
-def line(losses: Sequence[float]) -> dict[str, Any]:
-    """Return an epoch's line for the layers' file."""
-    return {"losses": curve(losses), "noise": noise(losses)}

@@ -2,48 +2,68 @@
 
 from __future__ import annotations
 
-#: Examples whose outputs count for the training accuracy of an epoch, at least.
-SCORED = 256
-# Looking costs as much as some steps of a trial alone; a lane's steps are cheaper, so that it is
-# looked at after more of them.
+#: Examples whose outputs count for the training part's metrics of an epoch, at least; and elements
+#: of these outputs that are kept, at most.
+SCORED, KEPT = 128, 1 << 22
+# Looking costs as much as some steps do: it is done after so many of them.
 
 #: Steps that are trained for each one whose update is observed, at least.
-SPARSE, SPARSE_IN_LANES = 64, 128
+SPARSE = 128
 #: Steps up to the second close look; the distance doubles from look to look.
-CLOSE, CLOSE_IN_LANES = 256, 1024
+CLOSE = 256
+#: A trial of fewer steps is looked at closely once only, after its first epoch.
+SHORT = 128
 
 
-def looked_at(epoch: int, budget: int, steps: int, apart: int = CLOSE) -> bool:
+def short(budget: int, steps: int) -> bool:
+    """Return whether a trial of so many epochs of so many steps is over before looking on pays.
+
+    It has no histograms either.
+
+    >>> short(2, 34), short(4, 34)
+    (True, False)
+    """
+    return budget * steps < SHORT
+
+
+def looked_at(epoch: int, budget: int, steps: int) -> bool:
     """Return whether layers are recorded at an epoch of so many steps.
 
     At the first and at the budget's last, and whenever the number of steps that were trained
-    passes `apart` or that doubled, doubled again, ….
+    passes `CLOSE` or that doubled, doubled again, ….
 
     >>> [epoch for epoch in range(1, 101) if looked_at(epoch, 100, 34)]
     [1, 8, 16, 31, 61, 100]
     >>> [epoch for epoch in range(1, 13) if looked_at(epoch, 12, 1024)]
     [1, 2, 4, 8, 12]
     """
-    before, done = ((epoch - 1) * steps // apart, epoch * steps // apart)
-    return epoch in (1, budget) or done.bit_length() > before.bit_length()
+    if epoch == 1 or (epoch == budget and not short(budget, steps)):
+        return True
+    before, done = ((epoch - 1) * steps // CLOSE, epoch * steps // CLOSE)
+    return done.bit_length() > before.bit_length()
 
 
-def pictured(epoch: int, budget: int) -> bool:
+def looked_at_before(epoch: int, budget: int, steps: int) -> bool:
+    """Return whether activations are recorded before the first step of an epoch."""
+    return epoch == 1 and not short(budget, steps)
+
+
+def pictured(epoch: int) -> bool:
     """Return whether a picture is taken at an epoch that is looked at: not of the first noise."""
-    return epoch >= 8 or epoch == budget
+    return epoch >= 8
 
 
-def observed(epoch: int, steps: int, apart: int = SPARSE) -> bool:
+def observed(epoch: int, steps: int) -> bool:
     """Return whether the update of an epoch of so many steps is observed, looked at or not.
 
-    Epochs of fewer than `apart` steps take turns.
+    Epochs of fewer than `SPARSE` steps take turns.
 
-    >>> [epoch for epoch in range(1, 13) if observed(epoch, 20)]
+    >>> [epoch for epoch in range(1, 13) if observed(epoch, 34)]
     [4, 8, 12]
-    >>> all(observed(epoch, 64) for epoch in range(1, 13))
+    >>> all(observed(epoch, 128) for epoch in range(1, 13))
     True
     """
-    return epoch % -(-apart // max(steps, 1)) == 0
+    return epoch % -(-SPARSE // max(steps, 1)) == 0
 
 
 def observed_step(steps: int) -> int:
@@ -58,11 +78,20 @@ def observed_step(steps: int) -> int:
 
 
 def tail(size: int) -> int:
-    """Return how many of an epoch's last batches of `size` count for its training accuracy.
+    """Return how many of an epoch's last batches of `size` count for its training metrics.
 
     They have `SCORED` examples or more, though the very last one may not be full.
 
     >>> tail(32), tail(1000)
-    (9, 2)
+    (5, 2)
     """
     return -(-SCORED // size) + 1
+
+
+def kept(size: int, elements: int) -> int:
+    """Return how many examples of a batch are kept, whose outputs have so many elements each.
+
+    >>> kept(32, 10), kept(16, 21 * 512 * 512)
+    (32, 1)
+    """
+    return min(size, max(1, KEPT // tail(size) // max(elements, 1)))

@@ -78,9 +78,16 @@ def read(scalars: Sequence[Tensor]) -> list[float]:
     return [one.item() for one in scalars]
 
 
-def sample(grads: Tensor) -> Tensor:
-    """Return the elements of gradients [..., m] that are counted, [..., n]: of many every k-th."""
-    return grads[..., :: 1 + grads.shape[-1] // ELEMENTS]
+def sample(grads: Tensor, rows: int) -> Tensor:
+    """Return the elements of gradients [..., m] of so many rows that are counted: every k-th.
+
+    k has no divisor in common with a row's length, or it would fall on the same columns in all.
+    """
+    count = grads.shape[-1]
+    every = max(1, -(-count // ELEMENTS))
+    while math.gcd(every, count // max(rows, 1)) > 1:
+        every += 1
+    return grads[..., ::every]
 
 
 def histograms(elements: Tensor, lengths: Sequence[int]) -> list[list[int]]:
@@ -136,7 +143,7 @@ class Step:
         self._norms = [*torch._foreach_norm([*grads, *self._weights])]
         self._moved = [*torch._foreach_neg(self._weights)]  # a copy, by one kernel on a GPU
         if self._histograms:
-            some = [sample(one.flatten()) for one in grads if one.dim() > 1]
+            some = [sample(one.flatten(), len(one)) for one in grads if one.dim() > 1]
             self._lengths = [len(one) for one in some]
             # a copy: clipping changes gradients in place
             self._elements = torch.cat(some) if some else None

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scattershot_worker.monitors import activations, sampling, updates
-from scattershot_worker.monitors.lines import layers_line
-from scattershot_worker.training import Training, scores
+from scattershot_worker.monitors import activations, metrics, sampling, updates
+from scattershot_worker.monitors.lines import Lines, layers_line
+from scattershot_worker.training import Training
 
 
 class Watch:
@@ -27,27 +27,29 @@ class Watch:
         self._training = training
         trained = training.model.named_parameters()
         self._step = updates.Step({name: one for name, one in trained if one.requires_grad})
-        self._scored = scores(training.task)
         self._activations = activations.Activations()
         self._tail = sampling.tail(training.batch_size)
 
     def begin_epoch(self, epoch: int, steps: int | None) -> None:
         """Be before the first of so many steps of an epoch; None where nobody knows how many."""
-        known = steps or sampling.CLOSE
-        self._close = sampling.looked_at(epoch, self._training.budget, known)
-        self._step.begin_epoch(histograms=self._close)
+        known, budget = steps or sampling.CLOSE, self._training.budget
+        self._close = sampling.looked_at(epoch, budget, known)
+        self._look_before = sampling.looked_at_before(epoch, budget, known)
+        self._step.begin_epoch(histograms=self._close and not sampling.short(budget, known))
         self._losses: list[Tensor] = []
+        self._before: Lines = []
         self._outputs: deque[tuple[Tensor, Tensor]] = deque(maxlen=self._tail)
-        self._observed = self._scored_from = math.inf
+        self._observed = math.inf
         if self._close or sampling.observed(epoch, known):
             self._observed = sampling.observed_step(steps or 1)
-        if self._scored:
-            self._scored_from = max(0, (steps or 1) - self._tail)
+        self._scored_from = max(0, (steps or 1) - self._tail)
         #: The first step that must be done by `step`; none before is looked at.
         self.first = 0 if self._close else min(self._observed, self._scored_from)
 
     def step(self, number: int, x: Tensor, y: Tensor) -> Tensor:
         """Do the epoch's step `number`, counted from 0, and look at it; return its loss."""
+        if number == 0 and self._look_before:
+            self._before = self._looked_at(x[: activations.EXAMPLES])
         watch = self._step if number == self._observed else None
         loss = self._training.step(x, y, watch)
         if self._close:
@@ -55,8 +57,19 @@ class Watch:
         if number >= self._scored_from:
             outputs = self._training.outputs
             if outputs is not None:
-                self._outputs.append((outputs.detach(), y))
+                self._outputs.append(metrics.some(outputs, y))
         return loss
+
+    @torch.no_grad()
+    def _looked_at(self, x: Tensor) -> Lines:
+        """Return the activations of examples, as an evaluation would see them."""
+        model, device = self._training.model, x.device
+        model.eval()
+        devices = [device] if device.type == "cuda" else ()
+        with torch.random.fork_rng(devices=devices), self._activations.watched(model):
+            model(x)
+        model.train()
+        return self._activations.lines()
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -68,31 +81,25 @@ class Watch:
             yield
 
     @torch.no_grad()
-    def end_epoch(self, outputs: Tensor) -> tuple[dict[str, float], dict[str, Any] | None]:
+    def end_epoch(
+        self, outputs: Tensor, targets: Tensor
+    ) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what the epoch adds to its line of the history, and its line of the layers.
 
-        `outputs` [N, …] are those on the validation part.
-
-        The latter is None at epochs that are not looked at closely.
+        `outputs` [N, …] and `targets` are those of the validation part. The latter line is None
+        at epochs that are not looked at closely.
         """
-        sizes = self._step.sizes()
-        history = {**self._accuracy(), **updates.scalars(sizes)}
+        training, sizes = self._training, self._step.sizes()
+        history = {**metrics.of_training(training.task, self._outputs), **updates.scalars(sizes)}
+        self._outputs.clear()
         if not self._close:
             return history, None
-        seen = self._activations.lines()
+        seen, epoch = self._activations.lines(), training.epoch
         history |= activations.scalars(seen)
         steps = updates.read(self._losses)
-        counts = self._step.counts()
+        if epoch == 1 and steps:
+            history |= metrics.begun(training.task, steps[0], outputs, targets)
+        weights, counts = training.model.parameters(), self._step.counts()
         return history, layers_line(
-            self._training, self._training.model.parameters(), sizes, counts, steps, seen, outputs
+            epoch, weights, sizes, counts, steps, seen, self._before, len(outputs)
         )
-
-    def _accuracy(self) -> dict[str, float]:
-        if not self._outputs:
-            return {}
-        outputs, targets = map(torch.cat, zip(*self._outputs, strict=True))
-        self._outputs.clear()
-        if outputs.dim() != targets.dim() + 1 or targets.is_floating_point():
-            return {}
-        found = self._training.task.metrics(outputs, targets)
-        return {"train_accuracy": updates.rounded(found["accuracy"])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from scattershot_master.diagnosis.case import Case, Rule, percent
@@ -12,6 +13,8 @@ _SHARE = 0.5
 
 
 def _look(case: Case) -> str:
+    if not all(map(isfinite, case.train)):
+        return ""  # it is the rate, and no unit fires on what is no number
     seen = case.layers[-1].get("activations", ()) if case.layers else ()
     worst: Mapping[str, Any] = max(seen, key=lambda one: one.get("dead", 0.0), default={})
     if worst.get("dead", 0.0) <= _SHARE:

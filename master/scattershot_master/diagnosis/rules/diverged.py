@@ -15,12 +15,12 @@ def _look(case: Case) -> str:
     if case.broken:
         return f"the loss ends at {number(losses[-1])}; it began at {number(case.initial)}"
     most = max(losses, default=0.0)
-    if most > 3 * case.initial > 0:
+    if case.initial > 0 and most > case.initial + 2 * max(case.initial, case.scale):
         return f"the loss rose to {number(most)}; it began at {number(case.initial)}"
     least = min(losses, default=0.0)
     # one epoch's jump must be larger than a rise that lasts
     jump, rise = losses[-1] - least if losses else 0.0, min(losses[-2:], default=0.0) - least
-    if len(losses) > 2 and (rise > 0.3 * case.start or jump > 0.5 * case.start):
+    if len(losses) > 2 and (rise > 0.3 * case.scale or jump > 0.5 * case.scale):
         return f"the loss rose from {number(least)} to {number(losses[-1])}"
     return ""
 

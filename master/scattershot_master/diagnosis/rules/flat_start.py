@@ -17,6 +17,9 @@ def _look(case: Case) -> str:
         return ""  # it did not drop: it is flat all along
     near = [abs(loss / case.initial - 1) < _NEAR for loss in losses]
     flat = near.index(False) if False in near else len(losses)
+    if case.first is None and case.chance is None:
+        flat -= 1  # epoch 1 is what it is measured by
+    flat -= _warming(case, flat)
     if flat < max(1, _PART * len(losses)):
         return ""
     return (
@@ -25,10 +28,16 @@ def _look(case: Case) -> str:
     )
 
 
+def _warming(case: Case, epochs: int) -> int:
+    """Return how many of the first epochs had less than half of the largest rate."""
+    rates = case.series("lr")
+    return sum(rate < 0.5 * max(rates) for rate in rates[:epochs])
+
+
 RULE = Rule(
     "flat_start",
     _look,
     "a bad initialization is the first suspect: He for ReLU, Xavier for tanh, biases at zero; or "
-    "batch normalization",
+    "batch normalization. The next is a rate that is too low",
     "Loss function; Neural Networks Part 2, Weight Initialization",
 )

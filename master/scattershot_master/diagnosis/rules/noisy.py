@@ -13,6 +13,8 @@ def _look(case: Case) -> str:
         return ""  # the noise of a loss that has hardly fallen is that of the examples
     line = case.layers[-1]
     epoch = line["epoch"]
+    if epoch == 1 or epoch < len(case.history) / 2:
+        return ""  # it may have calmed down since
     losses = [one.get("train_loss", 0.0) for one in case.history if one.get("epoch") == epoch]
     begun = max([case.initial, *case.train[:1]])  # one batch may have been lucky
     jumps = line.get("noise", 0.0) * (losses[0] if losses else 0.0) / begun

@@ -13,17 +13,18 @@ _SHARE = 0.5
 def _look(case: Case) -> str:
     if not case.layers:
         return ""
-    first, last = case.layers[0], case.layers[-1]
-    begun = {one["name"]: one.get("saturated", 0.0) for one in first.get("activations", ())}
+    last = case.layers[-1]
+    at_start = case.layers[0].get("initial_activations", ())
+    begun = {one["name"]: one.get("saturated", 0.0) for one in at_start}
     # units that training drove to their ends have learned so; those at it from the start cannot
-    seen = [one for one in last.get("activations", ()) if begun.get(one["name"], 1.0) > _SHARE]
+    seen = [one for one in last.get("activations", ()) if begun.get(one["name"], 0.0) > _SHARE]
     worst: Mapping[str, Any] = max(seen, key=lambda one: one.get("saturated", 0.0), default={})
     if worst.get("saturated", 0.0) <= _SHARE:
         return ""
     return (
         f"{percent(worst['saturated'])} of the activations of {worst['name']} ({worst['kind']}) "
-        f"were at the ends of their range at epoch {last['epoch']}; at epoch {first['epoch']} "
-        f"{percent(begun.get(worst['name'], worst['saturated']))}"
+        f"were at the ends of their range at epoch {last['epoch']}; before the first step "
+        f"{percent(begun[worst['name']])}"
     )
 
 

@@ -17,7 +17,7 @@ def _look(case: Case) -> str:
     # around a minimum, where the loss stands, large updates are the noise of the batches
     if case.ratio > _HIGH and len(case.history) >= _EPOCHS and not case.still:
         return f"updates are {number(case.ratio)} of the weights' size; about 1e-3 is right"
-    if max(ratios) < _LOW and not case.unreached:
+    if max(ratios) < _LOW and not case.unreached and not case.broken:
         return (
             f"updates are at most {number(max(ratios))} of the weights' size; about 1e-3 is right"
         )

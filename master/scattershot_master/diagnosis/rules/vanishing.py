@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from scattershot_master.diagnosis.case import Case, Rule, number
+from scattershot_master.diagnosis.rules import diverged
 
 
 def _look(case: Case) -> str:
     first = case.first_weights
-    if case.broken or case.left < 0.3 or not case.unreached or first is None:
-        return ""
+    if diverged.RULE.look(case) or case.left < 0.3 or not case.unreached or first is None:
+        return ""  # a rate that was too high leaves nothing behind that gradients could pass
     line = case.layers[-1]
     last = [one for one in line["parameters"] if len(one["shape"]) > 1][-1]
     return (
