@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scattershot.trial import Value
+from scattershot_master.board import Board, StageRecord, TrialRecord
+from scattershot_master.diagnosis import study_page
+from scattershot_master.diagnosis.case import Case, Finding
+from scattershot_master.diagnosis.study import STUDY_RULES
+from scattershot_master.diagnosis.study.case import StudyCase
+from scattershot_master.diagnosis.study.importance import importances
+from scattershot_master.diagnosis.study.replay import replay
+from scattershot_master.diagnosis.trials import diagnose
+from scattershot_master.killers.rules import build
+from synthetic_study import Simulation
+
+
+@pytest.fixture(scope="module")
+def board() -> Board:
+    return Simulation().run()
+
+
+def study_of(board: Board) -> Any:
+    return study_page.of_study(board, Path("nowhere"))
+
+
+def test_rates_above_which_all_trials_diverge_are_named(board: Board) -> None:
+    (found,) = STUDY_RULES["rates"](study_of(board))
+    broken = [t.params["lr"] for t in board.trials.values() if t.history and t.params["lr"] > 4]  # type: ignore[operator]
+    assert (
+        f"all {len(broken)} trials from lr {min(broken):.3g} on diverge; the next" in found.evidence
+    )
+    assert "upper bound of lr down" in found.remedy
+
+
+def test_the_hyperparameter_that_decides_is_the_most_important(board: Board) -> None:
+    shares = importances(study_of(board))
+    assert next(iter(shares)) == "lr" and shares["lr"] > 0.5
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_accuracies_within_one_error_of_the_best_are_told_to_be_chance(board: Board) -> None:
+    study = study_of(board)
+    assert STUDY_RULES["chance"](study) == []  # how many examples validated is not known
+    number, case = next(iter(study.cases.items()))
+    study.cases[number] = Case(case.history, [{"epoch": 1, "val_examples": 100}])
+    (found,) = STUDY_RULES["chance"](study)
+    assert "100 validation examples" in found.evidence
+
+
+def small(values: list[list[float]], **study: Any) -> Board:
+    """Return a study of a stage with these accuracies, a trial a line; `study` are its tables."""
+    board, epochs = Board(), max(map(len, values))
+    stage = {"name": "coarse", "trials": len(values), "epochs": epochs}
+    board.study = {
+        "study": {"name": "small", "metric": "val_accuracy"},
+        "space": {"lr": {"uniform": [0.0, 1.0]}, "layers": {"choice": [1, 2]}},
+        "stage": [stage],
+        "kill": {"rule": [], "grace": 1, "min_peers": 3},
+        **study,
+    }
+    board.stages = [StageRecord("coarse", 0, len(values), [*range(len(values))])]
+    for number, curve in enumerate(values):
+        params: dict[str, Value] = {"lr": number / 10, "layers": 1}
+        trial = TrialRecord(number, "coarse", params, 0, epochs, epochs, "complete")
+        trial.history = [{"epoch": e, "val_accuracy": one} for e, one in enumerate(curve, 1)]
+        trial.best_value = max(curve) if board.sign > 0 else min(curve)
+        board.trials[number] = trial
+    return board
+
+
+def test_all_trials_diverging_is_told(board: Board) -> None:
+    study = study_of(board)
+    broken = {n: one for n, one in study.cases.items() if one.params["lr"] > 4}
+    hopeless = StudyCase(board, broken, study.findings)
+    (found,) = STUDY_RULES["rates"](hopeless)
+    low, high = (one([case.params["lr"] for case in broken.values()]) for one in (min, max))
+    assert found.evidence == f"all {len(broken)} trials diverge, at lr {low:.3g} to {high:.3g}"
+    # which of them is best says nothing
+    assert STUDY_RULES["killers"](study) and not STUDY_RULES["killers"](hopeless)
+
+
+def test_updates_that_are_too_large_are_not_taken_for_a_rate_that_is_too_low() -> None:
+    board = small([[0.1, 0.5]] * 5)
+    losses = [2.0, 1.0, 1.8, 0.9, 1.7, 0.8, 1.6, 0.7]
+    history = [{"epoch": e, "train_loss": x, "update_ratio": 0.1} for e, x in enumerate(losses, 1)]
+    cases = {n: Case(history, params=t.params) for n, t in board.trials.items()}
+    findings = {number: diagnose(case) for number, case in cases.items()}
+    assert all("update_ratio" in {one.rule for one in found} for found in findings.values())
+    assert STUDY_RULES["rates"](StudyCase(board, cases, findings)) == []
+
+
+def chance_in(board: Board, examples: int = 0) -> list[Finding]:
+    line = [{"epoch": 1, "val_examples": examples}]
+    cases = {n: Case(trial.history, line) for n, trial in board.trials.items()}
+    return STUDY_RULES["chance"](StudyCase(board, cases, {}))
+
+
+def test_the_larger_of_validation_error_and_spread_of_near_identical_trials_is_the_noise() -> None:
+    board = small([[0.90], [0.86], [0.88], [0.70], [0.5], [0.4]])
+    assert chance_in(board) == []  # nothing is known of the noise
+    assert chance_in(board, 10_000) == []  # 0.003
+    board.trials[1].params = {**board.trials[0].params, "lr": 0.01}
+    for examples in (0, 10_000):  # 0.0283 is the deviation of 0.90 and 0.86
+        (found,) = chance_in(board, examples)
+        assert found.evidence.startswith("2 of 6 trials lie within 0.0283 of the best")
+        assert "2 trials that differ by little but their seeds (0, 1)" in found.evidence
+    (found,) = chance_in(board, 25)  # 0.06
+    assert found.evidence.startswith("3 of 6 trials lie within 0.06 of the best")
+    assert "0.0283" in found.evidence
+
+
+@pytest.mark.parametrize("what", [{"lr": 0.05}, {"layers": 2}, {}])
+def test_trials_of_other_hyperparameters_or_age_are_not_near_identical(what: Any) -> None:
+    board = small([[0.90], [0.86], [0.88], [0.70], [0.5], [0.4]])
+    board.trials[1].params = {**board.trials[0].params, **what}
+    assert bool(chance_in(board)) is (not what)
+    board.trials[1].params = dict(board.trials[0].params)
+    board.trials[1].history.append({"epoch": 2, "val_accuracy": 0.8})
+    assert chance_in(board) == []
+
+
+def test_only_trials_that_are_good_tell_the_noise() -> None:
+    board = small([[0.90], [0.89], [0.5], [0.2]])
+    board.trials[3].params = dict(board.trials[2].params)
+    assert chance_in(board) == []
+
+
+def test_the_spread_tells_the_noise_of_a_metric_that_is_minimized() -> None:
+    about = {"name": "small", "metric": "val_loss", "goal": "minimize"}
+    board = small([[0.10], [0.14], [0.12], [0.5], [0.6], [0.7]], study=about)
+    assert chance_in(board, 25) == []  # binomial is the error of an accuracy
+    board.trials[1].params = dict(board.trials[0].params)
+    (found,) = chance_in(board, 25)
+    assert found.evidence.startswith("2 of 6 trials lie within 0.0283 of the best val_loss, 0.1")
+
+
+def test_a_killer_that_would_have_killed_a_late_winner_is_found() -> None:
+    late = [[0.1, 0.2, 0.99], *[[0.5 + n / 100] * 3 for n in range(6)]]
+    board = small(late, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
+    (found,) = STUDY_RULES["killed_winner"](study_of(board))
+    assert "best trial, 0, would have been killed at epoch 1 of stage coarse" in found.evidence
+    assert "grace above 1" in found.remedy
+    board.study["kill"]["grace"] = 3
+    assert STUDY_RULES["killed_winner"](study_of(board)) == []
+
+
+LATE = [[0.1, 0.2, 0.3, 0.99], *[[0.5 + n / 100] * 4 for n in range(6)]]
+
+
+@pytest.mark.parametrize("own", [[], ["diverged"], ["patience", "median"]])
+def test_every_built_in_killer_is_replayed_whatever_the_study_used(own: list[str]) -> None:
+    board = small(LATE, kill={"rule": own, "grace": 1, "min_peers": 3, "patience": 2})
+    (found,) = STUDY_RULES["killers"](study_of(board))
+    killed, _, spared = found.evidence.partition("; ")
+    for rule in ("halving", "sync_halving", "median", "percentile"):
+        assert f" {rule} (epoch 1 of stage coarse)" in killed
+    assert killed.startswith("the best trial, 0, would have been killed by halving")
+    # six trials stand still: they end at epoch 3 of 4; 6 of 28 epochs
+    assert spared.endswith("patience (21%)") and 'rule = "patience"' in found.remedy
+
+
+def test_a_killer_that_the_study_used_alone_is_not_told_among_the_others() -> None:
+    board = small(LATE, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
+    (found,) = STUDY_RULES["killers"](study_of(board))
+    assert "median" not in found.evidence and "percentile" in found.evidence
+
+
+def test_no_killer_that_would_have_spared_the_winner_is_no_advice_for_one() -> None:
+    board = small(LATE, kill={"rule": [], "grace": 2, "min_peers": 3, "patience": 9})
+    (found,) = STUDY_RULES["killers"](study_of(board))
+    assert " halving (epoch 2 of stage coarse)" in found.evidence
+    assert found.remedy.endswith("grace below 3")
+
+
+def test_a_minimized_metric_is_replayed_with_its_sign() -> None:
+    board = small(
+        [[-one for one in line] for line in LATE],
+        study={"name": "small", "metric": "val_accuracy", "goal": "minimize"},
+        kill={"rule": ["median"], "grace": 1, "min_peers": 3},
+    )
+    (found,) = STUDY_RULES["killed_winner"](study_of(board))
+    assert "median rule: best -0.1 by epoch 1" in found.evidence
+
+
+def test_a_trial_that_goes_on_is_not_judged_again_by_the_epochs_it_has() -> None:
+    board = small([[0.1, 0.9, 0.95, 0.99], [0.5, 0.5, 0.5, 0.5], [0.6, 0.6, 0.6, 0.6], [0.7, 0.7]])
+    board.study["stage"] = [
+        {"name": "coarse", "trials": 4, "epochs": 2},
+        {"name": "final", "continue": 3, "epochs": 4, "kill": ["median"]},
+    ]
+    board.stages.append(StageRecord("final", 1, 3, [0, 1, 2]))
+    median = build(["median"], {"min_peers": 1})
+    assert 0 not in replay(board, {0: [], 1: median}).killed
+    assert replay(board, {0: median, 1: []}).killed[0].stage == "coarse"
+    # three are there at epoch 3; of the fourth epochs two are saved
+    found = replay(board, {0: [], 1: median})
+    assert {n: one.epoch for n, one in found.killed.items()} == {1: 3, 2: 3}
+    assert (found.trained, found.saved) == (4 * 2 + 3 * 2, 2)
