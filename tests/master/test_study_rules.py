@@ -99,43 +99,81 @@ def chance_in(board: Board, examples: int = 0) -> list[Finding]:
     return STUDY_RULES["chance"](StudyCase(board, cases, {}))
 
 
+def alike(board: Board, *numbers: int, **what: Value) -> None:
+    """Give trials the hyperparameters of trial 0, but for `what`."""
+    for number in numbers:
+        board.trials[number].params = {**board.trials[0].params, **what}
+
+
+GOOD = [[0.90], [0.85], [0.88], [0.70], [0.5], [0.4]]
+
+
 def test_the_larger_of_validation_error_and_spread_of_near_identical_trials_is_the_noise() -> None:
-    board = small([[0.90], [0.86], [0.88], [0.70], [0.5], [0.4]])
+    board = small(GOOD)
     assert chance_in(board) == []  # nothing is known of the noise
     assert chance_in(board, 10_000) == []  # 0.003
-    board.trials[1].params = {**board.trials[0].params, "lr": 0.01}
-    for examples in (0, 10_000):  # 0.0283 is the deviation of 0.90 and 0.86
+    alike(board, 1, 2, lr=0.01)
+    for examples in (0, 10_000):  # 0.0252 is the deviation of 0.90, 0.85 and 0.88
         (found,) = chance_in(board, examples)
-        assert found.evidence.startswith("2 of 6 trials lie within 0.0283 of the best")
-        assert "2 trials that differ by little but their seeds (0, 1)" in found.evidence
+        assert found.evidence.startswith("2 of 6 trials lie within 0.0252 of the best")
+        assert "3 trials that differ by little but their seeds (0, 1, 2)" in found.evidence
     (found,) = chance_in(board, 25)  # 0.06
     assert found.evidence.startswith("3 of 6 trials lie within 0.06 of the best")
-    assert "0.0283" in found.evidence
+    assert "0.0252" in found.evidence
 
 
-@pytest.mark.parametrize("what", [{"lr": 0.05}, {"layers": 2}, {}])
-def test_trials_of_other_hyperparameters_or_age_are_not_near_identical(what: Any) -> None:
-    board = small([[0.90], [0.86], [0.88], [0.70], [0.5], [0.4]])
-    board.trials[1].params = {**board.trials[0].params, **what}
-    assert bool(chance_in(board)) is (not what)
-    board.trials[1].params = dict(board.trials[0].params)
+def test_an_accuracy_in_percent_has_its_error_in_percent() -> None:
+    (found,) = chance_in(small([[100 * value for value in line] for line in GOOD]), 25)
+    assert found.evidence.startswith(
+        "3 of 6 trials lie within 6 of the best val_accuracy, 90: 6 is"
+    )
+
+
+def test_trials_of_other_hyperparameters_or_age_are_not_near_identical() -> None:
+    for what in ({"lr": 0.015}, {"layers": 2}):
+        board = small(GOOD)
+        alike(board, 1, 2, **what)
+        assert chance_in(board) == []
+    alike(board, 1, 2)
+    assert chance_in(board)
     board.trials[1].history.append({"epoch": 2, "val_accuracy": 0.8})
     assert chance_in(board) == []
 
 
-def test_only_trials_that_are_good_tell_the_noise() -> None:
-    board = small([[0.90], [0.89], [0.5], [0.2]])
-    board.trials[3].params = dict(board.trials[2].params)
+def test_rates_a_tenth_apart_are_not_near_identical_in_however_many_decades() -> None:
+    board = small(GOOD)
+    board.study["space"]["lr"] = {"loguniform": [1e-12, 1.0]}
+    for trial in board.trials.values():
+        trial.params["lr"] = 10.0 ** (-4 - trial.number)
+    alike(board, 1, 2, lr=1.04e-4)
+    assert chance_in(board)
+    alike(board, 1, 2, lr=1.1e-4)
+    assert chance_in(board) == []
+
+
+def test_two_trials_or_equal_values_tell_no_noise() -> None:
+    board = small(GOOD)
+    alike(board, 1)
+    assert chance_in(board) == []
+    board = small([[0.9], [0.9], [0.9], [0.7], [0.5], [0.4]])
+    alike(board, 1, 2)
+    assert chance_in(board) == []
+
+
+def test_only_trials_near_the_best_tell_the_noise() -> None:
+    board = small([[0.95], [0.6], [0.7], [0.8], [0.9], [0.4], [0.3], [0.2]])
+    for number in (2, 3):
+        board.trials[number].params = dict(board.trials[1].params)
     assert chance_in(board) == []
 
 
 def test_the_spread_tells_the_noise_of_a_metric_that_is_minimized() -> None:
     about = {"name": "small", "metric": "val_loss", "goal": "minimize"}
-    board = small([[0.10], [0.14], [0.12], [0.5], [0.6], [0.7]], study=about)
+    board = small([[0.10], [0.15], [0.12], [0.5], [0.6], [0.7]], study=about)
     assert chance_in(board, 25) == []  # binomial is the error of an accuracy
-    board.trials[1].params = dict(board.trials[0].params)
+    alike(board, 1, 2)
     (found,) = chance_in(board, 25)
-    assert found.evidence.startswith("2 of 6 trials lie within 0.0283 of the best val_loss, 0.1")
+    assert found.evidence.startswith("2 of 6 trials lie within 0.0252 of the best val_loss, 0.1")
 
 
 def test_a_killer_that_would_have_killed_a_late_winner_is_found() -> None:
