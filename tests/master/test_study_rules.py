@@ -177,16 +177,78 @@ def test_the_spread_tells_the_noise_of_a_metric_that_is_minimized() -> None:
 
 
 def test_a_killer_that_would_have_killed_a_late_winner_is_found() -> None:
-    late = [[0.1, 0.2, 0.99], *[[0.5 + n / 100] * 3 for n in range(6)]]
+    late = [[0.1, 0.2, 0.99], *[[0.5 + n / 100] * 3 for n in range(7)]]
     board = small(late, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
     (found,) = STUDY_RULES["killed_winner"](study_of(board))
     assert "best trial, 0, would have been killed at epoch 1 of stage coarse" in found.evidence
+    assert found.evidence.endswith("the best value would have been 0.56 instead of 0.99")
     assert "grace above 1" in found.remedy
     board.study["kill"]["grace"] = 3
     assert STUDY_RULES["killed_winner"](study_of(board)) == []
 
 
-LATE = [[0.1, 0.2, 0.3, 0.99], *[[0.5 + n / 100] * 4 for n in range(6)]]
+LATE = [[0.1, 0.2, 0.3, 0.99], *[[0.5 + n / 100] * 4 for n in range(7)]]
+#: The best value comes first, and all others pass where it goes.
+EARLY = [[0.9, 0.1, 0.1, 0.1], *[[0.5 + n / 100] * 4 for n in range(7)]]
+MEDIAN: dict[str, Any] = {"rule": ["median"], "grace": 1, "min_peers": 3}
+
+
+def told(board: Board, examples: int = 0) -> list[Finding]:
+    """Return what the rules on killers find, with as many validation examples."""
+    cases = {n: Case(t.history, [layer(examples)]) for n, t in board.trials.items()}
+    study = StudyCase(board, cases, {})
+    return [one for rule in ("killed_winner", "killers") for one in STUDY_RULES[rule](study)]
+
+
+def layer(examples: int) -> dict[str, int]:
+    return {"epoch": 1, "val_examples": examples}
+
+
+def test_a_kill_after_the_best_epoch_does_no_harm() -> None:
+    # its loss explodes where its value is no longer the best
+    board = small(EARLY, kill={"rule": ["diverged"], "grace": 1, "factor": 2.0})
+    for line, loss in zip(board.trials[0].history, [1.0, 99.0, 99.0, 99.0], strict=True):
+        line["val_loss"] = loss
+    (found,) = told(board)
+    assert "would have been killed" not in found.evidence
+    board.trials[0].history[3]["val_accuracy"] = board.trials[0].best_value = 0.95
+    assert told(board)[0].rule == "killed_winner"  # it would have come back
+
+
+@pytest.mark.parametrize("examples", [0, 100])
+def test_where_another_is_as_good_or_within_the_noise_no_harm_is_done(examples: int) -> None:
+    board = small([*LATE, [0.6, 0.7, 0.7, 0.985 if examples else 0.99]], kill=MEDIAN)
+    assert [one.rule for one in told(board, examples)] == ["killers"]
+    assert "would have been killed" not in told(board, examples)[0].evidence
+    if examples:
+        assert [one.rule for one in told(board)] == ["killed_winner", "killers"]
+
+
+def test_a_winner_that_was_killed_at_its_best_is_told_by_the_record() -> None:
+    board = small([[0.9], *[[0.5] * 4] * 7], kill=MEDIAN)
+    winner = board.trials[0]
+    winner.state, winner.best_epoch, winner.reason = "killed", 1, "asked for by hand"
+    assert STUDY_RULES["killed_winner"](study_of(board)) == []
+    winner.reason = "median rule: best 0.9 by epoch 1"
+    (found,) = STUDY_RULES["killed_winner"](study_of(board))
+    assert found.evidence.startswith("the best trial, 0, was killed at epoch 1 of stage coarse")
+    winner.history.append({"epoch": 2, "val_accuracy": 0.4})
+    assert STUDY_RULES["killed_winner"](study_of(board)) == []
+
+
+def test_fewer_than_eight_trials_say_nothing_of_killers() -> None:
+    assert told(small(LATE, kill=MEDIAN)) and not told(small(LATE[:7], kill=MEDIAN))
+
+
+def test_a_study_judges_one_trial_after_the_other_so_the_first_ones_save_nothing() -> None:
+    board = small([[0.9 - n / 100] * 4 for n in range(8)], kill=MEDIAN | {"rule": []})
+    (found,) = told(board)
+    # the fourth to the eighth have three peers, all of them better: 5 of 8 end at epoch 1 of 4
+    assert "median (47%)" in found.evidence
+    worst_first = small([[0.1 + n / 100] * 4 for n in range(8)], kill=MEDIAN | {"rule": []})
+    assert "median (" not in told(worst_first)[0].evidence
+    median = build(["median"], MEDIAN)
+    assert replay(worst_first, {0: median}).saved == 16  # with all peers there
 
 
 @pytest.mark.parametrize("own", [[], ["diverged"], ["patience", "median"]])
@@ -197,8 +259,8 @@ def test_every_built_in_killer_is_replayed_whatever_the_study_used(own: list[str
     for rule in ("halving", "sync_halving", "median", "percentile"):
         assert f" {rule} (epoch 1 of stage coarse)" in killed
     assert killed.startswith("the best trial, 0, would have been killed by halving")
-    # six trials stand still: they end at epoch 3 of 4; 6 of 28 epochs
-    assert spared.endswith("patience (21%)") and 'rule = "patience"' in found.remedy
+    # seven trials stand still: they end at epoch 3 of 4; 7 of 32 epochs
+    assert spared.endswith("by patience (22%)") and 'rule = "patience"' in found.remedy
 
 
 def test_a_killer_that_the_study_used_alone_is_not_told_among_the_others() -> None:
