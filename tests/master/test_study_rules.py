@@ -93,6 +93,70 @@ def test_updates_that_are_too_large_are_not_taken_for_a_rate_that_is_too_low() -
     assert STUDY_RULES["rates"](StudyCase(board, cases, findings)) == []
 
 
+def rated(*trials: tuple[float, bool], high: bool = True, space: Any = None) -> list[Finding]:
+    """Return what the rule on rates finds in trials of (rate, whether it is bad)."""
+    board = small([[0.5]] * len(trials))
+    board.study["space"] = space or {"lr": {"loguniform": [1e-4, 10.0]}}
+    rule = "diverged" if high else "slow"
+    cases, findings = {}, {}
+    for n, (rate, bad) in enumerate(trials):
+        cases[n] = Case(board.trials[n].history, params=dict.fromkeys(board.study["space"], rate))
+        findings[n] = [Finding(rule, "", "", "")] * bad
+    return STUDY_RULES["rates"](StudyCase(board, cases, findings))
+
+
+WELL = [(0.001 * n, False) for n in range(1, 9)]
+
+
+def test_a_lucky_trial_among_many_that_diverge_changes_nothing() -> None:
+    broken = [(1.0 + n, n != 4) for n in range(10)]
+    (found,) = rated(*WELL, *broken)
+    assert found.evidence == "9 of 10 trials from lr 1 on diverge; the next one, at 0.008, does not"
+    assert found.remedy == "move the upper bound of lr down, below 1"
+    # two are no accident: up to them it is so
+    (found,) = rated(*WELL, *[(1.0 + n, n not in (3, 4)) for n in range(10)])
+    assert found.evidence == "all 5 trials from lr 6 on diverge; the next one, at 5, does not"
+
+
+def test_trials_at_the_same_rate_are_judged_together() -> None:
+    same = [(0.1, True), (0.1, False), (0.1, True), (1.0, True), (1.0, True), (1.0, True)]
+    (found,) = rated(*WELL, *same, space={"lr": {"choice": [0.001, 0.1, 1.0]}})
+    assert found.evidence == "all 3 trials from lr 1 on diverge; at 0.1, 1 of 3 does not"
+    assert found.remedy == "drop the values from lr 1 on"
+    (found,) = rated(*[(rate, True) for rate, _ in same], space={"lr": {"choice": [0.1, 1.0]}})
+    assert found.evidence == "all 6 trials diverge, at lr 0.1 to 1"
+    assert found.remedy == "choose values of lr below 0.1"
+    assert rated(*[(0.1, n > 0) for n in range(4)], space={"lr": {"choice": [0.1, 0.2]}}) == []
+
+
+def test_rates_that_are_too_slow_are_told_in_words_that_fit() -> None:
+    slow = [(1e-4 * n, True) for n in range(1, 5)]
+    (found,) = rated(*slow, *WELL, high=False)
+    assert (
+        found.evidence
+        == "all 4 trials up to lr 0.0004 are too slow; the next one, at 0.001, is not"
+    )
+    (found,) = rated(*slow, *WELL[:1] * 2, high=False)
+    assert found.evidence.endswith("at 0.001, 2 of 2 are not")
+
+
+def test_rates_that_look_the_same_have_more_digits() -> None:
+    (found,) = rated((0.29999, False), (0.30001, True), (1.0, True), (2.0, True))
+    assert "from lr 0.30001 on diverge; the next one, at 0.29999, does not" in found.evidence
+
+
+def test_every_learning_rate_is_looked_at_and_chance_is_told_from_cause() -> None:
+    space = {name: {"loguniform": [1e-4, 10.0]} for name in ("head_lr", "body_lr", "momentum")}
+    broken = [(1.0 + n, True) for n in range(6)]
+    assert [one.remedy.split()[5] for one in rated(*WELL, *broken, space=space)] == [
+        "head_lr",
+        "body_lr",
+    ]
+    # that three of five lie at the end is chance in 10 of 100
+    assert rated(*WELL[:2], *broken[:3], space=space) == []
+    assert len(rated(*broken, space=space)) == 1  # one of them is to blame, or both
+
+
 def chance_in(board: Board, examples: int = 0) -> list[Finding]:
     line = [{"epoch": 1, "val_examples": examples}]
     cases = {n: Case(trial.history, line) for n, trial in board.trials.items()}
