@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,36 @@ def test_the_hyperparameter_that_decides_is_the_most_important(board: Board) -> 
     shares = importances(study_of(board))
     assert next(iter(shares)) == "lr" and shares["lr"] > 0.5
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_hyperparameter_under_a_condition_is_told_with_it(board: Board) -> None:
+    (found,) = STUDY_RULES["importance"](study_of(board))
+    assert "momentum (with optimizer) " in found.evidence and ", optimizer " in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(0.5, "; fix b, which hardly matters "), (0.01, "; fix a, b, which hardly matter ")],
+)
+def test_what_hardly_matters_is_told_in_words_that_fit(
+    board: Board, monkeypatch: pytest.MonkeyPatch, share: float, told: str
+) -> None:
+    module = sys.modules["scattershot_master.diagnosis.study.importance"]
+    monkeypatch.setattr(module, "importances", lambda _: {"lr": 1 - share, "a": share, "b": 0.01})
+    (found,) = STUDY_RULES["importance"](study_of(board))
+    assert told in found.remedy
+
+
+@pytest.mark.parametrize("history", [[{}] * 3, [{"val_accuracy": nan, "train_loss": 1.0}] * 3])
+@pytest.mark.parametrize("rule", STUDY_RULES)
+def test_a_study_without_a_value_has_no_rule_fail(
+    rule: str, history: list[dict[str, float]]
+) -> None:
+    board = small([[0.5]] * 24, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
+    for trial in board.trials.values():
+        trial.history = [{"epoch": epoch, **line} for epoch, line in enumerate(history, 1)]
+        trial.best_value = nan
+    assert STUDY_RULES[rule](study_of(board)) == []
 
 
 def test_accuracies_within_one_error_of_the_best_are_told_to_be_chance(board: Board) -> None:
@@ -138,6 +170,14 @@ def test_rates_that_are_too_slow_are_told_in_words_that_fit() -> None:
     )
     (found,) = rated(*slow, *WELL[:1] * 2, high=False)
     assert found.evidence.endswith("at 0.001, 2 of 2 are not")
+
+
+def test_a_rate_that_is_no_number_is_left_alone() -> None:
+    board = small([[0.5]] * 4)
+    board.study["space"] = {"lr": {"choice": ["low", "high"]}}
+    for trial in board.trials.values():
+        trial.params = {"lr": "high"}
+    assert STUDY_RULES["rates"](study_of(board)) == []
 
 
 def test_rates_that_look_the_same_have_more_digits() -> None:
