@@ -22,7 +22,7 @@ _SOURCE = "Hyperparameter optimization"
 
 
 def killed_winner(study: StudyCase) -> list[Finding]:
-    """Find that the study's own killers ended the best trial early, or would have by a hair."""
+    """Find that the study's own killers ended the best trial early, or would have in step."""
     board = study.board
     if not _telling(study) or not any(_own(board, stage) for stage in board.stages):
         return []
@@ -73,8 +73,11 @@ def other_killers(study: StudyCase) -> list[Finding]:
     if spares:
         ordered = sorted(spares, key=lambda rule: -spares[rule])
         named = ", ".join(f"{rule} ({percent(spares[rule])})" for rule in ordered)
-        told.append(f"the best value would have been kept, with about so much saved, by {named}")
-        remedy = f'[kill] rule = "{ordered[0]}" would have saved most and kept the best value'
+        told.append(
+            "as good a value would have been kept, with about so much of the epochs saved, by "
+            f"{named}"
+        )
+        remedy = f'[kill] rule = "{ordered[0]}" would have saved most and kept as good a value'
     else:
         latest = max(killing.epoch for killing in kills.values())
         remedy = f"of these rules take none with [kill] grace below {latest + 1}"
