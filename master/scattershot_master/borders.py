@@ -23,18 +23,29 @@ CHANCE = 0.025
 BORDER = 0.2
 #: Fewer trials than this are no crowd, and fewer values no range.
 LEAST_TRIALS, LEAST_VALUES = 3, 5
+#: The same chance where values are only compared with those tried, for all axes of a space
+#: together, and the trials that it takes.
+RANKED_CHANCE, LEAST_RANKED = 0.01, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """`count` of the `of` best trials lie in the outer `share` (0..1) of a range, at its `side`."""
+    """`count` of the `of` best trials lie in the outer `share` (0..1) of a range, at its `side`.
+
+    `outermost` is where that is seen by rank: they are among so many outermost of so many tried.
+    """
 
     side: Side
     share: float
     count: int
     of: int
+    outermost: tuple[int, int] | None = None
 
     def __str__(self) -> str:
+        if self.outermost:
+            way = "highest" if self.side == "high" else "lowest"
+            few, tried = self.outermost
+            return f"{self.count} of the {self.of} best are among the {few} {way} of {tried} values"
         outer = "top" if self.side == "high" else "bottom"
         percent = max(1, ceil(100 * self.share - 1e-9))
         return f"{self.count} of the {self.of} best lie in the {outer} {percent}%"
@@ -53,12 +64,18 @@ class BorderWarning:
 
 
 def warnings(
-    space: Space, box: Box, ranked: Sequence[Mapping[str, Value]], best: int = 5
+    space: Space,
+    box: Box,
+    ranked: Sequence[Mapping[str, Value]],
+    best: int = 5,
+    *,
+    fruitless: Sequence[Mapping[str, Value]] = (),
 ) -> list[BorderWarning]:
     """Warn of every ordered axis at whose end the `best` first of `ranked` (best first) crowd.
 
-    `ranked` are the hyperparameters of the trials that were drawn from `box`. The rule is
-    `crowd`'s: on an axis without any effect it fires in fewer than 5 of 100 studies. Left out are
+    `ranked` are the hyperparameters of the trials that were drawn from `box`, `fruitless` those of
+    trials that came to no value. The rules are `crowd`'s, which on an axis without any effect
+    fires in fewer than 5 of 100 studies, and `foremost`'s, in fewer than 1. Left out are
     ends that are natural, where no wider range could be asked for: 0 at the low end of a linear
     axis (dropout, decay), 1 at the high end of a continuous linear one (a share), 1 at the low end
     of an integer on a log scale.
@@ -70,13 +87,17 @@ def warnings(
     3 of the 5 best lie in the top 3% of the range [1e-06, 10]
     widen it upwards (to 100, say)
     """
-    points = [space.locate(params) for params in ranked[:best]]
+    points = [space.locate(params) for params in (*ranked, *fruitless)]
+    ordered = sum(axis.kind != "choice" for axis in space.axes)
+    best = min(best, len(ranked))
     found = []
     for index, axis in enumerate(space.axes):
         if axis.kind == "choice":
             continue
         side = box.sides[index][0]
-        seen = crowd(axis, side, [point[index] for point in points])
+        tried = [point[index] for point in points]
+        seen = crowd(axis, side, tried[:best])
+        seen = seen or foremost(axis, side, tried[:best], tried, RANKED_CHANCE / ordered)
         if seen and not _natural(axis, side, seen.side):
             text = f"{axis.name}: {seen} of the range {span(axis, side)}: "
             text += _remedy(axis, side, seen.side)
@@ -107,6 +128,39 @@ def crowd(axis: Axis, side: Interval, coordinates: Sequence[float]) -> Crowd | N
         )
         if chance <= CHANCE / len(majorities):
             return Crowd(end, shares[count - 1], count, len(active))
+    return None
+
+
+def foremost(
+    axis: Axis, side: Interval, best: Sequence[float], tried: Sequence[float], chance: float
+) -> Crowd | None:
+    """Return the crowd that the best trials form at an end of what was `tried`, or None.
+
+    A few trials leave gaps: of 24 the five at the end of a range fill a fifth of it, of 12 nearly
+    a half. So ranks are compared: were the axis without effect, m or more of the k `best` would be
+    among the n outermost of all N with the chance of a hypergeometric distribution. All but one
+    must be, with a chance of at most `chance` for both ends. The very best must lie at the border,
+    and none further out, or the optimum lies between. Simulated with 24 trials of 4 axes, together
+    with `crowd`: 99% of the studies whose metric rises up to the border have a warning instead of
+    76%, 31% instead of 27% of those with an optimum anywhere within the range, and 3% as before
+    of those without an effect.
+    """
+    active = [u for u in best if not isnan(u)]
+    everyone = [u for u in tried if not isnan(u)]
+    if len(active) < LEAST_RANKED or _values(axis, side) < LEAST_VALUES:
+        return None
+    for end in SIDES:
+        sign = 1 if end == "low" else -1
+        inner = outer_share(axis, side, active[0], end, whole_cell=False) > BORDER
+        if inner or any(sign * u < sign * active[0] for u in everyone):
+            continue
+        outer = sorted(active, key=lambda u: sign * u)
+        for count in range(len(active), max(len(active) - 1, LEAST_RANKED) - 1, -1):
+            last = outer[count - 1]
+            few = sum(sign * u <= sign * last for u in everyone)
+            if _drawn(len(everyone), few, len(active), count) <= chance / 2:
+                share = outer_share(axis, side, last, end)
+                return Crowd(end, share, count, len(active), (few, len(everyone)))
     return None
 
 
@@ -160,6 +214,12 @@ def _tail(trials: int, chance: float, least: int) -> float:
     return sum(
         comb(trials, m) * chance**m * (1 - chance) ** (trials - m) for m in range(least, trials + 1)
     )
+
+
+def _drawn(everyone: int, few: int, drawn: int, least: int) -> float:
+    """Return the chance that of `drawn` from everyone `least` or more are among the few."""
+    ways = (comb(few, m) * comb(everyone - few, drawn - m) for m in range(least, drawn + 1))
+    return sum(ways) / comb(everyone, drawn)
 
 
 def _natural(axis: Axis, side: Interval, end: Side) -> bool:

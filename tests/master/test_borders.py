@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 
 from scattershot.space import Axis, Box, Space
 from scattershot.trial import Value
-from scattershot_master.borders import BorderWarning, crowd, warnings
+from scattershot_master.borders import BorderWarning, crowd, foremost, warnings
+from scattershot_master.show.warnings import border_warnings
+from synthetic_study import Simulation
 
 
 def warned(dimension: dict[str, Any], values: list[Any], box: Box | None = None) -> list[str]:
@@ -148,3 +151,55 @@ def test_an_optimum_beyond_the_range_is_noticed() -> None:
         found = crowd(LR, (0.0, 1.0), ranked[:5].tolist())
         noticed += found is not None and found.side == "high"
     assert noticed > 180
+
+
+def ranked_by(values: list[float], *, best_first: bool = True) -> list[dict[str, Value]]:
+    return [{"x": value} for value in sorted(values, reverse=best_first)]
+
+
+TRIED = [0.75 * n / 24 for n in range(24)]
+RANGE = {"x": {"uniform": [-0.2, 0.9]}}
+
+
+def test_the_best_at_the_end_of_what_was_tried_are_seen_however_few_were() -> None:
+    space = Space.parse(RANGE)
+    [warning] = warnings(space, space.whole(), ranked_by(TRIED))
+    assert (warning.side, warning.count, warning.of) == ("high", 5, 5)
+    assert warning.text == (
+        "x: 5 of the 5 best are among the 5 highest of 24 values of the range [-0.2, 0.9]: "
+        "widen it upwards (to 1.45, say)"
+    )
+    [warning] = warnings(space, space.whole(), ranked_by(TRIED, best_first=False))
+    assert "5 of the 5 best are among the 5 lowest of 24 values" in warning.text
+
+
+def test_the_best_between_others_or_short_of_what_failed_are_no_crowd_by_rank() -> None:
+    space = Space.parse(RANGE)
+    first, second, *rest = ranked_by(TRIED)
+    assert warnings(space, space.whole(), [second, first, *rest]) == []
+    assert warnings(space, space.whole(), [first, second, *rest], fruitless=[{"x": 0.89}]) == []
+    # 5 of 8 are no feat
+    assert warnings(space, space.whole(), [first, second, *rest][:8]) == []
+
+
+@pytest.mark.parametrize("trials", [12, 24])
+def test_by_rank_studies_with_an_effect_have_a_warning_and_few_without_one(trials: int) -> None:
+    draws = np.random.default_rng(trials).random((3000, trials))
+
+    def seen(studies: Any) -> float:
+        chance = [foremost(LR, (0.0, 1.0), one[:5], one, 0.01) for one in studies.tolist()]
+        return float(np.mean([found is not None for found in chance]))
+
+    assert seen(draws) < 0.01 and seen(np.sort(draws)) > 0.9
+    inside = np.argsort(abs(draws - 0.8), axis=1)
+    assert seen(np.take_along_axis(draws, inside, axis=1)) < 0.2
+
+
+def test_of_trials_that_failed_further_out_a_study_knows() -> None:
+    board = Simulation(({"name": "a", "trials": 24, "epochs": 1},)).run()
+    trials = board.trials.values()
+    for trial in trials:
+        trial.params["lr"] = trial.best_value = 1e-6 * 1.87 ** (trial.number + 1)
+    assert [one.warning.axis for one in border_warnings(board)] == ["lr"]
+    board.trials[23].best_value = nan
+    assert border_warnings(board) == []

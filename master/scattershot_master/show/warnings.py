@@ -6,9 +6,10 @@ CS231n, "Hyperparameter optimization": "Careful with best values on border."
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from scattershot.space import Box, Space
-from scattershot_master.board import Board
+from scattershot_master.board import Board, TrialRecord
 from scattershot_master.borders import BorderWarning, warnings
 from scattershot_master.ranking import finite
 
@@ -37,14 +38,21 @@ def border_warnings(board: Board) -> list[StageWarning]:
         if stage.box is None:
             continue
         box = Box.from_json(stage.box)
-        drawn = finite(board, [board.trials[number] for number in stage.trials])
+        trials = [board.trials[number] for number in stage.trials]
+        drawn = [trial.params for trial in finite(board, trials)]
+        fruitless = [trial.params for trial in trials if _fruitless(trial)]
         raised = {(one.warning.axis, one.warning.side) for one in found}
-        for warning in warnings(space, box, [trial.params for trial in drawn]):
+        for warning in warnings(space, box, drawn, fruitless=fruitless):
             answered = any(_beyond(space, warning, box, other) for other in later)
             if not answered and (warning.axis, warning.side) not in raised:
                 found.append(StageWarning(stage.name, warning))
         later.append(box)
     return found
+
+
+def _fruitless(trial: TrialRecord) -> bool:
+    """Return whether a trial was tried and has no value."""
+    return not isfinite(trial.best_value) and (bool(trial.history) or not trial.living)
 
 
 def _beyond(space: Space, warning: BorderWarning, box: Box, later: Box) -> bool:

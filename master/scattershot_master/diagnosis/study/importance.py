@@ -17,12 +17,24 @@ def importance(study: StudyCase) -> list[Finding]:
     weights = importances(study)
     if not weights:
         return []
-    shares = ", ".join(f"{name} {percent(share)}" for name, share in weights.items())
+    space = Space.parse(study.board.study["space"])
+    shares = ", ".join(f"{_told(space, name)} {percent(one)}" for name, one in weights.items())
     low = [name for name, share in weights.items() if share < 0.02]
     remedy = "narrow the first ones further"
     if low:
-        remedy += f"; fix {', '.join(low)}, which hardly matter here, and save trials"
+        verb = "matters" if len(low) == 1 else "matter"
+        remedy += f"; fix {', '.join(low)}, which hardly {verb} here, and save trials"
     return [Finding("importance", shares, remedy, "Hyperparameter optimization")]
+
+
+def _told(space: Space, name: str) -> str:
+    """Return a name, with what decides whether it exists: to the forest that is one and the same.
+
+    A value that a trial lacks tells the forest the condition, too.
+    """
+    searched = {axis.name for axis in space.axes}
+    conditions = [parent for parent in space.when.get(name, ()) if parent in searched]
+    return f"{name} (with {' and '.join(conditions)})" if conditions else name
 
 
 def importances(study: StudyCase) -> dict[str, float]:

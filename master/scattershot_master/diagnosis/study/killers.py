@@ -1,44 +1,47 @@
-"""Owns the rules on killers: which would have killed the winner, and what the others would save."""
+"""Owns the rules on killers: which would have done harm, and what the others would save."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from scattershot_master.board import Board, StageRecord
-from scattershot_master.diagnosis.case import Finding, percent
+from scattershot_master.diagnosis.case import Finding, number, percent
 from scattershot_master.diagnosis.study.case import StudyCase
-from scattershot_master.diagnosis.study.replay import replay
+from scattershot_master.diagnosis.study.noise import noise_of
+from scattershot_master.diagnosis.study.replay import Killing, Replay, replay
 from scattershot_master.killers import KILLERS
 from scattershot_master.killers.base import Killer
 from scattershot_master.killers.rules import build
 from scattershot_master.ranking import finite
 
+#: Trials below which it is chance whom a killer meets.
+_TRIALS = 8
 #: A part of the epochs trained that is worth to be told.
 _WORTH = 0.01
 _SOURCE = "Hyperparameter optimization"
 
 
 def killed_winner(study: StudyCase) -> list[Finding]:
-    """Find that the study's own killers would have killed the best trial, had all been in step."""
+    """Find that the study's own killers ended the best trial early, or would have in step."""
     board = study.board
-    ranking = finite(board)
-    if len(ranking) < 2 or study.hopeless or not any(_own(board, stage) for stage in board.stages):
+    if not _telling(study) or not any(_own(board, stage) for stage in board.stages):
         return []
-    winner = ranking[0].number
-    own = {stage.index: _built(board, _own(board, stage)) for stage in board.stages}
-    killing = replay(board, own).killed.get(winner)
-    if killing is None:
-        return []
-    return [
-        Finding(
-            "killed_winner",
-            f"with all its peers there, the best trial, {winner}, would have been killed at epoch "
-            f"{killing.epoch} of stage {killing.stage} ({killing.reason})",
-            f"raise [kill] grace above {killing.epoch}, or take a milder rule: early values tell "
-            "little here",
-            _SOURCE,
-        )
-    ]
+    winner = finite(board)[0]
+    if winner.state == "killed" and winner.best_epoch == winner.done and _by_rule(winner.reason):
+        killing = Killing(winner.stage, winner.done, winner.reason)
+        told = f"the best trial, {winner.number}, was killed at {_where(killing)}, where its value "
+        told += f"was its best so far ({killing.reason})"
+    else:
+        own = {stage.index: _built(board, _own(board, stage)) for stage in board.stages}
+        replayed = replay(board, own)
+        if not _harmed(board, replayed, noise_of(study)):
+            return []
+        killing = replayed.killed[winner.number]
+        told = f"with all its peers there, the best trial, {winner.number}, would have been killed "
+        told += f"at {_where(killing)} ({killing.reason}); the best value would have been "
+        told += f"{number(replayed.kept * board.sign)} instead of {number(winner.best_value)}"
+    remedy = f"raise [kill] grace above {killing.epoch}, or take a milder rule: early values tell "
+    return [Finding("killed_winner", told, f"{remedy}little here", _SOURCE)]
 
 
 def other_killers(study: StudyCase) -> list[Finding]:
@@ -47,33 +50,61 @@ def other_killers(study: StudyCase) -> list[Finding]:
     Left out is one that the study itself used, alone and throughout.
     """
     board = study.board
-    ranking = finite(board)
-    if len(ranking) < 2 or study.hopeless:
+    if not _telling(study):
         return []
-    winner, kills, spares = ranking[0].number, list[str](), dict[str, float]()
-    latest = 0
+    winner, noise = finite(board)[0].number, noise_of(study)
+    kills, spares = dict[str, Killing](), dict[str, float]()
     for rule in KILLERS:
         if all(_own(board, stage) == [rule] for stage in board.stages):
             continue
-        killers = _built(board, [rule])
-        replayed = replay(board, {stage.index: killers for stage in board.stages})
-        if killing := replayed.killed.get(winner):
-            kills.append(f"{rule} (epoch {killing.epoch} of stage {killing.stage})")
-            latest = max(latest, killing.epoch)
-        elif replayed.saved > _WORTH * replayed.trained:
-            spares[rule] = replayed.saved / replayed.trained
+        killers = {stage.index: _built(board, [rule]) for stage in board.stages}
+        replays = [replay(board, killers), replay(board, killers, together=False)]
+        saved = replays[-1].saved / max(replays[-1].trained, 1)
+        if harmful := next((one for one in replays if _harmed(board, one, noise)), None):
+            kills[rule] = harmful.killed[winner]
+        elif saved > _WORTH:
+            spares[rule] = saved
     if not kills and not spares:
         return []
-    told = [f"been killed by {', '.join(kills)}"] if kills else []
+    told = []
+    if kills:
+        named = ", ".join(f"{rule} ({_where(killing)})" for rule, killing in kills.items())
+        told.append(f"the best trial, {winner}, would have been killed by {named}")
     if spares:
         ordered = sorted(spares, key=lambda rule: -spares[rule])
         named = ", ".join(f"{rule} ({percent(spares[rule])})" for rule in ordered)
-        told.append(f"survived, with so much of the epochs saved, {named}")
-        remedy = f'[kill] rule = "{ordered[0]}" would have saved most and kept the best trial'
+        told.append(
+            "as good a value would have been kept, with about so much of the epochs saved, by "
+            f"{named}"
+        )
+        remedy = f'[kill] rule = "{ordered[0]}" would have saved most and kept as good a value'
     else:
+        latest = max(killing.epoch for killing in kills.values())
         remedy = f"of these rules take none with [kill] grace below {latest + 1}"
-    evidence = f"the best trial, {winner}, would have {'; it would have '.join(told)}"
-    return [Finding("killers", evidence, remedy, _SOURCE)]
+    return [Finding("killers", "; ".join(told), remedy, _SOURCE)]
+
+
+def _telling(study: StudyCase) -> bool:
+    """Return whether there are trials enough, and a best one that says something."""
+    return len(study.cases) >= _TRIALS and bool(finite(study.board)) and not study.hopeless
+
+
+def _harmed(board: Board, replayed: Replay, noise: float) -> bool:
+    """Return whether the best value was lost, by more than noise.
+
+    It is kept where the best trial is killed after its best epoch, or another one is as good.
+    """
+    lost = finite(board)[0].best_value * board.sign - replayed.kept
+    return lost > 0 and lost > noise
+
+
+def _by_rule(reason: str) -> bool:
+    """Return whether a killer wrote this, and not the user."""
+    return reason.partition(" rule")[0] in KILLERS
+
+
+def _where(killing: Killing) -> str:
+    return f"epoch {killing.epoch} of stage {killing.stage}"
 
 
 def _own(board: Board, stage: StageRecord) -> list[str]:

@@ -1,4 +1,4 @@
-"""Owns what killers would have done to a study's trials, had all reported in step."""
+"""Owns what killers would have done to a study's trials, had all trained at the same pace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scattershot_master.board import Board, TrialRecord
-from scattershot_master.killers.base import Curve, Killer, Peers
+from scattershot_master.killers.base import Curve, Killer, Peers, best
 from scattershot_master.killers.rules import judge_all
 
 
@@ -24,16 +24,24 @@ class Killing:
 class Replay:
     """Which trials would have been killed, and how many of the epochs trained would not have been.
 
-    Only what was trained is known: a trial that the study itself killed ends there in here, too.
+    `kept` is the best value (larger is better) that would have been reached all the same. Only
+    what was trained is known: a trial that the study itself killed ends there in here, too.
     """
 
     killed: Mapping[int, Killing]
     trained: int
     saved: int
+    kept: float
 
 
-def replay(board: Board, killers: Mapping[int, Sequence[Killer]]) -> Replay:
+def replay(
+    board: Board, killers: Mapping[int, Sequence[Killer]], *, together: bool = True
+) -> Replay:
     """Replay the study with these killers, by the stages' indices.
+
+    All trials go in step. `together`: each is judged when all have reported the epoch. Otherwise
+    one after the other, by those that reported before it, as a study judges: the first ones have
+    no peers yet, so fewer are killed.
 
     A trial that goes on from an earlier stage is judged at the epochs it trains in the later one.
     """
@@ -44,7 +52,7 @@ def replay(board: Board, killers: Mapping[int, Sequence[Killer]]) -> Replay:
         budget = int(board.study["stage"][stage.index]["epochs"])
         trials = [board.trials[number] for number in stage.trials]
         alive = [trial for trial in trials if trial.number not in killed]
-        ended = _stage(board, alive, killers[stage.index], begun, budget)
+        ended = _Stage(board, alive, killers[stage.index], begun, budget).run(together)
         for number, (epoch, reason) in ended.items():
             killed[number] = Killing(stage.name, epoch, reason)
         for trial in trials:
@@ -53,40 +61,70 @@ def replay(board: Board, killers: Mapping[int, Sequence[Killer]]) -> Replay:
             if trial.number in killed:
                 saved += last - min(max(killed[trial.number].epoch, first), last)
             begun[trial.number] = last
-    return Replay(killed, trained, saved)
+    kept = max(
+        (_reached(board, trial, killed) for trial in board.trials.values()), default=-math.inf
+    )
+    return Replay(killed, trained, saved, kept)
 
 
-def _stage(
-    board: Board,
-    trials: Sequence[TrialRecord],
-    killers: Sequence[Killer],
-    begun: Mapping[int, int],
-    budget: int,
-) -> dict[int, tuple[int, str]]:
-    """Return trial → (epoch, reason) of those that are killed in one stage."""
-    peers, killed = Peers(), dict[int, tuple[int, str]]()
-    values = {
-        trial.number: [line.get(board.metric, math.nan) * board.sign for line in trial.history]
-        for trial in trials
-    }
-    losses = {
-        trial.number: [line.get("train_loss", line.get("val_loss")) for line in trial.history]
-        for trial in trials
-    }
-    for epoch in range(1, budget + 1):
-        there = [n for n, one in values.items() if len(one) >= epoch and n not in killed]
-        for number in there:
-            peers.add(number, epoch, values[number][epoch - 1])
-        judged = [n for n in there if begun.get(n, 0) < epoch]
-        curves = {n: Curve(n, values[n][:epoch], losses[n][:epoch], budget) for n in judged}
-        for number, curve in curves.items():
-            verdict = judge_all(killers, curve, peers)
+def _values(board: Board, trial: TrialRecord) -> list[float]:
+    return [line.get(board.metric, math.nan) * board.sign for line in trial.history]
+
+
+def _reached(board: Board, trial: TrialRecord, killed: Mapping[int, Killing]) -> float:
+    """Return the best value up to where the trial is killed: its checkpoint survives that."""
+    values = _values(board, trial)
+    return best(values[: killed[trial.number].epoch] if trial.number in killed else values)
+
+
+class _Stage:
+    """One stage, epoch by epoch: who is there, who was killed where and why."""
+
+    def __init__(
+        self,
+        board: Board,
+        trials: Sequence[TrialRecord],
+        killers: Sequence[Killer],
+        begun: Mapping[int, int],
+        budget: int,
+    ) -> None:
+        self._killers, self._begun, self._budget = killers, begun, budget
+        self._values = {trial.number: _values(board, trial) for trial in trials}
+        self._losses = {
+            trial.number: [line.get("train_loss", line.get("val_loss")) for line in trial.history]
+            for trial in trials
+        }
+        self._peers = Peers()
+        self._killed = dict[int, tuple[int, str]]()
+
+    def run(self, together: bool) -> dict[int, tuple[int, str]]:
+        """Return trial → (epoch, reason) of those that are killed."""
+        for epoch in range(1, self._budget + 1):
+            there = [n for n, one in self._values.items() if len(one) >= epoch]
+            there = [n for n in there if n not in self._killed]
+            for group in [there] if together else [[n] for n in there]:
+                self._judge(group, epoch)
+            for killer in self._killers:
+                if epoch in killer.stops(self._budget):
+                    self._settle(killer, there, epoch)
+        return self._killed
+
+    def _judge(self, group: Sequence[int], epoch: int) -> None:
+        for number in group:
+            self._peers.add(number, epoch, self._values[number][epoch - 1])
+        for number in group:
+            if self._begun.get(number, 0) < epoch:
+                verdict = judge_all(self._killers, self._curve(number, epoch), self._peers)
+                if verdict.action == "kill":
+                    self._killed[number] = epoch, verdict.reason
+
+    def _settle(self, killer: Killer, there: Sequence[int], epoch: int) -> None:
+        waiting = [n for n in there if n not in self._killed and self._begun.get(n, 0) < epoch]
+        standings = {n: self._curve(n, epoch).standing for n in waiting}
+        for number, verdict in killer.settle(epoch, standings).items():
             if verdict.action == "kill":
-                killed[number] = epoch, verdict.reason
-        for killer in killers:
-            if epoch in killer.stops(budget):
-                standings = {n: curves[n].standing for n in judged if n not in killed}
-                for number, verdict in killer.settle(epoch, standings).items():
-                    if verdict.action == "kill":
-                        killed[number] = epoch, verdict.reason
-    return killed
+                self._killed[number] = epoch, verdict.reason
+
+    def _curve(self, number: int, epoch: int) -> Curve:
+        values, losses = self._values[number], self._losses[number]
+        return Curve(number, values[:epoch], losses[:epoch], self._budget)
