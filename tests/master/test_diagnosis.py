@@ -272,6 +272,7 @@ CASES: list[tuple[str, Case, bool]] = [
     # numbers have no points: by the losses
     ("overfitting", Case(run(FALLING, val_loss=[1, *[0.6] * 7])), True),
     ("overfitting", Case(run(FALLING, val_loss=[1, *[0.25] * 7])), False),
+    ("overfitting", Case(run([1, *[-4.6] * 7], val_loss=[1, *[-3.4] * 7])), False),
     # too sure of itself, but right
     (
         "overfitting",
@@ -311,12 +312,12 @@ CASES: list[tuple[str, Case, bool]] = [
     ),
     (
         "underfitting",
-        Case(run(HANGS, train_accuracy=[0.26] * 6, val_accuracy=[0.22] * 6)),
+        Case(run(HANGS, train_accuracy=[0.31] * 6, val_accuracy=[0.22] * 6)),
         True,
     ),
     (
         "underfitting",
-        Case(run(HANGS, train_accuracy=[0.31] * 6, val_accuracy=[0.22] * 6)),
+        Case(run(HANGS, train_accuracy=[0.6] * 6, val_accuracy=[0.53] * 6)),
         False,
     ),
     # the classes overlap

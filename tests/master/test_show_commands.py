@@ -188,16 +188,17 @@ def test_diagnose_of_a_trial_reads_its_layers(study: Path, run: Run) -> None:
     from scattershot.store.layers import Layers
 
     assert "were not recorded" in run("diagnose", "69", study)
-    line = {"epoch": 1, "initial_loss": 40.0, "chance_loss": 2.3}
+    line = {"epoch": 1, "activations": [{"name": "1", "kind": "ReLU", "dead": 0.9}]}
     path = study / "trials" / "00069" / "layers.json"
     write(path, Layers([line]).data(), sync=False)
     try:
-        assert "initial_loss the first loss was 40;" in run("diagnose", "00069", study)
+        for command in ("diagnose", "show"):
+            assert "dead_relus 90% of the units of 1 were 0" in run(command, "00069", study)
         data = json.loads(run("diagnose", "69", study, "--json"))
     finally:
         path.unlink()
     assert data["trial"] == 69 and data["layers"] == [line]
-    assert data["findings"][0]["rule"] == "initial_loss"
+    assert data["findings"][0]["rule"] == "dead_relus"
 
 
 SEEN: dict[str, object] = {

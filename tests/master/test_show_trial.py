@@ -180,3 +180,11 @@ def test_a_trial_that_diverged_shows_where_its_curve_ends(folder: Path) -> None:
     )
     assert "nan" in text(folder, number)
     assert "best" not in text(folder, number).split("epoch  ")[1]
+
+
+def test_the_losses_that_a_trial_began_with_are_told_apart_from_its_epochs(folder: Path) -> None:
+    found = one_trial.find(folder, NUMBER)
+    found.record.history[0].update(initial_loss=2.41, chance_loss=2.3026)
+    shown = plain(one_trial.page(found))
+    assert "first loss 2.41" in shown and "at chance 2.3026" in shown
+    assert "initial_loss" not in shown

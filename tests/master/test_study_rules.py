@@ -17,6 +17,8 @@ from scattershot_master.diagnosis.study.importance import importances
 from scattershot_master.diagnosis.study.replay import replay
 from scattershot_master.diagnosis.trials import diagnose
 from scattershot_master.killers.rules import build
+from scattershot_master.show import pages
+from scattershot_master.show.page import plain
 from synthetic_study import Simulation
 
 
@@ -404,3 +406,49 @@ def test_a_trial_that_goes_on_is_not_judged_again_by_the_epochs_it_has() -> None
     found = replay(board, {0: [], 1: median})
     assert {n: one.epoch for n, one in found.killed.items()} == {1: 3, 2: 3}
     assert (found.trained, found.saved) == (4 * 2 + 3 * 2, 2)
+
+
+def sized(rows: int, *losses: float) -> Case:
+    """Return a trial whose model has 8 times `rows` weights, with these validation losses."""
+    shapes = [{"name": "0.weight", "shape": [rows, 8], "grad_rms": 0.1}]
+    history = [
+        {"epoch": epoch, "train_loss": one, "val_loss": one} for epoch, one in enumerate(losses, 1)
+    ]
+    return Case(history, [{"epoch": 1, "parameters": shapes}])
+
+
+SMALL = [2.3, 1.6, 1.5, 1.45, 1.44, 1.44]
+
+
+@pytest.mark.parametrize(
+    ("rows", "losses", "told"),
+    [
+        (16, SMALL, False),  # twice the size is as good: the rest is noise
+        (12, SMALL, True),  # not large enough to tell
+        (16, [2.3, 1.0, 0.8, 0.7, 0.6, 0.6], True),  # it is better
+        (16, [2.3, 2.3, 2.3, 2.3, 2.3, 2.3], True),  # it did not learn
+    ],
+)
+def test_a_model_is_not_too_small_where_larger_ones_come_no_further(
+    rows: int, losses: list[float], told: bool
+) -> None:
+    case, other = sized(8, *SMALL), sized(rows, *losses)
+    assert "underfitting" in {one.rule for one in diagnose(case)}
+    found = study_page.found_in(case, {0: case, 1: other})
+    assert ("underfitting" in {one.rule for one in found}) is told
+
+
+def test_a_run_whose_trials_have_no_value_ends_with_a_diagnosis_all_the_same(
+    tmp_path: Path,
+) -> None:
+    board = small([[nan, nan]] * 3)
+    board.begun = 0.0
+    for trial in board.trials.values():
+        trial.best_value = nan
+        for line in trial.history:
+            line["train_loss"] = nan
+    shown = plain(pages.final(board, tmp_path))
+    assert "trial 0; no trial has a value: diverged the loss was nan at epoch 1" in shown
+    for trial in board.trials.values():
+        trial.history = []
+    assert "diagnosis" not in plain(pages.final(board, tmp_path))

@@ -128,7 +128,7 @@ class Case:
         Much of the starting loss must lie between them where nothing tells of wrong answers.
         """
         pairs, least = [*zip(*self.last_losses, strict=True)], 0.1 if self.gap else 0.3
-        return bool(pairs) and all(b > 3 * a and b - a > least * self.scale for a, b in pairs)
+        return bool(pairs) and all(b > 3 * a > 0 and b - a > least * self.scale for a, b in pairs)
 
     @cached_property
     def kept_up(self) -> bool:

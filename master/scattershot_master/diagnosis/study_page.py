@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 from scattershot.store.layers import Layers
 from scattershot_master.board import Board
-from scattershot_master.diagnosis.case import Finding
+from scattershot_master.diagnosis.case import Case, Finding
 from scattershot_master.diagnosis.page import lines_of, told
 from scattershot_master.diagnosis.study import STUDY_RULES
 from scattershot_master.diagnosis.study.case import StudyCase
+from scattershot_master.diagnosis.study.floor import at_floor
 from scattershot_master.diagnosis.trials import case_of, diagnose
 from scattershot_master.ranking import ranked
 from scattershot_master.show import words
@@ -35,7 +37,15 @@ def of_study(board: Board, folder: Path) -> StudyCase:
     looked = trials if len(trials) <= _READ else trials[: _READ // 2] + trials[-_READ // 2 :]
     near = {} if board.store else {t.number: Layers.read(folder, t.number).lines for t in looked}
     cases = {t.number: case_of(board, t, near.get(t.number, ())) for t in trials}
-    return StudyCase(board, cases, {number: diagnose(case) for number, case in cases.items()})
+    return StudyCase(board, cases, {number: found_in(case, cases) for number, case in cases.items()})
+
+
+def found_in(case: Case, cases: Mapping[int, Case]) -> list[Finding]:
+    """Return what is found in a trial, by what the others came to."""
+    found = diagnose(case)
+    if not any(one.rule == "underfitting" for one in found) or not at_floor(case, cases):
+        return found
+    return [one for one in found if one.rule != "underfitting"]
 
 
 def study_findings(study: StudyCase) -> list[Finding]:
@@ -53,16 +63,22 @@ def summary(board: Board, folder: Path) -> list[Line]:
     Borders are left to the warnings.
     """
     study = of_study(board, folder)
+    if not study.cases:
+        return []
     rules = [rule for name, rule in STUDY_RULES.items() if name != "importance"]
     lines = lines_of([found for rule in rules for found in rule(study)])
-    if study.cases:
-        best, case = next(iter(study.cases.items()))
-        first, *more = told(study.findings[best], case, not board.store)
-        lines += [line(f"the best trial, {best}: ", *first), *more]
+    best, case = next(iter(study.cases.items()))
+    first, *more = told(study.findings[best], case, not board.store)
+    lines += [line(f"{_called(board, best)}: ", *first), *more]
     counted = ", ".join(f"{rule} {count}" for rule, count in _counted(study).most_common())
     of_all = f"trials with findings: {counted}; " if counted else ""
     lines.append(line(Cell(f"{of_all}all of it, and what matters: scattershot diagnose", "dim")))
     return lines
+
+
+def _called(board: Board, best: int) -> str:
+    valued = isfinite(board.trials[best].best_value)
+    return f"the best trial, {best}" if valued else f"trial {best}; no trial has a value"
 
 
 def _counted(study: StudyCase) -> Counter[str]:
@@ -76,9 +92,8 @@ def study_page(study: StudyCase) -> Page:
     blocks += section("the study", lines_of(study_findings(study)))
     if study.cases:
         best, case = next(iter(study.cases.items()))
-        valued = isfinite(study.board.trials[best].best_value)
-        title = f"the best trial, {best}" if valued else f"trial {best}; no trial has a value"
-        blocks += section(title, told(study.findings[best], case, not study.board.store))
+        found = told(study.findings[best], case, not study.board.store)
+        blocks += section(_called(study.board, best), found)
     for rule, _ in _counted(study).most_common():
         numbers = [n for n, found in study.findings.items() if rule in {one.rule for one in found}]
         first = next(one for one in study.findings[numbers[0]] if one.rule == rule)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from scattershot.errors import CheckpointError, ScattershotError
 from scattershot.store.files import read as read_file
 from scattershot.store.files import read_header
 from scattershot.store.header import Header
+from scattershot.store.layers import Layers
 from scattershot.store.names import list_checkpoints, list_trials, parse_name, trial_folder
 from scattershot.store.place import Place
 from scattershot_master.board import Board, TrialRecord
@@ -37,6 +38,8 @@ class OneTrial:
     error: list[str] = field(default_factory=list)
     #: Why it is not known which checkpoints there are.
     trouble: str = ""
+    #: What was seen of its layers.
+    layers: Sequence[Mapping[str, Any]] = ()
 
 
 def find(folder: Path, number: int) -> OneTrial:
@@ -67,7 +70,8 @@ def find(folder: Path, number: int) -> OneTrial:
             metrics = {name: value for name, value in epoch.items() if name != "epoch"}
             board.apply({"e": "report", "t": number, "n": done, "m": metrics, "f": names.get(done)})
     error = _traceback(board, folder, number) if record.state == "failed" or not known else []
-    return OneTrial(board, record, known, files, damage, error, trouble)
+    layers = () if trouble else _layers(board, folder, number)
+    return OneTrial(board, record, known, files, damage, error, trouble, layers)
 
 
 def _files(board: Board, folder: Path, number: int) -> tuple[Sequence[Place], str]:
@@ -81,6 +85,13 @@ def _files(board: Board, folder: Path, number: int) -> tuple[Sequence[Place], st
 
 def _checkpoints(board: Board, folder: Path) -> Place:
     return board.checkpoints(folder) if board.study else folder
+
+
+def _layers(board: Board, folder: Path, number: int) -> Sequence[Mapping[str, Any]]:
+    try:
+        return Layers.read(_checkpoints(board, folder), number).lines
+    except CheckpointError:
+        return ()
 
 
 def _newest_header(files: Sequence[Place]) -> tuple[Header | None, list[str]]:
@@ -159,11 +170,19 @@ def page(found: OneTrial) -> Page:
     if trial.history:
         blocks += section(metric, _curve(trial, metric))
         blocks += [line(), tables.history(trial.history, metric, trial.best_epoch)]
+    blocks += section("diagnosis", _diagnosis(found))
     blocks += section("error", [line(words.clean(text)) for text in found.error])
     blocks += section("checkpoints", [line(str(path)) for path in found.files])
     blocks += [line(Cell("damaged ", "red"), text) for text in found.damage]
     blocks += [line(Cell("not seen ", "red"), found.trouble)] if found.trouble else []
     return blocks
+
+
+def _diagnosis(found: OneTrial) -> list[Line]:
+    """Return what the rules find in the trial; `diagnose` tells more."""
+    from scattershot_master.diagnosis import page, trials
+
+    return page.lines_of(trials.diagnose(trials.case_of(found.board, found.record, found.layers)))
 
 
 def _training(trial: TrialRecord) -> str:
@@ -174,6 +193,13 @@ def _training(trial: TrialRecord) -> str:
         parts.append(f"worker {words.one_line(trial.worker)}")
     if not math.isnan(trial.ended - trial.started):
         parts.append(f"{words.duration(trial.ended - trial.started)} from start to end")
+    first = trial.history[0] if trial.history else {}
+    told = ("first loss", "at chance")
+    parts += [
+        f"{what} {words.metric(first[name])}"
+        for what, name in zip(told, tables.BEGUN, strict=True)
+        if name in first
+    ]
     return " · ".join(parts)
 
 

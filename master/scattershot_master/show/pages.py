@@ -115,7 +115,7 @@ def final(board: Board, folder: Path) -> Page:
         *section("best trial", best_trial(board, best[0], folder) if best else []),
         *section("failures", tables.failures(progress.failures(board))),
         *section("warnings", warnings(board)),
-        *section("diagnosis", summary(board, folder) if best else []),
+        *section("diagnosis", summary(board, folder)),
         *section("ensemble", tables.ensemble(board.ensemble) if board.ensemble else []),
         line(),
         line(*counts(board), f"; {words.duration(progress.elapsed(board, time.time()))}"),

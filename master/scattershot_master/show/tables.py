@@ -254,10 +254,14 @@ def _members(result: Mapping[str, Any], score: str) -> Sheet:
     return Sheet(columns, rows)
 
 
+#: What only the first epoch's line has: the losses that training begins with.
+BEGUN = ("initial_loss", "chance_loss")
+
+
 def history(lines: Sequence[Mapping[str, float]], metric: str, best_epoch: int) -> Sheet:
     """Return a trial's history: a row per epoch, the study's metric first, the best one marked."""
     names = [metric, *(name for name in dict.fromkeys(n for one in lines for n in one))]
-    names = [name for name in dict.fromkeys(names) if name != "epoch"]
+    names = [name for name in dict.fromkeys(names) if name not in ("epoch", *BEGUN)]
     rows = []
     for one in lines:
         epoch = int(one["epoch"])

@@ -31,8 +31,10 @@ def _look(case: Case) -> str:
     train, val = case.last_losses
     if val and fmean(val) > 1.25 * fmean(train):
         return ""
-    if case.gap is not None and (case.gap.least > 0.05 or fmean(case.gap.train) > 1 - _WRONG):
-        return ""
+    if case.gap is not None:
+        wrong = 1 - fmean(case.gap.train)
+        if wrong < _WRONG or case.gap.least > max(0.05, 0.15 * wrong):
+            return ""
     if case.slope > 0.01 or (case.ratio is not None and not 3e-4 <= case.ratio <= 1e-2):
         return ""
     gap = "" if case.gap is None else f", {percent(max(case.gap.least, 0))} between the accuracies"
