@@ -145,6 +145,9 @@ CASES: list[tuple[str, Case, bool]] = [
     ("update_ratio", Case(run(FALLING, update_ratio=[0.1] * 8)), True),
     ("update_ratio", Case(run(FALLING, update_ratio=[1e-6] * 8)), True),
     ("update_ratio", Case(run(FALLING, update_ratio=[1e-3] * 8)), False),
+    # of the first epoch alone: small is told, large is as it is at first
+    ("update_ratio", Case([{"epoch": 1, "update_ratio": 1e-6}, *run(FALLING)[1:]]), True),
+    ("update_ratio", Case([{"epoch": 1, "update_ratio": 0.1}, *run(FALLING)[1:]]), False),
     # it broke: a higher rate is no help
     ("update_ratio", Case(run([1.0] * 7 + [float("nan")], update_ratio=[1e-6] * 8)), False),
     # the noise of the batches around a minimum

@@ -513,10 +513,7 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_lane_is_looked_at_as_the_trial_alone(
-    model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sampling, "SHORT", 0)
+def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
     task = Small(model)
     alone = [training(task, i, clip_norm=0.5) for i in range(3)]
     watches = [Watch(one) for one in alone]

@@ -205,8 +205,8 @@ def test_a_task_whose_metric_is_missing_is_told_which(workbench: Workbench) -> N
     assert workbench.run(Broken("")) == ("ended", "failed")
     assert workbench.reason() == (
         "trial.report() must give 'acc', the study's metric; "
-        "it gave val_loss, train_loss, lr, grad_norm, weight_norm, update_ratio, seconds, "
-        "examples_per_second, memory_mb"
+        "it gave val_loss, train_loss, lr, grad_norm, weight_norm, update_ratio, initial_loss, "
+        "chance_loss, seconds, examples_per_second, memory_mb"
     )
 
 

@@ -68,7 +68,10 @@ def test_a_trial_learns_and_reports_every_epoch(bench: Workbench) -> None:
     assert [epoch for epoch, _ in lines] == [1, 2, 3, 4, 5]
     measured = {"seconds", "examples_per_second", "memory_mb"}
     seen = {"lr", "grad_norm", "weight_norm", "update_ratio"}
-    assert set(lines[0][1]) == {"val_acc", "val_loss", "train_loss"} | seen | measured
+    began = {"initial_loss", "chance_loss"}
+    both = {"val_acc", "val_loss", "train_acc", "train_loss"}
+    assert set(lines[0][1]) == both | began | seen | measured
+    assert set(lines[1][1]) <= both | seen | measured
     assert lines[-1][1]["train_loss"] < lines[0][1]["train_loss"]
     assert lines[-1][1]["val_acc"] > 0.9
     assert all(line["seconds"] > 0 for _, line in lines)
@@ -151,13 +154,13 @@ def test_equal_trials_give_equal_numbers_and_other_seeds_others(bench: Workbench
 
 def test_a_trial_cut_off_in_an_epoch_gives_the_same_numbers(bench: Workbench) -> None:
     class Cut(Toy):
-        left = 10
+        left = 7  # of epochs of four batches
 
-        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
             self.left -= 1
             if self.left == 0:
                 bench.signals.set("drain")
-            return super().loss(outputs, targets)
+            return x
 
     params: dict[str, Value] = {"optimizer": "adam", "batch_size": 16}
     bench.run(Toy(), 1, params=params)

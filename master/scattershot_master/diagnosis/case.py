@@ -194,9 +194,16 @@ class Case:
     @cached_property
     def ratio(self) -> float | None:
         """The update ratio's median over the second half of the epochs, if it was recorded."""
-        ratios = [one for one in self.series("update_ratio") if isfinite(one)]
-        ratios = sorted(ratios[len(ratios) // 2 :])
+        late = self.history[len(self.history) // 2 :]
+        ratios = sorted(
+            one["update_ratio"] for one in late if isfinite(one.get("update_ratio", nan))
+        )
         return ratios[len(ratios) // 2] if ratios else None
+
+    @cached_property
+    def largest_ratio(self) -> float | None:
+        """The largest update ratio of all epochs that have one."""
+        return max(filter(isfinite, self.series("update_ratio")), default=None)
 
     @cached_property
     def first_weights(self) -> Mapping[str, Any] | None:

@@ -37,7 +37,9 @@ def of_study(board: Board, folder: Path) -> StudyCase:
     looked = trials if len(trials) <= _READ else trials[: _READ // 2] + trials[-_READ // 2 :]
     near = {} if board.store else {t.number: Layers.read(folder, t.number).lines for t in looked}
     cases = {t.number: case_of(board, t, near.get(t.number, ())) for t in trials}
-    return StudyCase(board, cases, {number: found_in(case, cases) for number, case in cases.items()})
+    return StudyCase(
+        board, cases, {number: found_in(case, cases) for number, case in cases.items()}
+    )
 
 
 def found_in(case: Case, cases: Mapping[int, Case]) -> list[Finding]:

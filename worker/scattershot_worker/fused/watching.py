@@ -54,10 +54,10 @@ class LaneWatch:
         self._observed = sampling.observed_step(steps) if due else steps
         self._close = any(self._is_looked_at(one) for one in trainings)
         self._counted = any(
-            self._is_looked_at(one) and not sampling.short(one.budget, steps) for one in trainings
+            self._is_looked_at(one) and sampling.counted(one.epoch, one.budget) for one in trainings
         )
         self._look_before = any(
-            sampling.looked_at_before(one.epoch, one.budget, steps) for one in trainings
+            sampling.looked_at_before(one.epoch, one.budget) for one in trainings
         )
         self._scored_from = max(0, steps - sampling.tail(size))
         #: The first step that must be shown to `gradients` and `updated`.
@@ -126,8 +126,8 @@ class LaneWatch:
         if self._figures is None:
             self._figures = self._read()
         figures = self._figures
-        due = figures.norms and self._is_observed(training)
-        norms = figures.norms[row] if due else []
+        observed = figures.norms and self._is_observed(training)
+        norms = figures.norms[row] if observed else []
         sizes = [
             updates.Sizes(one.name, one.shape, *three)
             for one, three in zip(self._layout.slices, norms, strict=False)
@@ -148,11 +148,13 @@ class LaneWatch:
         history |= activations.scalars(seen)
         if epoch == 1:
             history |= metrics.begun(self._task, steps[0], result.outputs, result.targets)
-        before = self._first_activations[row] if self._first_activations and epoch == 1 else []
+        before: Lines = []
+        if self._first_activations and sampling.looked_at_before(epoch, training.budget):
+            before = self._first_activations[row]
         # rows have what decays first; a line has the model's order
         sizes.sort(key=lambda one: self._names.index(one.name))
-        short = sampling.short(training.budget, self._steps)
-        counts = {} if short else {name: rows[row] for name, rows in self._counts.items()}
+        due = sampling.counted(epoch, training.budget)
+        counts = {name: rows[row] for name, rows in self._counts.items()} if due else {}
         weights = self._bank.lane(row)
         return history, layers_line(
             epoch,

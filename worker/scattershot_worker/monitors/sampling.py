@@ -11,41 +11,35 @@ SCORED, KEPT = 128, 1 << 22
 SPARSE = 128
 #: Steps up to the second close look; the distance doubles from look to look.
 CLOSE = 256
-#: A trial of fewer steps is looked at closely once only, after its first epoch.
-SHORT = 128
-
-
-def short(budget: int, steps: int) -> bool:
-    """Return whether a trial of so many epochs of so many steps is over before looking on pays.
-
-    It has no histograms either.
-
-    >>> short(2, 34), short(4, 34)
-    (True, False)
-    """
-    return budget * steps < SHORT
+#: A trial of fewer epochs is over before more than a glance at its first one pays.
+SHORT = 4
 
 
 def looked_at(epoch: int, budget: int, steps: int) -> bool:
     """Return whether layers are recorded at an epoch of so many steps.
 
-    At the first and at the budget's last, and whenever the number of steps that were trained
-    passes `CLOSE` or that doubled, doubled again, ….
+    At the first and at the budget's last, unless that is `SHORT`, and whenever the number of steps
+    that were trained passes `CLOSE` or that doubled, doubled again, ….
 
     >>> [epoch for epoch in range(1, 101) if looked_at(epoch, 100, 34)]
     [1, 8, 16, 31, 61, 100]
     >>> [epoch for epoch in range(1, 13) if looked_at(epoch, 12, 1024)]
     [1, 2, 4, 8, 12]
     """
-    if epoch == 1 or (epoch == budget and not short(budget, steps)):
+    if epoch == 1 or epoch == budget >= SHORT:
         return True
     before, done = ((epoch - 1) * steps // CLOSE, epoch * steps // CLOSE)
     return done.bit_length() > before.bit_length()
 
 
-def looked_at_before(epoch: int, budget: int, steps: int) -> bool:
+def looked_at_before(epoch: int, budget: int) -> bool:
     """Return whether activations are recorded before the first step of an epoch."""
-    return epoch == 1 and not short(budget, steps)
+    return epoch == 1 and budget >= SHORT
+
+
+def counted(epoch: int, budget: int) -> bool:
+    """Return whether an epoch that is looked at has histograms of its gradients."""
+    return epoch > 1 or budget >= SHORT
 
 
 def pictured(epoch: int) -> bool:

@@ -34,8 +34,8 @@ class Watch:
         """Be before the first of so many steps of an epoch; None where nobody knows how many."""
         known, budget = steps or sampling.CLOSE, self._training.budget
         self._close = sampling.looked_at(epoch, budget, known)
-        self._look_before = sampling.looked_at_before(epoch, budget, known)
-        self._step.begin_epoch(histograms=self._close and not sampling.short(budget, known))
+        self._look_before = sampling.looked_at_before(epoch, budget)
+        self._step.begin_epoch(histograms=self._close and sampling.counted(epoch, budget))
         self._losses: list[Tensor] = []
         self._before: Lines = []
         self._outputs: deque[tuple[Tensor, Tensor]] = deque(maxlen=self._tail)
@@ -48,7 +48,7 @@ class Watch:
 
     def step(self, number: int, x: Tensor, y: Tensor) -> Tensor:
         """Do the epoch's step `number`, counted from 0, and look at it; return its loss."""
-        if number == 0 and self._look_before:
+        if number == 0 and self._look_before and isinstance(x, Tensor):
             self._before = self._looked_at(x[: activations.EXAMPLES])
         watch = self._step if number == self._observed else None
         loss = self._training.step(x, y, watch)

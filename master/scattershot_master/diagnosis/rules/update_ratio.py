@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
 from scattershot_master.diagnosis.case import Case, Rule, number
 
 #: The first epochs have large updates in healthy trainings, too.
@@ -11,16 +9,12 @@ _HIGH, _LOW, _EPOCHS = 2e-2, 5e-5, 4
 
 
 def _look(case: Case) -> str:
-    ratios = [one for one in case.series("update_ratio") if isfinite(one)]
-    if not ratios or case.ratio is None:
-        return ""
+    late, largest = case.ratio, case.largest_ratio
     # around a minimum, where the loss stands, large updates are the noise of the batches
-    if case.ratio > _HIGH and len(case.history) >= _EPOCHS and not case.still:
-        return f"updates are {number(case.ratio)} of the weights' size; about 1e-3 is right"
-    if max(ratios) < _LOW and not case.unreached and not case.broken:
-        return (
-            f"updates are at most {number(max(ratios))} of the weights' size; about 1e-3 is right"
-        )
+    if late is not None and late > _HIGH and len(case.history) >= _EPOCHS and not case.still:
+        return f"updates are {number(late)} of the weights' size; about 1e-3 is right"
+    if largest is not None and largest < _LOW and not case.unreached and not case.broken:
+        return f"updates are at most {number(largest)} of the weights' size; about 1e-3 is right"
     return ""
 
 

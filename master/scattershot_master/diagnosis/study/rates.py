@@ -48,7 +48,7 @@ def _diverged(case: Case, rules: set[str]) -> bool:
 
 
 def _slow(case: Case, rules: set[str]) -> bool:
-    small = case.ratio is not None and case.ratio < 1e-3
+    small = case.largest_ratio is not None and case.largest_ratio < 1e-3
     return "slow" in rules or ("update_ratio" in rules and small)
 
 
