@@ -150,6 +150,8 @@ CASES: list[tuple[str, Case, bool]] = [
     ("update_ratio", Case([{"epoch": 1, "update_ratio": 0.1}, *run(FALLING)[1:]]), False),
     # it broke: a higher rate is no help
     ("update_ratio", Case(run([1.0] * 7 + [float("nan")], update_ratio=[1e-6] * 8)), False),
+    ("update_ratio", Case(run([50.0] + [1.0] * 7, update_ratio=[1e-6] * 8)), True),
+    ("update_ratio", Case(begun([50.0] + [1.0] * 7, update_ratio=[1e-6] * 8)), False),
     # the noise of the batches around a minimum
     (
         "update_ratio",
@@ -272,6 +274,7 @@ CASES: list[tuple[str, Case, bool]] = [
         ),
         True,
     ),
+    ("overfitting", Case(run(FALLING, train_auc=[0.9] * 8, auc=[0.7] * 8), metric="auc"), True),
     # numbers have no points: by the losses
     ("overfitting", Case(run(FALLING, val_loss=[1, *[0.6] * 7])), True),
     ("overfitting", Case(run(FALLING, val_loss=[1, *[0.25] * 7])), False),

@@ -25,9 +25,9 @@ class Gap:
         One that is minimized is a share only where it is called an error; one above 1 is in
         percent.
         """
-        bare = metric.removeprefix("val_")
-        for name, better in ((bare, sign), ("accuracy", 1)):
-            pair = f"train_{name}", f"val_{name}"
+        for validated, better in ((metric, sign), ("val_accuracy", 1)):
+            name = validated.removeprefix("val_")
+            pair = f"train_{name}", validated
             lines = [one for one in history[-_EPOCHS:] if all(key in one for key in pair)]
             train, val = ([line[key] for line in lines] for key in pair)
             most = max(train + val, default=-1.0)
