@@ -171,7 +171,7 @@ CASES: list[tuple[str, Case, bool]] = [
     # little is left
     (
         "plateau",
-        Case(run([2.3, 0.3, 0.1, 0.2, 0.1, 0.2, 0.08, 0.15], update_ratio=[9e-3] * 8)),
+        Case(run([2.3, 0.3, 0.05, 0.1, 0.05, 0.1, 0.04, 0.08], update_ratio=[9e-3] * 8)),
         False,
     ),
     # it fits its examples, or something random keeps the training loss up
