@@ -542,6 +542,17 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
     assert (looked_at, observed) == ([1, 2, 4], [1, 2, 3, 4])
 
 
+def test_of_one_output_for_two_classes_no_column_is_taken_for_the_answer() -> None:
+    task = Logit("mlp")
+    engine = engine_of(task, training(task, 0))
+    engine.monitors = True
+    (lane,) = admit(engine, [training(task, 0)])
+    epoch(engine, 1)
+    results = engine.evaluate(task.data().val, lambda: None)
+    seen, _ = engine.seen(lane, tensors_of(task.data().val)[0], results[lane].outputs)
+    assert "train_accuracy" not in seen
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
     task = Small(model)

@@ -46,7 +46,7 @@ class Places:
         return Places(*([one.clone() for one in some] for some in vars(self).values()))
 
 
-#: Losses [K] and outputs [K, B, …] of a step.
+#: Losses [K] and outputs [K, B, …] of a step, [K, B] where there is one for each example.
 Seen = tuple[Tensor, Tensor]
 #: Does a step: returns what is seen of it, and leaves the gradients in their places.
 Step = Callable[[Places, Inputs], Seen]
@@ -112,6 +112,8 @@ class LaneModel:
             )
             for place, grad in zip(places.grads, grads, strict=True):
                 place.copy_(grad)
+            if outputs.shape[2:] == (1,):  # a logit: there is no column of a class to look for
+                outputs = outputs.squeeze(2)
             return losses.detach(), outputs.detach()
 
         return step
