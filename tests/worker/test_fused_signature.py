@@ -374,6 +374,13 @@ def test_trials_that_differ_in_numbers_of_their_own_fit_each_other(params: Any) 
     assert key(mlp, 1, **params) == key(mlp)
 
 
+def test_targets_of_another_type_do_not_fit() -> None:
+    task = Any8x8(lambda _: FUSED["linear"]())
+    (x, y), val = tensors_of(task.data().train), task.data().val
+    keys = {probe(task, training(task), Data((x, one), val)).key for one in (y, y.int())}
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize("params", [{"hidden": 9}, {"batch_size": 8}, {"dropout": 0.0}])
 def test_trials_that_do_other_arithmetic_do_not_fit(params: Any) -> None:
     assert key(mlp, **params) != key(mlp)

@@ -71,6 +71,8 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
         f"{type(task).__module__}.{type(task).__qualname__}",
         tuple(x.shape),
         str(x.dtype),
+        tuple(y.shape[1:]),
+        str(y.dtype),
         torch.__version__,
         torch.get_num_threads(),
         x.device.type,
