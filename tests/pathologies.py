@@ -327,7 +327,7 @@ SICK = [
         "plateau",
         lambda: net(64, activation=nn.LeakyReLU),
         {**ADAM, "lr": 0.2},
-        may="update_ratio noisy overfitting still_improving",
+        may="diverged update_ratio noisy overfitting still_improving",
     ),
     _sick(
         "adam at rate 0.1, relu",  # the units that die may calm it, or not
@@ -383,6 +383,7 @@ SICK = [
         lambda: net(*[32] * 10, gain=3),
         {"lr": 1e-5},
         epochs=4,
+        may="dead_relus",
     ),
     _sick(
         "batches of 2",

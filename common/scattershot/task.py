@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
+from scattershot.classes import accuracy, labels, paired, probabilities
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -17,6 +19,7 @@ else:
     Part = Any
 
 
+Kind = Literal["classification", "regression"]
 Item = TypeVar("Item")
 
 
@@ -41,7 +44,13 @@ class Task(ABC):
 
     #: "classification": integer targets, cross-entropy, accuracy, probabilities as predictions.
     #: "regression": float targets, mean squared error, the outputs as predictions.
-    kind: ClassVar[Literal["classification", "regression"]] = "classification"
+    #:
+    #: Classes are the second axis of outputs, as for torch's cross-entropy: [N, C] for targets
+    #: [N], [N, C, H, W] for [N, H, W]. Under a loss of your own they may be the last, [N, T, C]
+    #: for [N, T]: whichever leaves the targets' shape. One output for each target ([N] or [N, 1])
+    #: is the logit of the second of two classes, 0 and 1 or -1 and 1; a model that ends in a
+    #: sigmoid must override `metrics`. Targets of -100 are left out.
+    kind: ClassVar[Kind] = "classification"
 
     def __init__(self, folder: Path | None = None) -> None:
         """Take the folder of `[study] data`, or None where the study file names none."""
@@ -60,8 +69,8 @@ class Task(ABC):
         from torch.nn import functional
 
         if self.kind == "regression":
-            return functional.mse_loss(outputs, targets.view_as(outputs))
-        return functional.cross_entropy(outputs, targets)
+            return functional.mse_loss(outputs, paired(outputs, targets))
+        return functional.cross_entropy(outputs, labels(outputs, targets))
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the metrics of a whole part, by bare name: "accuracy" becomes `val_accuracy`.
@@ -69,14 +78,23 @@ class Task(ABC):
         `outputs` is [N, …] as the model gave them; the loss is added by the trainer.
         """
         if self.kind == "regression":
-            error = outputs - targets.view_as(outputs)
+            error = outputs - paired(outputs, targets)
             return {"rmse": error.square().mean().sqrt().item(), "mae": error.abs().mean().item()}
-        correct = int((outputs.argmax(-1) == targets).sum())
-        return {"accuracy": correct / max(targets.numel(), 1)}
+        return {"accuracy": accuracy(outputs, targets, second=self._second)}
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """Return what is saved for ensembles: probabilities [N, C], or the outputs themselves."""
-        return outputs if self.kind == "regression" else outputs.softmax(-1)
+        """Return what is saved for ensembles: probabilities [N, …, C], or the outputs themselves.
+
+        Where there is one output for each target, probabilities of the second of two classes.
+        """
+        if self.kind == "regression":
+            return outputs
+        return probabilities(outputs, None, second=self._second)
+
+    @property
+    def _second(self) -> bool:
+        """Whether classes are the second axis for certain: cross-entropy takes no others."""
+        return type(self).loss is Task.loss
 
     def initial_loss(self, classes: int | None) -> float | None:
         """Return the loss that a network which knows nothing yet should have.

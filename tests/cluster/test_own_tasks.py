@@ -84,6 +84,70 @@ def test_a_task_class_beside_a_package_called_common(folder: Path, scattershot: 
     assert result["ensemble"]["test"]["examples"] == 100
 
 
+ODD = """\
+import torch
+from torch import nn
+import scattershot as ss
+from common.points import circle
+
+
+class Circle(ss.Task):
+    def data(self):
+        x, y = circle()
+        y = self.targets(y)
+        return ss.Data((x[:400], y[:400]), (x[400:500], y[400:500]), (x[500:], y[500:]))
+
+    def model(self, params):
+        return nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+"""
+BINARY = """\
+    def targets(self, y):
+        return y.bool()
+
+    def loss(self, outputs, targets):
+        return nn.functional.binary_cross_entropy_with_logits(outputs.squeeze(1), targets.float())
+"""
+COUNTS = """\
+    kind = "regression"
+
+    def targets(self, y):
+        return 3 * y
+"""
+SHIFTED = """\
+    def targets(self, y):
+        return y + 1
+
+    def model(self, params):
+        return nn.Linear(2, 2)
+
+    def loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets - 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "metric", "scored"),
+    [(BINARY, "accuracy", "accuracy"), (COUNTS, "mae", "mae"), (SHIFTED, "loss", None)],
+    ids=["binary", "counts", "shifted"],
+)
+def test_targets_that_are_no_numbers_of_columns_end_a_run_well(
+    folder: Path, scattershot: Run, code: str, metric: str, scored: str | None
+) -> None:
+    (folder / "mine.py").write_text(ODD + "\n" + code)
+    study = folder / "Circle.toml"
+    goal = "maximize" if metric == "accuracy" else "minimize"
+    named = f'metric = "val_{metric}"\ngoal = "{goal}"\n[space]'
+    study.write_text(study.read_text().replace("[space]", named))
+    done = scattershot("run", study, "--workers", "2", "--out", folder / "out", cwd=folder)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "3 trials: 3 complete" in done.stdout
+    result = export(scattershot, folder / "out")["ensemble"]
+    if scored is None:
+        assert "no ensemble: targets from 1 to 2 are no numbers" in done.stdout + done.stderr
+    else:
+        assert (result["score_name"], result["test"]["examples"]) == (scored, 100)
+
+
 def test_an_ensemble_is_tested_from_any_folder_with_the_data_that_the_run_had(
     folder: Path, scattershot: Run
 ) -> None:

@@ -16,7 +16,8 @@ from scattershot.store import files
 from scattershot.store.names import checkpoint_name, trial_folder
 from scattershot_master.board import Board
 from scattershot_master.ensemble import building
-from scattershot_master.ensemble.building import build, score_name
+from scattershot_master.ensemble.arranging import score_name
+from scattershot_master.ensemble.building import build
 
 Array = NDArray[Any]
 
@@ -125,6 +126,68 @@ def test_the_metric_of_the_study_decides_where_it_is_known(tmp_path: Path) -> No
 def test_a_score_that_fits_the_predictions_is_found(metric: str, classes: bool, name: str) -> None:
     predictions = np.zeros((4, 3) if classes else (4,))
     assert score_name(metric, predictions, np.zeros(4)) == name
+
+
+@pytest.mark.parametrize(
+    ("metric", "targets", "name"),
+    [
+        ("val_accuracy", np.array([0, 1, 1, 0]), "accuracy"),
+        ("val_accuracy", np.array([False, True, True, False]), "accuracy"),
+        ("val_accuracy", np.array([-1, 1, 1, -1]), "accuracy"),
+        ("val_accuracy", np.array([0.0, 1.0, 1.0, 0.0]), "accuracy"),
+        ("val_loss", np.array([0, 1, 1, 0]), "loss"),
+        ("val_rmse", np.array([0, 1, 1, 0]), "rmse"),
+        ("val_loss", np.array([0.0, 1.0, 1.0, 0.0]), "mse"),
+        ("val_loss", np.array([0, 3, 7, 1]), "mse"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_one_prediction_for_each_target_is_a_probability_or_a_value(
+    tmp_path: Path, metric: str, targets: Array, name: str, shape: tuple[int, ...]
+) -> None:
+    study = Study(tmp_path, metric=metric)
+    right = np.where(targets > 0, 0.9, 0.2).astype(np.float32).reshape(shape)
+    study.trial(0.5, predictions=1 - right, targets=targets)
+    study.trial(0.6, predictions=right, targets=targets)
+    result = study.build(1)
+    assert (result["score_name"], members(result)) == (name, {1: 1})
+    if name in ("accuracy", "loss"):
+        expected = {"accuracy": 1.0, "loss": -math.log(0.9 * 0.8) / 2}[name]
+        assert result["validation"]["ensemble"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_classes_may_be_the_second_axis_and_some_targets_left_out(study: Study) -> None:
+    targets = np.array([[0, 1, 2, 0, -100], [2, 2, -100, 1, 0]])
+    sure = np.moveaxis(np.eye(3)[np.maximum(targets, 0)], -1, 1).astype(np.float32)
+    study.trial(0.9, predictions=np.ascontiguousarray(sure), targets=targets)
+    result = study.build(1)
+    assert (result["score_name"], result["validation"]["ensemble"]) == ("accuracy", 1.0)
+
+
+def test_soft_labels_are_of_the_class_that_has_most(study: Study) -> None:
+    study.trial(0.9, predictions=mixed("x....."), targets=mixed("......") / 1.1)
+    result = study.build(1)
+    assert result["score_name"] == "accuracy"
+    assert result["validation"]["ensemble"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "targets", "said"),
+    [
+        (mixed("......"), TARGETS + 1, "targets from 1 to 3 .* 3 classes predicted, 0 to 2: count"),
+        (mixed("......"), TARGETS - 1, "targets from -1 to 1 .* give -100 to those to be left out"),
+        (mixed("......"), TARGETS / 2, "override predictions"),
+        (mixed("......"), np.full(6, -100), "all targets are -100"),
+        (np.linspace(-3, 3, 6, dtype=np.float32), TARGETS > 1, "by outputs.sigmoid"),
+        (np.zeros((6, 4, 4, 2), np.float32), np.zeros((6, 3, 3), int), "one axis more, the class"),
+    ],
+)
+def test_where_no_score_fits_there_is_no_ensemble_and_the_line_says_what_to_do(
+    study: Study, predictions: Array, targets: Array, said: str
+) -> None:
+    study.trial(0.9, predictions=predictions, targets=targets)
+    with pytest.raises(ScattershotError, match="no ensemble: .*" + said):
+        study.build()
 
 
 # ---- who is left out

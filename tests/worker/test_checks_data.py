@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import scattershot as ss
@@ -65,6 +66,34 @@ def test_negative_labels_fail_but_for_the_one_that_cross_entropy_leaves_out() ->
     assert "1 training labels are out of range, as -1" in said(look((x, y)))
     y[0] = -100
     assert look((x, y)).status == "pass"
+
+
+@pytest.mark.parametrize("make", [Tensor.long, Tensor.bool, lambda y: 2 * y.long() - 1])
+def test_one_output_tells_two_classes_apart(make: Any) -> None:
+    class Logit(Blobs):
+        def model(self, params: Any) -> nn.Module:
+            return nn.Linear(8, 1)
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return functional.soft_margin_loss(outputs, targets.view_as(outputs))
+
+    (x, y), (val_x, val_y) = points(400), points(100, seed=1)
+    found = look((x, make(y > 1)), (val_x, make(val_y > 1)), Logit)
+    assert found.status == "pass", found
+    assert found.numbers["classes"] == 2
+
+
+def test_classes_of_sequences_are_counted_on_their_axis() -> None:
+    class Words(Blobs):
+        def model(self, params: Any) -> nn.Module:
+            return nn.Sequential(nn.Linear(8, 12), nn.Unflatten(1, (2, 6)))
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    (x, y), (val_x, val_y) = points(400), points(100, seed=1)
+    both = torch.stack([y, y + 2], 1), torch.stack([val_y, val_y + 2], 1)
+    assert look((x, both[0]), (val_x, both[1]), Words).status == "pass"
 
 
 def test_examples_in_both_parts_fail() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -182,10 +183,24 @@ def test_dropout_written_as_a_function_is_seeded() -> None:
 def test_a_network_that_is_tied_to_float32_is_skipped_with_the_reason() -> None:
     class Tied(nn.Linear):
         def forward(self, x: Tensor) -> Any:
-            return super().forward(x.float())
+            zero = torch.from_numpy(np.zeros(4, np.float32))
+            return nn.functional.linear(x, self.weight, zero)
 
     result = checked(with_model(lambda: Tied(8, 4)), "gradients")
     assert result.status == "skipped" and "float64" in result.found
+
+
+def test_a_loss_that_follows_targets_made_float32_is_compared_in_float64() -> None:
+    class Logit(Blobs):
+        def model(self, params: Any) -> nn.Module:
+            return nn.Linear(8, 1)
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            first = (targets == 0).float()
+            return nn.functional.binary_cross_entropy_with_logits(outputs.squeeze(1), first)
+
+    result = checked(Logit, "gradients")
+    assert result.status == "pass" and float(str(result.numbers["relative_error"])) < 1e-7
 
 
 def test_noise_that_no_seed_reaches_is_told() -> None:

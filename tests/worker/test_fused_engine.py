@@ -18,7 +18,7 @@ from scattershot_worker.handle import seed_everything
 from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.watch import Watch
 from scattershot_worker.trainer import evaluate, tensors_of, train_epoch
-from scattershot_worker.training import Training
+from scattershot_worker.training import Training, predicted
 
 CPU = torch.device("cpu")
 EXAMPLES, BATCH = 72, 16  # four batches and an odd one
@@ -294,7 +294,36 @@ class Values(Small):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1)).double()
 
 
-@pytest.mark.parametrize("kind", [OwnWords, Values])
+class Logit(Small):
+    """One output for two classes."""
+
+    @cache  # noqa: B019
+    def data(self) -> Data:
+        parts = [tensors_of(part) for part in (super().data().train, super().data().val)]
+        train, val = ((x, y > 1) for x, y in parts)
+        return Data(train, val)
+
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).double()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs.squeeze(-1), targets.to(outputs.dtype))
+
+
+class Places(Small):
+    """A class for each place of a picture, classes second."""
+
+    @cache  # noqa: B019
+    def data(self) -> Data:
+        parts = [tensors_of(part) for part in (super().data().train, super().data().val)]
+        train, val = ((x, (x[:, 0] > 0).long()) for x, _ in parts)
+        return Data(train, val)
+
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        return nn.Conv2d(1, 8, 3, padding=1).double()
+
+
+@pytest.mark.parametrize("kind", [OwnWords, Values, Logit, Places])
 def test_own_losses_and_metrics_and_regression_are_honoured(kind: type[Small]) -> None:
     task = kind("mlp")
     alone = [training(task, i, lr=0.005) for i in range(2)]
@@ -306,8 +335,9 @@ def test_own_losses_and_metrics_and_regression_are_honoured(kind: type[Small]) -
         one.begin_epoch(1, [])
         train_epoch(one, task.data().train, lambda: None)
         assert_same(lane, one, 1e-10)
-        metrics, _, _ = evaluate(task, one.model, task.data().val, CPU)
+        metrics, outputs, targets = evaluate(task, one.model, task.data().val, CPU)
         assert results[lane].metrics == pytest.approx(metrics, rel=1e-9)
+        assert torch.allclose(results[lane].predictions, predicted(task, outputs, targets))
 
 
 # ---- against other lanes: to the last bit
@@ -512,9 +542,10 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
     assert (looked_at, observed) == ([1, 2, 4], [1, 2, 3, 4])
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
-    task = Small(model)
+@pytest.mark.parametrize(
+    "task", [*(Small(model) for model in MODELS), Logit("mlp")], ids=[*MODELS, "one logit"]
+)
+def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
     alone = [training(task, i, clip_norm=0.5) for i in range(3)]
     watches = [Watch(one) for one in alone]
     engine = engine_of(task, alone[0])
@@ -531,7 +562,7 @@ def test_a_lane_is_looked_at_as_the_trial_alone(model: str) -> None:
                 _, outputs, targets = evaluate(task, one.model, val, CPU)
             expected, lines = watch.end_epoch(outputs, targets)
             seen, line = engine.seen(lane, tensors_of(val)[0], results[lane])
-            assert seen == pytest.approx(expected, rel=1e-3)
+            assert seen == pytest.approx(expected, rel=1e-3) and "train_accuracy" in seen
             assert (line is None) is (lines is None) is (number not in (1, 4))
             if line is not None and lines is not None:
                 assert set(line) == set(lines)

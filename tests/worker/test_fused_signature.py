@@ -294,6 +294,42 @@ def test_a_model_on_the_edge_is_proved_or_refused(name: str) -> None:
         assert no.reason
 
 
+class Own8x8(Any8x8):
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy(outputs, targets.view_as(outputs).to(outputs) / 9)
+
+
+def one_for_each(task: Any8x8, y: Tensor, **params: Any) -> None:
+    data = task.data()
+    parts = [(x, y[: len(x)]) for x, _ in map(tensors_of, (data.train, data.val))]
+    probe(task, training(task, **params), Data(*parts))
+
+
+@pytest.mark.parametrize(
+    ("task", "y", "params", "reason"),
+    [
+        (Any8x8(lambda _: FUSED["linear"]()), torch.full((40,), -100), {}, "to be left out"),
+        (
+            Any8x8(lambda _: Model(lambda m, x: m.l(flat(x)).view(-1, 5, 2), l=_lin())),
+            torch.zeros(40, 2, dtype=torch.int64),
+            {"label_smoothing": 0.1},
+            "smooths labels",
+        ),
+        (
+            Own8x8(lambda _: Model(lambda m, x: m.l(flat(x)).sigmoid().view(-1), l=_lin(64, 1))),
+            torch.ones(40, dtype=torch.int64),
+            {},
+            "its outputs are probabilities",
+        ),
+    ],
+)
+def test_targets_that_lanes_would_take_otherwise_are_trained_alone(
+    task: Any8x8, y: Tensor, params: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(NotFusable, match=reason):
+        one_for_each(task, y, **params)
+
+
 def test_a_lane_that_comes_out_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from scattershot_worker.fused import lane_functions
 
@@ -336,6 +372,13 @@ def mlp(params: Mapping[str, Any]) -> nn.Module:
 )
 def test_trials_that_differ_in_numbers_of_their_own_fit_each_other(params: Any) -> None:
     assert key(mlp, 1, **params) == key(mlp)
+
+
+def test_targets_of_another_type_do_not_fit() -> None:
+    task = Any8x8(lambda _: FUSED["linear"]())
+    (x, y), val = tensors_of(task.data().train), task.data().val
+    keys = {probe(task, training(task), Data((x, one), val)).key for one in (y, y.int())}
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("params", [{"hidden": 9}, {"batch_size": 8}, {"dropout": 0.0}])

@@ -171,6 +171,19 @@ def test_an_error_inside_a_library_is_told_with_the_users_own_line(workbench: Wo
     assert workbench.reason(2).endswith(f"({here(multiply, 1)})")
 
 
+def test_what_torch_says_in_its_own_words_is_followed_by_what_to_do(workbench: Workbench) -> None:
+    class Double(Task):
+        def data(self) -> Data:
+            part = torch.ones(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+            return Data(part, part)
+
+        def model(self, params: Any) -> nn.Module:
+            return nn.Linear(3, 2)
+
+    workbench.run(Double())
+    assert workbench.reason().endswith("numpy's numbers are float64: give .float() in data()")
+
+
 class Broken(Task):
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -206,7 +219,8 @@ def test_a_task_whose_metric_is_missing_is_told_which(workbench: Workbench) -> N
     assert workbench.reason() == (
         "trial.report() must give 'acc', the study's metric; "
         "it gave val_loss, train_loss, lr, grad_norm, weight_norm, update_ratio, initial_loss, "
-        "chance_loss, seconds, examples_per_second, memory_mb"
+        "chance_loss, seconds, examples_per_second, memory_mb: report it (metrics() returns it "
+        "without its val_), or name one of these as [study] metric"
     )
 
 

@@ -124,6 +124,14 @@ def test_an_error_while_the_task_is_made_is_told_with_its_cause(folder: Path) ->
     )
 
 
+def test_a_kind_that_there_is_not_is_told(folder: Path) -> None:
+    code = "SHIFT = 1\n" + TASK.split("\n", 2)[2] + "    kind = 'regresion'\n"
+    (folder / "flowers.py").write_text(code)
+    assert complaint("flowers:Flowers") == (
+        "task 'flowers:Flowers': its kind is 'regresion', not classification or regression"
+    )
+
+
 def test_a_task_that_lacks_a_method_is_told(folder: Path) -> None:
     (folder / "flowers.py").write_text(
         "from scattershot import Task\nclass Half(Task):\n    def data(self): ...\n"

@@ -294,6 +294,139 @@ def test_models_train_in_the_precision_they_were_made_in(
         assert tensors["predictions"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int16, torch.bool])
+@pytest.mark.parametrize("loader", [False, True])
+def test_labels_of_any_integer_type_train_as_int64(
+    bench: Workbench, dtype: torch.dtype, loader: bool
+) -> None:
+    def made(dtype: torch.dtype) -> Data:
+        parts = [(x, y.to(dtype)) for x, y in (points(60, 1), points(30, 2))]
+        return Data(*(DataLoader(TensorDataset(*p), 10) if loader else p for p in parts))
+
+    for trial, one in enumerate((torch.int64, dtype)):
+        task = with_data(lambda one=one: made(one))  # type: ignore[misc]
+        assert bench.run(task, trial, params={"batch_size": 10}) == ("ended", "complete")
+    assert metrics(bench, 0) == metrics(bench, 1)
+
+
+class Lazy(Toy):
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(2))
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_lazy_layers_take_their_shapes_from_the_data(bench: Workbench, loader: bool) -> None:
+    def made() -> Data:
+        train = points(60, 1)
+        return Data(DataLoader(TensorDataset(*train), 10) if loader else train, points(30, 2))
+
+    task = with_data(made, Lazy)
+    params: dict[str, Value] = {"batch_size": 10, "ema": 0.9, "init": "he"}
+    assert bench.run(task, 1, params=params) == ("ended", "complete")
+    bench.run(task, 2, until=2, epochs=4, params=params)
+    assert bench.run(task, 2, attempt=2, params=params) == ("ended", "complete")
+    assert metrics(bench, 2) == metrics(bench, 1)
+    assert bench.last_tensors(1)["model/0.weight"].shape == (5, 3)
+
+
+def test_a_loader_that_shuffles_the_validation_part_does_so_alike_in_all_trials(
+    bench: Workbench,
+) -> None:
+    loaded = DataLoader(TensorDataset(*points(30, 2)), 7, shuffle=True)
+    task = with_data(lambda: Data(points(60, 1), loaded))
+    targets = []
+    for trial in (1, 2):
+        bench.run(task, trial, until=1, seed=trial)
+        targets.append(files.tensors(bench.checkpoints(trial)[-1], "")["targets"].tolist())
+    assert targets[0] == targets[1]
+
+
+class NoDict(Toy):
+    def metrics(self, outputs: Tensor, targets: Tensor) -> Any:
+        return 0.5
+
+
+class NoModule(Toy):
+    def model(self, params: Mapping[str, Any]) -> Any:
+        return len
+
+
+class Nothing(Toy):
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        return nn.Identity()
+
+
+class Several(Toy):
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        model = nn.Linear(3, 2)
+        model.register_forward_hook(lambda module, x, out: {"logits": out})
+        return model
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        return super().loss(outputs["logits"], targets)
+
+
+class Probable(Toy):
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 1), nn.Sigmoid(), nn.Flatten(0))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy(outputs, targets.float())
+
+    metrics = Task.metrics
+
+
+def few(*tensors: Tensor) -> Any:
+    return DataLoader(TensorDataset(*tensors), 8, drop_last=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        (NoDict(), "NoDict.metrics() must return a dict of name and number, not a float"),
+        (NoModule(), "NoModule.model() must return a torch.nn.Module, not a builtin_function_or"),
+        (Nothing(), "the model has no parameters to train"),
+        (Several(), "the model must give one tensor for a batch, not a dict"),
+        (Probable(), "the model ends in a sigmoid, but metrics() takes one output for each target"),
+        (with_data(lambda: Data(few(*points(4)), points(4))), "the training part has no batches"),
+        (with_data(lambda: Data(points(4), few(*points(4)))), "the validation part has no batches"),
+        (
+            with_data(lambda: Data(few(*points(8), torch.ones(8)), points(4))),
+            "a loader must give pairs (x, y) of tensors, not (Tensor, Tensor, Tensor)",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_a_line_that_says_why(
+    bench: Workbench, task: Task, reason: str
+) -> None:
+    assert bench.run(task) == ("ended", "failed")
+    assert bench.reason().startswith(reason)
+
+
+def test_one_output_for_each_target_is_saved_as_a_probability(bench: Workbench) -> None:
+    class Logit(Probable):
+        def model(self, params: Mapping[str, Any]) -> nn.Module:
+            return nn.Linear(3, 1)
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            target = targets.view_as(outputs).float()
+            return nn.functional.binary_cross_entropy_with_logits(outputs, target)
+
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            return {"acc": super().metrics(outputs, targets)["accuracy"]}
+
+    class Own(Probable):
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            return {"acc": ((outputs > 0.5) == targets).double().mean().item()}
+
+    for trial, task in enumerate((Logit(), Own())):
+        bench.run(task, trial, params={"lr": 0.5, "batch_size": 10})
+        assert metrics(bench, trial)[-1]["val_acc"] > 0.9
+        saved = files.tensors(bench.checkpoints(trial)[-1], "")
+        right = (saved["predictions"].reshape(-1) > 0.5) == saved["targets"]
+        assert right.mean() == pytest.approx(metrics(bench, trial)[-1]["val_acc"])
+
+
 # ---- batches
 
 
@@ -370,9 +503,9 @@ Wrong: Any = Data
         (Data((X, Y), (X, Y[:3])), "x has 4 examples and y 3; both must have the same number"),
         (Data((X[:0], Y[:0]), (X, Y)), "x has 0 examples and y 0; .* above 0"),
         (Data((X, Y), (X, Y), (X, Y[:1])), "x has 4 examples and y 1"),
-        (Wrong((X.numpy(), Y.numpy()), (X, Y)), r"pair \(x, y\) of tensors or a DataLoader, not a"),
+        (Wrong((X.numpy(), Y.numpy()), (X, Y)), r"pair \(x, y\) of tensors .*, not \(ndarray, nd"),
         (Wrong((X, Y), None), r"pair \(x, y\) of tensors or a DataLoader, not a NoneType"),
-        (Wrong((X, Y, Y), (X, Y)), r"pair \(x, y\) of tensors or a DataLoader, not a tuple"),
+        (Wrong((X, Y, Y), (X, Y)), r"pair \(x, y\) of tensors .*, not \(Tensor, Tensor, T"),
         (Data(iter([(X, Y)]), (X, Y)), "not a list_iterator"),
     ],
 )

@@ -22,6 +22,7 @@ from scattershot.task import Task
 from scattershot_worker.checkpoint import read_tensors, rebuild
 from scattershot_worker.loading import load_task
 from scattershot_worker.trainer import data_on, evaluate
+from scattershot_worker.training import expected, predicted
 
 
 def run_members(
@@ -45,8 +46,9 @@ def run_members(
         model = task.model(member["params"])
         model.load_state_dict(rebuild(state["model"], read_tensors(files.load(path))))
         _, outputs, targets = evaluate(task, model.to(device), data.test, device)
-        results[f"predictions/{member['trial']}"] = task.predictions(outputs).contiguous()
-        results["targets"] = targets.contiguous()
+        predictions = predicted(task, outputs, targets)
+        results[f"predictions/{member['trial']}"] = predictions.contiguous()
+        results["targets"] = expected(task, targets).contiguous()
     return results
 
 

@@ -156,7 +156,8 @@ class TrialHandle:
         if metric not in values:
             raise ScattershotError(
                 f"trial.report() must give {metric!r}, the study's metric; it gave "
-                f"{', '.join(values) or 'nothing'}"
+                f"{', '.join(values) or 'nothing'}: report it (metrics() returns it without its "
+                "val_), or name one of these as [study] metric"
             )
         self._epoch += 1
         self._in_stage = True
@@ -271,8 +272,9 @@ def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
+        several = f" of {value.numel()}: take its mean" if isinstance(value, Tensor) else ""
         raise ScattershotError(
-            f"trial.report({name}=…) wants a number; it got a {type(value).__name__}"
+            f"trial.report({name}=…) wants a number; it got a {type(value).__name__}{several}"
         ) from None
 
 

@@ -24,6 +24,7 @@ from scattershot.store.files import write
 from scattershot.store.names import trial_folder
 from scattershot.task import Task
 from scattershot_worker.handle import TrialHandle
+from scattershot_worker.hints import hint
 from scattershot_worker.loading import load_task
 from scattershot_worker.reporter import Attempt, Reporter
 from scattershot_worker.signals import Signals, TrialStopped
@@ -238,7 +239,7 @@ def where(error: BaseException) -> str:
         if not frame.filename.startswith(_NOT_THE_USERS) and "site-packages" not in frame.filename
     ]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {_first_line(error)}{place}"
+    return f"{type(error).__name__}: {_first_line(error)}{place}{hint(_first_line(error))}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from scattershot.errors import TaskError
-from scattershot.task import Task
+from scattershot.task import Kind, Task
 from scattershot.task_names import BUILTIN
 
+KINDS = get_args(Kind)
 TrainFunction = Callable[[Any], object]
 
 _loaded: dict[tuple[str, str | None], Task | TrainFunction] = {}
@@ -38,6 +39,8 @@ def _load(name: str, data: str | None) -> Task | TrainFunction:
     except (Exception, SystemExit) as error:  # a script ends with its sys.exit()
         raise TaskError(f"task {name!r} cannot be imported: {_brief(error)}") from error
     if isinstance(found, type) and issubclass(found, Task):
+        if found.kind not in KINDS:
+            raise TaskError(f"task {name!r}: its kind is {found.kind!r}, not {' or '.join(KINDS)}")
         try:
             return found(Path(data) if data else None)
         except TaskError:

@@ -31,7 +31,7 @@ def make_optimizer(model: nn.Module, params: Mapping[str, Any]) -> torch.optim.O
     searched together.
 
     Raises:
-        TaskError: there is no optimizer of that name.
+        TaskError: there is no optimizer of that name, or nothing for one to train.
     """
     name = str(params.get("optimizer", "sgd")).lower()
     if name not in _OPTIMIZERS:
@@ -46,6 +46,8 @@ def make_optimizer(model: nn.Module, params: Mapping[str, Any]) -> torch.optim.O
     if given.get("nesterov") and not given.get("momentum"):
         given["nesterov"] = False
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise TaskError("the model has no parameters to train: it has none, or all are frozen")
     if has_fused and all(p.is_floating_point() and p.dtype != torch.float16 for p in trained):
         given["fused"] = True  # one kernel for all parameters: the same sums, less overhead
     return make(_groups(trained, bool(params.get("decay_all", False))), **given)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -17,13 +17,15 @@ from scattershot.errors import TaskError
 from scattershot.seeds import derive
 from scattershot.task import Data, Part, Task
 from scattershot_worker.handle import TrialHandle, seed_everything
+from scattershot_worker.lazy import make_model
 from scattershot_worker.monitors import machine
 from scattershot_worker.monitors.watch import Watch
-from scattershot_worker.training import Training
+from scattershot_worker.training import Training, expected, measured, one_tensor, predicted
 
 #: Examples of a forward pass that is not trained on.
 EVALUATION_BATCH = 1024
 DATA_SEED = 0
+EMPTY = "the {} part has no batches: with drop_last a loader has none of a part below its size"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ def train(task: Task, trial: TrialHandle) -> None:
     """
     data = data_on(task, trial.device)
     training = Training(
-        task, trial.params, seed=trial.seed, budget=trial.budget, device=trial.device
+        task,
+        trial.params,
+        seed=trial.seed,
+        budget=trial.budget,
+        device=trial.device,
+        model=make_model(task, trial.params, data.train),
     )
     watch = Watch(training) if trial.monitors else None
     trial.patience = training.how.early_stopping
@@ -68,8 +75,8 @@ def train(task: Task, trial: TrialHandle) -> None:
             **seen,
             **machine.scalars(trial.device, examples, time.perf_counter() - started),
             layers=layers,
-            predictions=task.predictions(outputs),
-            targets=targets,
+            predictions=predicted(task, outputs, targets),
+            targets=expected(task, targets),
         )
 
 
@@ -97,7 +104,9 @@ def train_epoch(
             loss = training.step(x, y)
         total += loss * len(y)
         seen += len(y)
-    return total / max(seen, 1), seen
+    if not seen:
+        raise TaskError(EMPTY.format("training"))
+    return total / seen, seen
 
 
 def averaged(training: Training, part: Part, check: Callable[[], None]) -> dict[str, float]:
@@ -140,14 +149,18 @@ def evaluate(
     """Return the loss and metrics of a part, and its outputs [N, …] and targets on the CPU."""
     model.eval()
     outputs, targets = [], []
-    for x, y in batches(part, EVALUATION_BATCH, device, None):
-        check()
-        outputs.append(model(x))
-        targets.append(y)
+    # a loader that shuffles does so alike in all trials, whose predictions are averaged
+    with nullcontext() if is_tensors(part) else fixed_seed():
+        for x, y in batches(part, EVALUATION_BATCH, device, None):
+            check()
+            outputs.append(one_tensor(model(x)))
+            targets.append(y)
+    if not targets:
+        raise TaskError(EMPTY.format("validation"))
     all_outputs, all_targets = torch.cat(outputs), torch.cat(targets)
     metrics = {
         "loss": task.loss(all_outputs, all_targets).item(),
-        **task.metrics(all_outputs, all_targets),
+        **measured(task, all_outputs, all_targets),
     }
     return metrics, all_outputs.cpu(), all_targets.cpu()
 
@@ -173,7 +186,8 @@ def batches(
     every epoch.
     """
     if not is_tensors(part):
-        for x, y in part:
+        for batch in part:
+            x, y = _pair(batch)
             yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         return
     x, y = part
@@ -183,6 +197,20 @@ def batches(
     order = torch.randperm(len(x), generator=generator).to(device)
     for index in order.split(size):
         yield x.index_select(0, index), y.index_select(0, index)
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return a loader's batch; x may be anything that can be moved, as a PackedSequence can."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and hasattr(batch[0], "to"):
+        return batch[0], batch[1]
+    raise TaskError(f"a loader must give pairs (x, y) of tensors, not {_kinds(batch)}")
+
+
+def _kinds(found: object) -> str:
+    """Return in words what came instead of a pair of tensors."""
+    if not isinstance(found, (tuple, list)):
+        return f"a {type(found).__name__}"
+    return f"({', '.join(type(one).__name__ for one in found[:4])}{', …' * (len(found) > 4)})"
 
 
 @contextmanager
@@ -199,6 +227,12 @@ def fixed_seed(seed: int = DATA_SEED) -> Iterator[None]:
     finally:
         random.setstate(state)
         np.random.set_state(numpy_state)
+
+
+def _targets(task: Task, y: Tensor) -> Tensor:
+    """Return class numbers as cross-entropy takes them, once for all trials."""
+    plain = task.kind == "classification" and type(task).loss is Task.loss
+    return y.long() if plain and not y.is_floating_point() else y
 
 
 def data_on(task: Task, device: torch.device) -> Data:
@@ -220,7 +254,7 @@ def data_on(task: Task, device: torch.device) -> Data:
             if isinstance(part, (tuple, Iterator)) or not isinstance(part, Iterable):
                 raise TaskError(
                     f"{type(task).__name__}.data(): each part must be a pair (x, y) of tensors or "
-                    f"a DataLoader, not a {type(part).__name__}"
+                    f"a DataLoader, not {_kinds(part)}"
                 )
             return part
         x, y = part
@@ -229,7 +263,7 @@ def data_on(task: Task, device: torch.device) -> Data:
                 f"{type(task).__name__}.data(): x has {len(x)} examples and y {len(y)}; "
                 "both must have the same number, above 0"
             )
-        return x.to(device), y.to(device)
+        return x.to(device), _targets(task, y).to(device)
 
     moved = Data(move(data.train), move(data.val), None if data.test is None else move(data.test))
     _kept[:] = [_Moved(task, device, moved)]  # one task at a time: a GPU's memory is not endless

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scattershot.classes import labels, probabilities
 from scattershot.errors import TaskError
 from scattershot.seeds import derive
 from scattershot.task import Task
-from scattershot_worker import dropout, schedules
+from scattershot_worker import dropout, logits, schedules
 from scattershot_worker.ema import Ema
 from scattershot_worker.hyperparameters import Hyperparameters
 from scattershot_worker.initialization import initialize
@@ -70,6 +71,7 @@ class Training:
         self._forward = torch.compile(self.model) if self.how.compile else self.model
         self._autocast = _TYPES[self.how.precision]
         self.scaler = torch.amp.GradScaler(device.type) if self.how.precision == "fp16" else None
+        self._takes_logits = logits.takes_logits(task)
         self._augments = type(task).augment is not Task.augment
         #: Batches whose gradients are held, whether the next one is the epoch's last, and what
         #: looks at the update that they come to.
@@ -133,6 +135,9 @@ class Training:
             self.optimizer.zero_grad()
         loss, outputs = self._run(x, y)
         self.outputs = outputs if isinstance(outputs, Tensor) else None
+        if self._takes_logits and self.outputs is not None:
+            logits.refuse_probabilities(self.outputs, y)
+            self._takes_logits = False  # looked at once
         share = loss if self.how.accumulate == 1 else loss / self.how.accumulate
         (share if self.scaler is None else self.scaler.scale(share)).backward()
         self._held += 1
@@ -191,6 +196,7 @@ class Training:
         """Return the loss that is trained on: the task's, with smoothed labels if asked for."""
         if self.how.label_smoothing:
             smoothing = self.how.label_smoothing
+            y = labels(outputs, y)
             return functional.cross_entropy(outputs, y, label_smoothing=smoothing)
         return self.task.loss(outputs, y)
 
@@ -205,3 +211,40 @@ class Training:
 def smooths(task: Task) -> bool:
     """Return whether labels can be smoothed: the loss is cross-entropy, for all that is known."""
     return task.kind == "classification" and type(task).loss is Task.loss
+
+
+def one_tensor(outputs: Any) -> Tensor:
+    """Return a model's outputs; raises TaskError unless they are one tensor."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    raise TaskError(
+        f"the model must give one tensor for a batch, not a {type(outputs).__name__}: return what "
+        "loss() and metrics() need as one, and take it apart there"
+    )
+
+
+def measured(task: Task, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
+    """Return the task's metrics; raises TaskError where they are no dict."""
+    found: Any = task.metrics(outputs, targets)
+    if isinstance(found, Mapping):
+        return found
+    raise TaskError(
+        f"{type(task).__name__}.metrics() must return a dict of name and number, not a "
+        f"{type(found).__name__}"
+    )
+
+
+def predicted(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return what is saved for ensembles; the targets' shape tells which axis the classes are."""
+    if task.kind == "classification" and type(task).predictions is Task.predictions:
+        own = type(task).metrics is not Task.metrics and outputs.numel() == targets.numel()
+        if own and outputs.min() >= 0 and outputs.max() <= 1:
+            return outputs  # of a sigmoid: default metrics refuse those
+        return probabilities(outputs, targets, second=type(task).loss is Task.loss)
+    return task.predictions(outputs)
+
+
+def expected(task: Task, targets: Tensor) -> Tensor:
+    """Return the targets saved beside predictions, where integers stand for classes."""
+    whole = task.kind == "regression" and not targets.is_floating_point()
+    return targets.double() if whole else targets

@@ -17,7 +17,8 @@ from scattershot.store.files import exists, tensors, write_json
 from scattershot.store.names import resolve
 from scattershot_master.board import Board, TrialRecord
 from scattershot_master.ensemble import METHODS
-from scattershot_master.ensemble.metrics import METRICS, metric, score
+from scattershot_master.ensemble.arranging import arrange, score_name
+from scattershot_master.ensemble.metrics import metric, score
 from scattershot_master.ledger import Ledger
 from scattershot_master.ranking import finite
 
@@ -45,6 +46,7 @@ def build(board: Board, folder: Path, *, size: int, method: str) -> dict[str, An
             "them by trial.report(..., predictions=, targets=))" + "".join(f"; {n}" for n in notes)
         )
     name = score_name(board.metric, next(iter(predictions.values())), targets)
+    predictions, targets = arrange(name, predictions, targets)
     selection = METHODS[method](predictions, targets, name, size)
     single = {
         number: score(name, one, targets)
@@ -115,18 +117,6 @@ def _candidates(
     return trials, predictions, targets, notes
 
 
-def score_name(study_metric: str, predictions: Array, targets: Array) -> str:
-    """Return the score an ensemble is chosen by: the study's metric where it is known here.
-
-    Otherwise accuracy for classes (predictions have an axis more than the targets), else mse.
-    """
-    classes = predictions.ndim == targets.ndim + 1
-    name = study_metric.removeprefix("val_")
-    if name in METRICS and METRICS[name].classes == classes:
-        return name
-    return "accuracy" if classes else "mse"
-
-
 def test_members(
     board: Board,
     folder: Path,
@@ -163,21 +153,33 @@ def test_members(
         ],
     }
     if error := _ask_worker(request):
-        note = f"not tested: {error}"
-        return {**ensemble, "note": "; ".join(filter(None, [ensemble.get("note"), note]))}
+        return _untested(ensemble, error)
     found = tensors(out, "")
-    name, targets = ensemble["score_name"], found["targets"]
-    weights = np.array([member["weight"] for member in ensemble["members"]], dtype=np.float64)
-    stacked = np.stack([found[f"predictions/{m['trial']}"] for m in ensemble["members"]])
-    mean = np.tensordot(weights / weights.sum(), stacked, axes=1)
+    try:
+        return {**ensemble, "test": _scores(ensemble, found)}
+    except ScattershotError as refused:
+        return _untested(ensemble, str(refused))
+
+
+def _untested(ensemble: Mapping[str, Any], why: str) -> dict[str, Any]:
+    note = f"not tested: {why}"
+    return {**ensemble, "note": "; ".join(filter(None, [ensemble.get("note"), note]))}
+
+
+def _scores(ensemble: Mapping[str, Any], found: Mapping[str, Array]) -> dict[str, Any]:
+    """Return how the ensemble and the best single model score on what a worker `found`."""
+    name, single = ensemble["score_name"], ensemble["validation"]["best_single_trial"]
+    weights = {member["trial"]: member["weight"] for member in ensemble["members"]}
+    raw = {trial: found[f"predictions/{trial}"] for trial in {single, *weights}}
+    each, targets = arrange(name, raw, found["targets"])
+    stacked = np.stack([each[trial] for trial in weights])
+    shares = np.array([*weights.values()], dtype=np.float64)
+    mean = np.tensordot(shares / shares.sum(), stacked, axes=1)
     return {
-        **ensemble,
-        "test": {
-            "best_single": score(name, found[f"predictions/{single}"], targets),
-            "best_single_trial": single,
-            "ensemble": score(name, mean, targets),
-            "examples": len(targets),
-        },
+        "best_single": score(name, each[single], targets),
+        "best_single_trial": single,
+        "ensemble": score(name, mean, targets),
+        "examples": len(found["targets"]),
     }
 
 

@@ -6,7 +6,7 @@ Notes: "Data Preprocessing" in neural-networks-2. The test part stays untouched.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scattershot.checks import CheckResult, Status
+from scattershot.shapes import IGNORED
 from scattershot.task import Part
 from scattershot_worker.checks.subject import Subject
 from scattershot_worker.trainer import is_tensors
@@ -28,8 +29,6 @@ _IMBALANCE = 10.0
 _LARGE, _SMALL = 5.0, 0.05
 #: A feature's deviation over the median one.
 _SCALES = 30.0
-#: The target that cross-entropy leaves out.
-_IGNORED = -100
 
 _ORDER: tuple[Status, ...] = ("fail", "warn", "pass")
 
@@ -61,7 +60,7 @@ def check(subject: Subject) -> CheckResult:
     """Look at every example of the training and the validation part."""
     train, val = _examples(subject.data.train), _examples(subject.data.val)
     numbers: dict[str, object] = {"train": len(train.y), "val": len(val.y)}
-    outputs = _width(subject)
+    outputs = subject.width
     findings = [
         *_finite("training", train),
         *_finite("validation", val),
@@ -71,7 +70,7 @@ def check(subject: Subject) -> CheckResult:
     if subject.task.kind == "regression":
         findings += _values(train, numbers)
     else:
-        findings += _labels(train, val, outputs, numbers)
+        findings += _labels(_numbered(train), _numbered(val), outputs, numbers)
     if not (train.whole and val.whole):
         findings.append(_Finding("pass", f"only the first {_MOST:,} examples of a loader are read"))
     findings.sort(key=lambda one: _ORDER.index(one.status))  # the worst first
@@ -102,14 +101,6 @@ def _examples(part: Part) -> _Examples:
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()
     return _Examples(x.detach().cpu().reshape(len(y), -1).numpy(), y.detach().cpu(), whole)
-
-
-@torch.no_grad()
-def _width(subject: Subject) -> int | None:
-    """Return how many classes the network can tell apart, None where that has no meaning."""
-    x, _ = subject.sample(2)
-    outputs = subject.model().eval()(x)
-    return outputs.shape[1] if isinstance(outputs, Tensor) and outputs.dim() > 1 else None
 
 
 def _finite(name: str, part: _Examples) -> Iterator[_Finding]:
@@ -244,6 +235,15 @@ def _values(train: _Examples, numbers: dict[str, object]) -> Iterator[_Finding]:
         )
 
 
+def _numbered(part: _Examples) -> _Examples:
+    """Return a part whose targets, if they are not floats, are class numbers: -1 and 1 are two."""
+    y = part.y
+    if y.is_floating_point():
+        return part
+    two = y.dtype != torch.bool and bool((y.long().abs() == 1).all()) and bool((y == -1).any())
+    return replace(part, y=(y > 0).long() if two else y.long())
+
+
 def _labels(
     train: _Examples, val: _Examples, outputs: int | None, numbers: dict[str, object]
 ) -> Iterator[_Finding]:
@@ -251,7 +251,7 @@ def _labels(
         yield _Finding("pass", "targets are not class numbers: their range was not looked at")
         return
     for name, part in (("training", train), ("validation", val)):
-        below = part.y[(part.y < 0) & (part.y != _IGNORED)]
+        below = part.y[(part.y < 0) & (part.y != IGNORED)]
         above = part.y[part.y >= outputs] if outputs else part.y[:0]
         bad = torch.cat([below.flatten(), above.flatten()])
         if len(bad):

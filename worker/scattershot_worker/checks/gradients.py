@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from scattershot.checks import CheckResult
 from scattershot.seeds import derive
@@ -226,10 +227,25 @@ def _double(batch: Batch) -> Batch:
 
 @contextmanager
 def _float64() -> Iterator[None]:
-    """Let what the model makes on its way be float64 as well."""
+    """Let what model and loss make on their way be float64 as well, as by `y.float()`."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield
+        with _Doubles():
+            yield
     finally:
         torch.set_default_dtype(before)
+
+
+class _Doubles(TorchFunctionMode):
+    """Makes float64 of all that is asked for as float32: cross-entropies follow their targets."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.float:
+            return args[0].double()
+        given = {name: _wider(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_wider, args), **given)
+
+
+def _wider(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value

@@ -126,7 +126,7 @@ def _scale(subject: Subject, model: torch.nn.Module, batch: Batch, first: float)
     outputs = model(x)
     if subject.task.kind == "classification":
         return max(first, subject.task.loss(torch.zeros_like(outputs), y).item(), 1e-12)
-    mean = y.mean(0, keepdim=True).expand_as(y).reshape(outputs.shape)
+    mean = y.to(outputs.dtype).mean(0, keepdim=True).expand_as(y).reshape(outputs.shape)
     return max(min(first, subject.task.loss(mean, y).item()), 1e-12)
 
 

@@ -18,6 +18,7 @@ from scattershot_worker.checks.subject import Subject
 from scattershot_worker.job import where
 from scattershot_worker.loading import load_task
 from scattershot_worker.trainer import fixed_seed
+from scattershot_worker.training import one_tensor
 
 
 def check_task(
@@ -118,7 +119,7 @@ def _try(subject: Subject, *, loss: bool) -> None:
         with _part("optimizer(model, params)", params):
             subject.optimizer(model)
         with _part("the model, given a batch,"):
-            outputs = model(x)
+            outputs = one_tensor(model(x))
         if loss:
             with _part("loss(outputs, targets)"):
                 value = task.loss(outputs, y)

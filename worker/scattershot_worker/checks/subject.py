@@ -16,14 +16,16 @@ from torch.nn.modules.dropout import _DropoutNd
 from scattershot.checks import CheckResult
 from scattershot.errors import TaskError
 from scattershot.seeds import derive
+from scattershot.shapes import class_axis
 from scattershot.space import Axis, Space
 from scattershot.task import Data, Task
 from scattershot_worker.handle import seed_everything
 from scattershot_worker.hyperparameters import Hyperparameters
 from scattershot_worker.initialization import initialize
+from scattershot_worker.lazy import make_model
 from scattershot_worker.optimizers import make_optimizer
-from scattershot_worker.trainer import batches, data_on, is_tensors
-from scattershot_worker.training import Training
+from scattershot_worker.trainer import EMPTY, batches, data_on, is_tensors
+from scattershot_worker.training import Training, smooths
 
 Batch = tuple[Tensor, Tensor]
 
@@ -79,7 +81,7 @@ class Subject:
         and again gets it back as it was.
         """
         seed_everything(derive(self.seed, "init"))
-        model = self.task.model(self.params | changes).to(self.device)
+        model = make_model(self.task, self.params | changes, self.data.train).to(self.device)
         found = self._found.get(model)
         if found is None:
             self._found[model] = _Found(model)
@@ -132,7 +134,7 @@ class Subject:
             for batch in batches(self.data.train, size or self.batch_size, self.device, generator):
                 yield batch
             if batch is None:
-                raise TaskError("the training part has no batches")
+                raise TaskError(EMPTY.format("training"))
 
     def sample(self, size: int) -> Batch:
         """Return `size` examples of the training part, drawn at random (fewer if it has fewer)."""
@@ -146,6 +148,8 @@ class Subject:
             seen += len(y)
             if seen >= size:
                 break
+        if not seen:
+            raise TaskError(EMPTY.format("training"))
         x, y = torch.cat(xs)[:size], torch.cat(ys)[:size]
         return x.to(self.device), y.to(self.device)
 
@@ -159,6 +163,20 @@ class Subject:
             return y.shape[1] if y.dim() == 2 else None
         known = y[y >= 0]
         return int(known.max()) + 1 if known.numel() else None
+
+    @property
+    @torch.no_grad()
+    def width(self) -> int | None:
+        """The number of classes the network can tell apart, None where that has no meaning."""
+        x, y = self.sample(2)
+        outputs = self.model().eval()(x)
+        if not isinstance(outputs, Tensor):
+            return None
+        if outputs.numel() == y.numel():
+            return 2  # one output for each target
+        shape = y.shape[:1] if y.shape[1:] == (1,) else y.shape
+        axis = class_axis(outputs.shape, shape, second=smooths(self.task))
+        return None if axis is None else outputs.shape[axis]
 
     def axis(self, name: str) -> Axis | None:
         """Return the searched dimension of that name."""

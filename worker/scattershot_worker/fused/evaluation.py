@@ -14,6 +14,7 @@ from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.program import LaneModel
 from scattershot_worker.fused.recording import record
 from scattershot_worker.trainer import EVALUATION_BATCH, tensors_of
+from scattershot_worker.training import expected, measured, predicted
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Evaluator:
 def _results(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> Results:
     rest = _Plain.of(task, outputs, y)
     on_cpu, targets = outputs.cpu(), y.cpu()
+    saved = expected(task, targets)
     results: Results = {}
     for lane in lanes:
         if lane.seat is None:
@@ -87,12 +89,14 @@ def _results(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> R
         more = (
             {"accuracy": rest.correct[row] / max(y.numel(), 1)}
             if rest.correct
-            else task.metrics(own, y)
+            else measured(task, own, y)
         )
         predictions = (
-            task.predictions(on_cpu[row]) if rest.predictions is None else rest.predictions[row]
+            predicted(task, on_cpu[row], targets)
+            if rest.predictions is None
+            else rest.predictions[row]
         )
-        results[lane] = Result({"loss": loss, **more}, on_cpu[row], predictions, targets)
+        results[lane] = Result({"loss": loss, **more}, on_cpu[row], predictions, saved)
     return results
 
 
@@ -112,7 +116,8 @@ class _Plain:
         correct: list[int] = []
         predictions = None
         plain = task.kind == "classification" and outputs.dim() == 3 and y.dim() == 1
-        if plain and y.numel() and not y.is_floating_point() and y.min() >= 0:
+        plain = plain and outputs.shape[-1] > 1 and not y.is_floating_point()
+        if plain and y.numel() and y.min() >= 0 and y.max() < outputs.shape[-1]:
             # classes before examples: over a last dimension of a few the native kernel is slow
             logs = outputs.transpose(1, 2).contiguous().log_softmax(1)
             if kind.loss is Task.loss:

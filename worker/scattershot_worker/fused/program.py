@@ -83,7 +83,7 @@ class LaneModel:
             return vmap(self._task.loss)(outputs, y)
         if self._task.kind == "regression":
             return (outputs - y.view_as(outputs)).square().flatten(1).mean(1)
-        if outputs.dim() == 3 and y.dim() == 2:
+        if outputs.dim() == 3 and y.dim() == 2 and outputs.shape[-1] > 1:
             return apply(CrossEntropy, outputs, y, smoothing)
         return vmap(self._task.loss)(outputs, y)
 

@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode
 from scattershot.task import Data, Task
 from scattershot_worker import dropout
 from scattershot_worker.fused.rules import REFUSED, RULES
+from scattershot_worker.logits import last_is_sigmoid, takes_logits
 from scattershot_worker.trainer import is_tensors, tensors_of
-from scattershot_worker.training import Training
+from scattershot_worker.training import Training, smooths
 
 #: Examples of a look.
 _EXAMPLES = 4
@@ -57,8 +58,10 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
         NotFusable: it can be trained alone only.
     """
     _refuse_what_is_not_per_lane(task, training, data)
-    x, _ = tensors_of(data.train)
+    x, y = tensors_of(data.train)
     look = _look(training, x[: min(_EXAMPLES, len(x))])
+    if takes_logits(task) and look.outputs * len(y) == y.numel() and last_is_sigmoid(look.called):
+        raise NotFusable("its outputs are probabilities")  # alone, it is refused
     groups = [len(group["params"]) for group in training.optimizer.param_groups]
     record = (
         look.record,
@@ -68,6 +71,8 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
         f"{type(task).__module__}.{type(task).__qualname__}",
         tuple(x.shape),
         str(x.dtype),
+        tuple(y.shape[1:]),
+        str(y.dtype),
         torch.__version__,
         torch.get_num_threads(),
         x.device.type,
@@ -79,11 +84,15 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
 def _refuse_what_is_not_per_lane(task: Task, training: Training, data: Data) -> None:
     if not (is_tensors(data.train) and is_tensors(data.val)):
         raise NotFusable("its data is a loader", "give tensors to be trained with others at once")
+    if smooths(task) and any(y.min() < 0 for _, y in map(tensors_of, (data.train, data.val))):
+        raise NotFusable("some of its targets are to be left out")
     how = training.how
     if type(task).augment is not Task.augment:
         raise NotFusable("its task augments its batches")
     if how.accumulate > 1:
         raise NotFusable("it accumulates gradients", "a larger batch_size is the same, if it fits")
+    if how.label_smoothing and tensors_of(data.train)[1].dim() != 1:
+        raise NotFusable("it smooths labels that are not one for each example")
     if how.precision != "float32":
         raise NotFusable(f"it trains in {how.precision}")
     if how.compile:
@@ -124,7 +133,8 @@ class _Look(TorchFunctionMode):
         super().__init__()
         self.record: list[object] = []
         self.sites: list[tuple[str, int]] = []
-        self.elements = 0
+        self.called: list[str] = []
+        self.elements = self.outputs = 0
         self.names = {id(module): name for name, module in model.named_modules()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,6 +142,7 @@ class _Look(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if not name.startswith("__get"):
             self.record.append((name, _words(args), _words(kwargs)))
+            self.called.append(name)
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.dim():
             self.elements += result.numel() // max(len(result), 1)
@@ -180,6 +191,7 @@ def _look(training: Training, x: Tensor) -> _Look:
         raise NotFusable("its forward pass changes attributes of the model", "use a buffer")
     if not isinstance(out, Tensor) or len(out) != len(x):
         raise NotFusable("its model returns something else than one output for each example")
+    look.outputs = out[0].numel()
     return look
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scattershot.errors import TaskError
 from scattershot.task import Data, Task
 from scattershot_worker.ema import Ema
 from scattershot_worker.fused.engine import Engine
@@ -73,6 +74,8 @@ def verify(
         engine.train_epoch(check)
     except NotFusable:
         raise
+    except TaskError as error:  # alone, it is told again
+        raise NotFusable(str(error)) from error
     except Exception as error:
         raise NotFusable(
             f"its steps cannot be recorded: {type(error).__name__}: {_brief(error)}",
