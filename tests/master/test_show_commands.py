@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -212,7 +213,7 @@ SEEN: dict[str, object] = {
         {"name": "2", "kind": "ReLU", "mean": 0.4, "std": 0.7, "dead": 0.75},
         {"name": "4", "kind": "Tanh", "mean": 0.0, "std": 0.1, "saturated": 0.0},
     ],
-    "picture": "data:image/png;base64,iVBORw0KGgo=",
+    "picture": {"shape": [2, 3, 3, 1], "pixels": "AAECAwQFBgcICQoLDA0ODxAR"},
 }
 
 
@@ -238,9 +239,42 @@ def test_diagnose_of_a_trial_shows_its_layers(layered: Path, run: Run) -> None:
     assert lines[at + 7].split() == ["4", "Tanh", "0", "0.1", "-", "0%"]
 
 
+def decoded(png: bytes) -> tuple[int, int, bytes]:
+    """Return width, height and grey pixels of a PNG whose lines have no filter."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    at = png.index(b"IDAT")
+    length = int.from_bytes(png[at - 4 : at], "big")
+    lines = zlib.decompress(png[at + 4 : at + 4 + length])
+    size = width + 1
+    assert all(lines[y * size] == 0 for y in range(height))
+    return width, height, b"".join(lines[y * size + 1 : (y + 1) * size] for y in range(height))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        {"shape": [2, 3, 3, 1], "pixels": "AAEC"},
+        {"shape": [1, 1, 1, 2], "pixels": "AAE="},
+        {"pixels": ""},
+        "data:image/png;base64,",
+        {"shape": [1, 1, 3, 1], "pixels": "?"},
+    ],
+)
+def test_a_damaged_picture_is_none(picture: object) -> None:
+    from scattershot_master.diagnosis.picture import picture as png
+
+    assert png([{"picture": picture}]) is None
+
+
 def test_the_first_weights_are_written_as_a_png(layered: Path, tmp_path: Path, run: Run) -> None:
     run("diagnose", "69", layered, "--picture", tmp_path / "first.png")
-    assert (tmp_path / "first.png").read_bytes() == b"\x89PNG\r\n\x1a\n"
+    width, height, pixels = decoded((tmp_path / "first.png").read_bytes())
+    # two tiles of 3x3, each pixel 21 wide, 10 apart
+    assert (width, height) == (63 + 10 + 63, 63)
+    rows = [pixels[y * width : (y + 1) * width] for y in range(height)]
+    assert rows[0][:63] == b"\0" * 21 + b"\1" * 21 + b"\2" * 21
+    assert rows[62][63:] == b"\xff" * 10 + b"\x0f" * 21 + b"\x10" * 21 + b"\x11" * 21
     for trial in ("70", "17"):
         with pytest.raises(ScattershotError, match=f"there is no picture of trial {trial}: one is"):
             run("diagnose", trial, layered, "--picture", tmp_path / "none.png")

@@ -1,9 +1,7 @@
-"""Owns how a trial's layers are shown: tables of what was seen of them last, and the picture."""
+"""Owns how a trial's layers are shown: tables of what was seen of them last."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from typing import Any
@@ -28,7 +26,6 @@ _ACTIVATIONS = [
     Column("dead", right=True),
     Column("saturated", right=True),
 ]
-_PNG = "data:image/png;base64,"
 
 
 def tables(layers: Sequence[Mapping[str, Any]]) -> Page:
@@ -45,18 +42,6 @@ def tables(layers: Sequence[Mapping[str, Any]]) -> Page:
             page.append(line())
         page.append(Sheet(_ACTIVATIONS, [_activation(one) for one in activations]))
     return page
-
-
-def picture(layers: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """Return the last picture of a trial's first weights, a PNG; None where there is none."""
-    for one in reversed(layers):
-        url = one.get("picture")
-        if isinstance(url, str) and url.startswith(_PNG):
-            try:
-                return base64.b64decode(url.removeprefix(_PNG), validate=True)
-            except binascii.Error:
-                return None
-    return None
 
 
 def _parameter(one: Mapping[str, Any]) -> list[Cell]:

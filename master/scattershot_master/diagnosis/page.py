@@ -47,13 +47,15 @@ def write_picture(trial: TrialRecord, case: Case, path: Path) -> None:
     Raises:
         ScattershotError: there is none, or the file cannot be written; says why.
     """
-    picture = layers.picture(case.layers)
-    if picture is None:
+    from scattershot_master.diagnosis.picture import picture  # numpy is needed for this only
+
+    found = picture(case.layers)
+    if found is None:
         raise ScattershotError(
             f"there is no picture of trial {trial.number}: one is taken from epoch 8 on, now and "
-            "then, and at the last, where the first weights look at images"
+            "then, where the first weights look at images"
         )
-    files.write(path, picture, sync=False)
+    files.write(path, found, sync=False)
     print(f"wrote the first weights of trial {trial.number} to {path}", file=sys.stderr)
 
 

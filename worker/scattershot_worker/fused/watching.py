@@ -48,17 +48,23 @@ class LaneWatch:
         `names` are those of the parameters in the model's order.
         """
         self._task, self._looker, self._names = task, looker, names
-        self._bank, self._layout, self._steps = bank, bank.layout, steps
-        trainings = [*trainings]
-        due = any(self._is_observed(one) for one in trainings)
-        self._observed = sampling.observed_step(steps) if due else steps
-        self._close = any(self._is_looked_at(one) for one in trainings)
-        self._counted = any(
-            self._is_looked_at(one) and sampling.counted(one.epoch, one.budget) for one in trainings
-        )
-        self._look_before = any(
-            sampling.looked_at_before(one.epoch, one.budget) for one in trainings
-        )
+        self._bank, self._layout = bank, bank.layout
+        #: The trials that are looked at closely after this epoch, those of them that were before
+        #: it or have histograms, and all whose update is observed.
+        self._looked_at, self._first, self._counted = (set[Training]() for _ in range(3))
+        self._due = set[Training]()
+        for one in trainings:
+            if sampling.looked_at(one.epoch, one.budget, steps):
+                self._looked_at.add(one)
+                if sampling.looked_at_before(one.epoch, one.budget):
+                    self._first.add(one)
+                if sampling.counted(one.epoch, one.budget):
+                    self._counted.add(one)
+            elif sampling.observed(one.epoch, steps):
+                self._due.add(one)
+        self._due |= self._looked_at
+        self._close = bool(self._looked_at)
+        self._observed = sampling.observed_step(steps) if self._due else steps
         self._scored_from = max(0, steps - sampling.tail(size))
         #: The first step that must be shown to `gradients` and `updated`.
         self.first = 0 if self._close else min(self._scored_from, self._observed)
@@ -71,15 +77,9 @@ class LaneWatch:
         self._activations: list[Lines] = []
         self._first_activations: list[Lines] = []
 
-    def _is_looked_at(self, one: Training) -> bool:
-        return sampling.looked_at(one.epoch, one.budget, self._steps)
-
-    def _is_observed(self, one: Training) -> bool:
-        return sampling.observed(one.epoch, self._steps) or self._is_looked_at(one)
-
     def begin(self, x: Tensor) -> None:
         """Look at the activations on the first batch x [W, B, …], before the first step."""
-        if self._look_before:
+        if self._first:
             tensors = self._bank.lanes(len(x))
             self._first_activations = self._looker.look(tensors, x[:, : activations.EXAMPLES])
 
@@ -126,8 +126,7 @@ class LaneWatch:
         if self._figures is None:
             self._figures = self._read()
         figures = self._figures
-        observed = figures.norms and self._is_observed(training)
-        norms = figures.norms[row] if observed else []
+        norms = figures.norms[row] if figures.norms and training in self._due else []
         sizes = [
             updates.Sizes(one.name, one.shape, *three)
             for one, three in zip(self._layout.slices, norms, strict=False)
@@ -135,7 +134,7 @@ class LaneWatch:
         history = updates.scalars(sizes)
         if figures.metrics:
             history |= figures.metrics[row]
-        if not self._is_looked_at(training):
+        if training not in self._looked_at:
             return history, None
         steps, epoch = figures.losses[row], training.epoch
         if not self._activations:
@@ -148,13 +147,11 @@ class LaneWatch:
         history |= activations.scalars(seen)
         if epoch == 1:
             history |= metrics.begun(self._task, steps[0], result.outputs, result.targets)
-        before: Lines = []
-        if self._first_activations and sampling.looked_at_before(epoch, training.budget):
-            before = self._first_activations[row]
+        before = self._first_activations[row] if training in self._first else []
         # rows have what decays first; a line has the model's order
         sizes.sort(key=lambda one: self._names.index(one.name))
-        due = sampling.counted(epoch, training.budget)
-        counts = {name: rows[row] for name, rows in self._counts.items()} if due else {}
+        counted = self._counts if training in self._counted else {}
+        counts = {name: rows[row] for name, rows in counted.items()}
         weights = self._bank.lane(row)
         return history, layers_line(
             epoch,

@@ -40,6 +40,6 @@ def layers_line(
     }
     if before:
         line["initial_activations"] = before
-    if sampling.pictured(epoch):
-        line["picture"] = pictures.picture(weights)
+    if sampling.pictured(epoch) and (tiles := pictures.picture(weights)):
+        line["picture"] = tiles
     return line

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 #: Counts of log10 |gradient| between these, one bin a decade; what is outside counts at the end.
 DECADES = (-12, 3)
 #: Elements of a gradient that are counted, at most.
-ELEMENTS = 1024
+ELEMENTS = 512
 _BINS = DECADES[1] - DECADES[0]
 
 
