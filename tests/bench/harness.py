@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from scattershot_worker.warm_child import MALLOC
+
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds between two looks at the processes of a command.
 _LOOK = 0.5
@@ -259,7 +261,14 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {memory:.0f} GiB, load {load:.1f} before the start"
 
 
+def allocate_as_workers_do() -> None:
+    """Start this process anew with a worker's settings for malloc, unless it has them."""
+    if not MALLOC.keys() <= os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, {**MALLOC, **os.environ})
+
+
 def main(measure: Callable[[], list[Figure]]) -> None:
     """Run one benchmark by itself."""
+    allocate_as_workers_do()
     print(machine(), flush=True)
     show(measure())

@@ -18,6 +18,7 @@ from bench import (
 
 def main() -> None:
     """Run all benchmarks; figures are no tests, so missed targets are shown and nothing more."""
+    harness.allocate_as_workers_do()
     print(harness.machine())
     begun = time.monotonic()
     figures = []

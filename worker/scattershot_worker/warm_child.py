@@ -19,7 +19,7 @@ from scattershot_worker.child import SETTINGS, ChildSettings
 
 #: For glibc's malloc: keep what is freed, up to 128 MiB, as every step asks for as much again.
 #: Given back to the kernel, each page costs a fault when it is used anew.
-_MALLOC = {
+MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
     "MALLOC_TOP_PAD_": str(16 << 20),
@@ -44,7 +44,7 @@ class WarmChild:
             [sys.executable, "-m", "scattershot_worker.child", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            env={**_MALLOC, **os.environ, **environment, SETTINGS: settings.to_json()},
+            env={**MALLOC, **os.environ, **environment, SETTINGS: settings.to_json()},
             process_group=0,
             preexec_fn=die_with_parent(signal.SIGKILL),
         )
