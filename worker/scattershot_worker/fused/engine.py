@@ -189,10 +189,9 @@ class Engine:
     def _watch_of(self, lanes: list[Lane], steps: int) -> LaneWatch | None:
         if not self.monitors:
             return None
-        assert self.bank is not None and self._model is not None and self._looker is not None
+        assert self.bank is not None and self._looker is not None
         trainings, size = (lane.training for lane in lanes), self.signature.batch_size
-        names = self._model.names
-        return LaneWatch(self._task, self._looker, names, self.bank, trainings, steps, size)
+        return LaneWatch(self._task, self._looker, self.bank, trainings, steps, size)
 
     def _orders(self, lanes: list[Lane]) -> Tensor:
         """Return the order [W, N] in which each row goes through the data in this epoch."""

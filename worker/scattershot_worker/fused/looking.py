@@ -21,7 +21,7 @@ class Looker:
     """Looks at lanes of one model; a forward pass is recorded for every shape that it has."""
 
     def __init__(self, model: LaneModel) -> None:
-        self._model = model
+        self._model, self.names = model, model.names
         self._programs: dict[tuple[int, ...], tuple[Callable[..., Tensor], Activations]] = {}
 
     @torch.no_grad()

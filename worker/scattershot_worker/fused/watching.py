@@ -37,17 +37,13 @@ class LaneWatch:
         self,
         task: Task,
         looker: Looker,
-        names: Sequence[str],
         bank: Bank,
         trainings: Iterable[Training],
         steps: int,
         size: int,
     ) -> None:
-        """Be before an epoch of so many steps on batches of `size`, in which all of these train.
-
-        `names` are those of the parameters in the model's order.
-        """
-        self._task, self._looker, self._names = task, looker, names
+        """Be before an epoch of so many steps on batches of `size`, in which all of these train."""
+        self._task, self._looker = task, looker
         self._bank, self._layout = bank, bank.layout
         #: The trials that are looked at closely after this epoch, those of them that were before
         #: it or have histograms, and all whose update is observed.
@@ -149,13 +145,14 @@ class LaneWatch:
             history |= metrics.begun(self._task, steps[0], result.outputs, result.targets)
         before = self._first_activations[row] if training in self._first else []
         # rows have what decays first; a line has the model's order
-        sizes.sort(key=lambda one: self._names.index(one.name))
+        names = self._looker.names
+        sizes.sort(key=lambda one: names.index(one.name))
         counted = self._counts if training in self._counted else {}
         counts = {name: rows[row] for name, rows in counted.items()}
         weights = self._bank.lane(row)
         return history, layers_line(
             epoch,
-            (weights[name] for name in self._names),
+            (weights[name] for name in names),
             sizes,
             counts,
             steps,
