@@ -70,10 +70,17 @@ def test_a_worker_waits_for_redis_and_its_trial_goes_on_meanwhile(
     assert worker.process.poll() is None and "Traceback" not in worker.log.read_text()
 
 
+def idle(worker: RealWorker) -> bool:
+    """Return whether RQ knows the worker as one that waits for a job."""
+    (key,) = worker.connection.keys("rq:worker:*")
+    return worker.connection.hget(key, "state") == "idle"
+
+
 def test_an_idle_worker_waits_for_redis_too(server: EmbeddedServer, worker: RealWorker) -> None:
     study = RealStudy(worker, "steady")
     study.send(0)
     study.until(0, "complete")
+    eventually(lambda: idle(worker))
     kill(server)
     eventually(lambda: said(worker, "could not connect to Redis") >= 2)
     server.tend()

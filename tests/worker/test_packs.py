@@ -293,9 +293,10 @@ def test_a_killed_lane_leaves_and_the_others_go_on(shop: Shop) -> None:
 
 
 def test_a_kill_is_heard_without_a_message_by_the_answer_to_a_report(shop: Shop) -> None:
-    shop.send(*range(3))
+    # long enough for an answer to come, however busy the machine is
+    shop.send(*range(3), until=200, epochs=200)
     shop.at_metrics(2, lambda: shop.states.signal(2, "kill", "poor") and None)
-    shop.serve(0)
+    shop.serve(0, epochs=200)
     assert [shop.state(trial) for trial in range(3)] == ["complete", "complete", "killed"]
 
 
