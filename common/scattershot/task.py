@@ -100,9 +100,9 @@ class Task(ABC):
         """Return the loss that a network which knows nothing yet should have.
 
         `classes` is the number of classes in the training part, None where they cannot be told.
-        `scattershot check` and `diagnose` compare the loss before learning with it. None, the default, stands
-        for the loss of outputs that are all zero: ln C for cross-entropy, C - 1 for a multiclass
-        hinge loss (notes: "Sanity checks Tips/Tricks" in neural-networks-3).
+        `scattershot check` and `diagnose` compare the loss before learning with it. None, the
+        default, stands for the loss of outputs that are all zero: ln C for cross-entropy, C - 1
+        for a multiclass hinge loss (notes: "Sanity checks Tips/Tricks" in neural-networks-3).
         """
         return None
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import scattershot as ss
 from checked_tasks import Blobs, Hinge, Line, Loaded, Pictures, checked, curve, points
@@ -57,6 +58,76 @@ class Bold(Blobs):
             for parameter in model.parameters():
                 parameter.mul_(12)
         return model
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "expected"),
+    [
+        (nn.LogSoftmax(1), F.nll_loss, math.log(4)),
+        (nn.Softmax(1), lambda outputs, y: F.nll_loss(outputs.log(), y), math.log(4)),
+        (nn.Identity(), F.multi_margin_loss, None),
+    ],
+)
+def test_chance_is_told_of_models_that_end_in_probabilities(
+    last: nn.Module, loss: Any, expected: float | None
+) -> None:
+    class Ends(Blobs):
+        def model(self, params: Mapping[str, Any]) -> nn.Module:
+            return nn.Sequential(super().model(params), last)
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return loss(outputs, targets)  # type: ignore[no-any-return]
+
+    result = checked(Ends, "initial_loss")
+    assert result.status == "pass"
+    if expected is not None:
+        assert result.numbers["expected"] == pytest.approx(expected, rel=1e-4)
+    assert checked(Ends, "overfit").status == "pass"
+
+
+def test_chance_is_a_half_for_a_model_that_ends_in_a_sigmoid() -> None:
+    class Ends(Blobs):
+        def data(self) -> ss.Data:
+            (x, y), (x_val, y_val) = points(400), points(100, seed=1)
+            return ss.Data((x, (y > 1).float()), (x_val, (y_val > 1).float()))
+
+        def model(self, params: Mapping[str, Any]) -> nn.Module:
+            return nn.Sequential(nn.Linear(8, 1), nn.Sigmoid(), nn.Flatten(0))
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return F.binary_cross_entropy(outputs, targets)
+
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            return {"accuracy": ((outputs > 0.5) == (targets > 0.5)).float().mean().item()}
+
+    result = checked(Ends, "initial_loss")
+    assert result.status == "pass"
+    assert result.numbers["expected"] == pytest.approx(math.log(2), rel=1e-4)
+
+
+def test_a_loss_of_which_chance_cannot_be_told_is_no_failure() -> None:
+    class Odd(Blobs):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(outputs, targets) - F.cross_entropy(0 * outputs, targets)
+
+    result = checked(Odd, "initial_loss")
+    assert result.status == "pass" and "initial_loss()" in result.remedy
+
+
+def test_outputs_that_are_more_than_the_targets_are_learned_by_heart() -> None:
+    class Gauss(Blobs):
+        kind = "regression"
+
+        def model(self, params: Mapping[str, Any]) -> nn.Module:
+            return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return F.gaussian_nll_loss(outputs[:, 0], targets.float(), outputs[:, 1].exp())
+
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            return {"mae": (outputs[:, 0] - targets).abs().mean().item()}
+
+    assert checked(Gauss, "overfit").status == "pass"
 
 
 def test_weights_that_are_too_large_are_told() -> None:

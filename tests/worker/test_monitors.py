@@ -107,7 +107,7 @@ def test_knowing_nothing_of_numbers_costs_their_variance(targets: Any, chance: f
         kind = "regression"
 
     y = torch.tensor(targets)
-    assert metrics.begun(Numbers(), 7.0, torch.zeros(2, 1), y) == {
+    assert metrics.begun(Numbers(), 7.0, torch.zeros(2, 1), y, 32) == {
         "initial_loss": 7.0,
         "chance_loss": chance,
     }
@@ -119,18 +119,24 @@ def test_what_a_task_declares_is_the_loss_of_knowing_nothing() -> None:
             assert classes == 3
             return 2.0
 
-    class Unknown(Rings):
+    class Hinge(Rings):
         def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-            return F.multi_margin_loss(outputs, targets)
+            return 3 * F.multi_margin_loss(outputs, targets, reduction="sum")
+
+    class Probabilities(Rings):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return F.nll_loss((outputs + 1e-9).log(), targets)  # fewer than tell probabilities
 
     class Broken(Rings):
         def initial_loss(self, classes: int | None) -> float | None:
             raise ValueError
 
     outputs, y = torch.zeros(3, 3), torch.tensor([0, 2, 1])
-    assert metrics.begun(Declared(), 7.0, outputs, y)["chance_loss"] == 2.0
-    assert "chance_loss" not in metrics.begun(Unknown(), 7.0, outputs, y)
-    assert metrics.begun(Broken(), 7.0, outputs, y) == {"initial_loss": 7.0}
+    assert metrics.begun(Declared(), 7.0, outputs, y, 3)["chance_loss"] == 2.0
+    # C - 1, of as many examples as are summed up in a batch
+    assert metrics.begun(Hinge(), 5.0, outputs, y, 2)["chance_loss"] == 4.0
+    assert "chance_loss" not in metrics.begun(Probabilities(), 1.1, outputs, y, 3)
+    assert metrics.begun(Broken(), 7.0, outputs, y, 3) == {"initial_loss": 7.0}
 
 
 def test_every_metric_of_a_task_is_told_of_the_training_part(bench: Workbench) -> None:

@@ -10,6 +10,7 @@ import math
 import torch
 
 from scattershot.checks import CheckResult, Status
+from scattershot_worker.chance import uninformed
 from scattershot_worker.checks.subject import Subject
 
 _EXAMPLES = 1024
@@ -29,7 +30,7 @@ def check(subject: Subject) -> CheckResult:
     declared = task.initial_loss(subject.classes)
     expected = declared
     if expected is None:
-        expected = task.loss(torch.zeros_like(outputs), y).item()
+        expected = task.loss(uninformed(outputs, y), y).item()
     spread = outputs.float().std().item()
     numbers = {"loss": loss, "expected": expected, "declared": declared is not None}
     numbers |= {"outputs_std": spread, "examples": len(y)}
@@ -44,6 +45,15 @@ def check(subject: Subject) -> CheckResult:
             "The loss of fresh weights is not a number: nothing can be learned from there.",
             "Look for values in the data that are not finite (the check `data`), a logarithm or a "
             "division in the loss, and initial weights that are too large.",
+            numbers=numbers,
+        )
+    if declared is None and not 0 < expected < math.inf:
+        return CheckResult(
+            name,
+            "pass",
+            found,
+            "The loss is a number; what it should be cannot be told of this loss.",
+            "Say it in the task, by initial_loss(), to have it compared.",
             numbers=numbers,
         )
     ratio = loss / expected if expected > 0 else math.inf if loss > expected else 1.0
@@ -88,4 +98,4 @@ def _source(subject: Subject, outputs: torch.Tensor, expected: float) -> str:
         return f"ln {width}{more}"
     if classes is not None and math.isclose(expected, classes - 1, rel_tol=1e-3):
         return f"{classes} - 1"
-    return "the loss of outputs that are all 0"
+    return "the loss of outputs that know nothing"

@@ -13,6 +13,7 @@ from itertools import islice, repeat
 import torch
 
 from scattershot.checks import CheckResult
+from scattershot_worker.chance import uninformed
 from scattershot_worker.checks.subject import Batch, Subject, set_rate
 
 _EXAMPLES, _STEPS = 20, 400
@@ -125,7 +126,10 @@ def _scale(subject: Subject, model: torch.nn.Module, batch: Batch, first: float)
     x, y = batch
     outputs = model(x)
     if subject.task.kind == "classification":
-        return max(first, subject.task.loss(torch.zeros_like(outputs), y).item(), 1e-12)
+        chance = subject.task.loss(uninformed(outputs, y), y).item()
+        return max(first, chance if math.isfinite(chance) else 0.0, 1e-12)
+    if outputs.numel() != y.numel():  # as a mean and a variance for each target
+        return max(first, 1e-12)
     mean = y.to(outputs.dtype).mean(0, keepdim=True).expand_as(y).reshape(outputs.shape)
     return max(min(first, subject.task.loss(mean, y).item()), 1e-12)
 

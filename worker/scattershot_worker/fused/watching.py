@@ -142,7 +142,8 @@ class LaneWatch:
         seen = self._activations[row]
         history |= activations.scalars(seen)
         if epoch == 1:
-            history |= metrics.begun(self._task, steps[0], result.outputs, result.targets)
+            on_val, size = (result.outputs, result.targets), training.batch_size
+            history |= metrics.begun(self._task, steps[0], *on_val, size)
         before = self._first_activations[row] if training in self._first else []
         # rows have what decays first; a line has the model's order
         names = self._looker.names

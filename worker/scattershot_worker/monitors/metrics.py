@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scattershot.task import Task
+from scattershot_worker.chance import uninformed
 from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.updates import rounded
 
@@ -42,18 +43,25 @@ def of_training(task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[st
     return {}
 
 
-def begun(task: Task, first: float, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+def begun(
+    task: Task, first: float, outputs: Tensor, targets: Tensor, size: int
+) -> dict[str, float]:
     """Return "initial_loss", that of the first step, and the "chance_loss" of knowing nothing.
 
     The latter is what the task declares, else that of its default loss, by outputs [N, …] and
     targets of the validation part: ln C for C classes; for numbers the variance, what their mean
-    costs. Of any other loss it is not known.
+    costs. Of any other loss it is that of `uninformed` outputs in a batch of `size`, unless the
+    model begins with half of it or less: then it is something else.
     """
     found = {"initial_loss": rounded(first)}
     with suppress(Exception):
         chance = _chance(task, outputs, targets)
-        if chance is not None:
-            found["chance_loss"] = rounded(float(chance))
+        if chance is None:
+            some, y = outputs[:size], targets[:size]
+            chance = float(task.loss(uninformed(some, y), y))
+            if not 0 < chance < 2 * first:
+                return found
+        found["chance_loss"] = rounded(float(chance))
     return found
 
 

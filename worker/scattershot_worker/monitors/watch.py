@@ -98,7 +98,8 @@ class Watch:
         history |= activations.scalars(seen)
         steps = updates.read(self._losses)
         if epoch == 1 and steps:
-            history |= metrics.begun(training.task, steps[0], outputs, targets)
+            size = training.batch_size
+            history |= metrics.begun(training.task, steps[0], outputs, targets, size)
         weights, counts = training.model.parameters(), self._step.counts()
         return history, layers_line(
             epoch, weights, sizes, counts, steps, seen, self._before, len(outputs)
