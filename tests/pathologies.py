@@ -323,10 +323,10 @@ SICK = [
     _sick("sgd at rate 1e-4", "slow", lambda: net(64), {"lr": 1e-4}, may="update_ratio"),
     _sick("sgd at rate 1e-6", "update_ratio", lambda: net(64), {"lr": 1e-6}, may="slow"),
     _sick(
-        "adam at rate 0.2",
+        "adam at rate 0.15",
         "plateau",
         lambda: net(64, activation=nn.LeakyReLU),
-        {**ADAM, "lr": 0.2},
+        {**ADAM, "lr": 0.15},
         may="diverged update_ratio noisy overfitting still_improving",
     ),
     _sick(

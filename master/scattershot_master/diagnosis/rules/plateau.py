@@ -23,7 +23,7 @@ def _look(case: Case) -> str:
     level = (
         fmean(case.train[-max(2, len(case.train) // 4) :]) / case.start if case.start > 0 else 0.0
     )
-    hangs = _LEFT < level < 0.9 and case.gain < 0.1 and case.early > 0.05
+    hangs = _LEFT < level < 0.9 and case.gain < 0.15 and case.early > 0.05
     if not hangs or case.ratio is None or case.ratio < _LARGE:
         return ""
     falls = -sum(one for one in case.moves if one < 0)
