@@ -75,7 +75,8 @@ class Task(ABC):
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the metrics of a whole part, by bare name: "accuracy" becomes `val_accuracy`.
 
-        `outputs` is [N, …] as the model gave them; the loss is added by the trainer.
+        `outputs` is [N, …] as the model gave them; the loss is added by the trainer. With
+        `[worker] monitors` also called for some examples of the training part: `train_accuracy`.
         """
         if self.kind == "regression":
             error = outputs - paired(outputs, targets)

@@ -13,7 +13,7 @@ from scattershot_master.diagnosis.rules import RULES
 from scattershot_master.diagnosis.trials import diagnose
 
 #: The thresholds were set by the first and by others, none of them by the last two.
-SEEDS = (3, 201, 202)
+SEEDS = (3, 701, 702)
 
 
 def _wrong(one: Run, found: Counter[str]) -> dict[str, int]:
