@@ -57,8 +57,8 @@ def begun(
     with suppress(Exception):
         chance = _chance(task, outputs, targets)
         if chance is None:
-            some, y = outputs[:size], targets[:size]
-            chance = float(task.loss(uninformed(some, y), y))
+            first_ones, y = outputs[:size], targets[:size]
+            chance = float(task.loss(uninformed(first_ones, y), y))
             if not 0 < chance < 2 * first:
                 return found
         found["chance_loss"] = rounded(float(chance))
