@@ -225,3 +225,8 @@ def test_equal_accuracies_are_told_apart_by_the_loss() -> None:
     sure = np.array([[0.95, 0.05], [0.05, 0.95]])
     assert set(greedy({0: unsure, 1: sure}, targets, "accuracy", 3, start=1).members) == {0, 1}
     assert greedy({0: unsure, 1: sure}, targets, "accuracy", 3, start=1).members[1] == 2
+
+
+def test_a_sole_member_of_a_score_that_is_minimized_gains_nothing_and_not_minus_nothing() -> None:
+    alone = greedy({3: np.array([[1.0], [2.0]])}, np.array([1.0, 2.5]), "rmse", 1)
+    assert str(alone.gains[3]) == "0.0"

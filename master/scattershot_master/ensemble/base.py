@@ -98,7 +98,7 @@ class Pool:
         for member in dict.fromkeys(order):
             rest = [trial for trial in order if trial != member]
             without = self.score(self.total(rest), len(rest)) if rest else reached
-            gains[member] = self.sign * (reached - without)
+            gains[member] = self.sign * (reached - without) + 0.0  # no -0.0
         return Selection(
             dict(Counter(order)), tuple(order), reached, tuple(scores), gains, self.notes
         )
