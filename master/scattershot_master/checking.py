@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -56,7 +57,7 @@ def read_params(texts: Sequence[str]) -> dict[str, Value]:
     {'hidden': 64, 'lr': 0.001, 'optimizer': 'sgd', 'nesterov': True}
 
     Raises:
-        StudyFileError: there is no "=", or a value is no number, text, true or false.
+        StudyFileError: there is no "=", or a value is no finite number, text, true or false.
     """
     params: dict[str, Value] = {}
     for text in texts:
@@ -67,6 +68,8 @@ def read_params(texts: Sequence[str]) -> dict[str, Value]:
             read = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             read = value
+        if isinstance(read, float) and not math.isfinite(read):
+            raise StudyFileError(f"--param {text}: {name} must be a finite number")
         if not isinstance(read, float | int | bool | str):
             raise StudyFileError(f"--param {text}: {show(value)} is no number, text, true or false")
         params[name] = read

@@ -43,7 +43,7 @@ def test_a_hyperparameter_that_the_space_does_not_have_is_told() -> None:
         middle(SPACE, {"momentun": 1})
 
 
-@pytest.mark.parametrize("text", ["hidden", "=3", "hidden=", "hidden=[1, 2]"])
+@pytest.mark.parametrize("text", ["hidden", "=3", "hidden=", "hidden=[1, 2]", "lr=nan", "lr=inf"])
 def test_a_flag_that_is_no_hyperparameter_is_told(text: str) -> None:
     with pytest.raises(StudyFileError, match="--param"):
         read_params([text])

@@ -74,6 +74,27 @@ def test_a_wrong_backward_is_found(monkeypatch: pytest.MonkeyPatch, factor: floa
     assert "gradient of the data's loss" in result.meaning and "backward()" in result.remedy
 
 
+class Branches(nn.Module):
+    """A smooth network with a branch that hardly counts, whose backward may be wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.branch = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain(x) + 1e-6 * Squared()(self.branch(x))  # type: ignore[no-any-return]
+
+
+def test_a_wrong_backward_of_small_gradients_is_no_kink(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = checked(with_model(Branches), "gradients")
+    monkeypatch.setattr(Wrong, "factor", 2.0)
+    wrong = checked(with_model(Branches), "gradients")
+    assert wrong.status == "fail" and "branch." in wrong.found
+    assert right.status != "fail"
+    for result in (right, wrong):
+        assert not result.numbers["outcomes"].get("kink")
+
+
 def test_a_backward_that_is_a_little_wrong_is_uncomfortable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

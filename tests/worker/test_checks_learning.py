@@ -302,3 +302,40 @@ def test_smoothing_does_not_lag() -> None:
     steps = np.arange(101.0)
     valley = (steps - 50) ** 2
     assert smoothed(valley).argmin() == 50
+
+
+def test_accumulation_changes_no_rate_that_is_advised() -> None:
+    for name, key in (("rates", "suggested"), ("learning", "ratios")):
+        plain, accumulated = (checked(Blobs, name, accumulate=n) for n in (1, 16))
+        assert plain.numbers[key] == accumulated.numbers[key], name
+
+
+class Shifted(Line):
+    """A loss that begins and ends below 0."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().loss(outputs, targets) - 20.0
+
+
+class Stuck(Shifted):
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().loss(outputs, targets) * 0.0 - 20.0
+
+
+class Cosine(Line):
+    """A loss that begins around 0 and falls below."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return -F.cosine_similarity(outputs.flatten(), targets.flatten(), dim=0)
+
+
+@pytest.mark.parametrize("task", [Shifted, Cosine])
+def test_a_loss_below_0_that_falls_is_seen_to(task: type[ss.Task]) -> None:
+    assert checked(task, "learning").status == "pass"
+    assert checked(task, "initial_loss").status == "pass"
+
+
+def test_a_loss_below_0_that_does_not_fall_is_learned_by_nobody() -> None:
+    assert checked(Stuck, "overfit").status == "fail"
+    assert checked(Stuck, "learning").status == "fail"
+    assert checked(Cosine, "overfit").status == "pass"

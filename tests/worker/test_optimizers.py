@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -141,3 +142,30 @@ def test_biases_and_norms_do_not_decay_unless_all_do(optimizer: str) -> None:
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     (everything,) = make_optimizer(network, {**params, "decay_all": True}).param_groups
     assert len(everything["params"]) == 6 and everything["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value"),
+    [
+        ("sgd", "lr", "abc"),
+        ("sgd", "lr", True),
+        ("sgd", "lr", -1.0),
+        ("sgd", "lr", math.nan),
+        ("sgd", "weight_decay", "a"),
+        ("sgd", "momentum", 1.5),
+        ("sgd", "momentum", "x"),
+        ("sgd", "nesterov", "no"),
+        ("rmsprop", "alpha", 2),
+        ("adam", "beta2", 1.0),
+        ("adamw", "eps", -1e-8),
+    ],
+)
+def test_a_value_out_of_bounds_is_told_with_its_name_and_what_is_allowed(
+    optimizer: str, name: str, value: Any
+) -> None:
+    with pytest.raises(TaskError, match=f"the hyperparameter {name} must be .*found"):
+        make_optimizer(nn.Linear(2, 2), {"optimizer": optimizer, name: value})
+
+
+def test_what_an_optimizer_does_not_read_may_be_anything() -> None:
+    make_optimizer(nn.Linear(2, 2), {"optimizer": "adam", "momentum": "none"})

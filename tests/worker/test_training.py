@@ -404,3 +404,17 @@ def test_a_trial_that_stopped_early_gets_on_when_a_later_stage_continues_it(
         outcome = job.run_trial(workbench.bench, spec, 2, Signals())
     assert outcome == ("ended", "complete")
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_momentum_may_begin_at_0(optimizer: str) -> None:
+    def lost(**params: Any) -> float:
+        one = training(optimizer=optimizer, lr=1e-3, **params)
+        for step in range(4):
+            one.begin_step(step, 4)
+            loss = one.step(X[:12], Y[:12])
+        return loss.item()
+
+    assert lost(final_momentum=0.9, momentum=0.0) == lost(final_momentum=0.9)
+    assert lost(final_momentum=0.0) == pytest.approx(lost(), abs=1e-6)
+    assert lost(final_momentum=0.9) != pytest.approx(lost(), abs=1e-5)

@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from scattershot.errors import TaskError
+from scattershot_worker import bounds
 from scattershot_worker.initialization import INITIALIZATIONS
 from scattershot_worker.schedules import SCHEDULES
 
-_Check = tuple[Callable[[Any], bool], str]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-_FRACTION: _Check = (lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 up to, not with, 1")
-_PART: _Check = (lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
-_INSIDE: _Check = (lambda v: _is_number(v) and 0 < v < 1, "a number between 0 and 1")
-_POSITIVE: _Check = (lambda v: _is_number(v) and v > 0, "a number above 0")
-_COUNT: _Check = (lambda v: type(v) is int and v >= 1, "a whole number, at least 1")
-_SWITCH: _Check = (lambda v: isinstance(v, bool), "true or false")
 PRECISIONS = ("float32", "bf16", "fp16")
 _INITS = ("default", *INITIALIZATIONS)
-_CHECKS: dict[str, _Check] = {
-    "batch_size": _COUNT,
+_CHECKS: dict[str, bounds.Check] = {
+    "batch_size": bounds.COUNT,
     "schedule": (lambda v: v in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
-    "warmup": _FRACTION,
-    "drop_every": _INSIDE,
-    "drop_factor": _INSIDE,
-    "final_factor": _PART,
-    "patience": _COUNT,
-    "cycles": _COUNT,
-    "final_momentum": _FRACTION,
-    "label_smoothing": _FRACTION,
-    "clip_norm": _POSITIVE,
-    "clip_value": _POSITIVE,
-    "ema": _INSIDE,
-    "decay_all": _SWITCH,
+    "warmup": bounds.FRACTION,
+    "drop_every": bounds.INSIDE,
+    "drop_factor": bounds.INSIDE,
+    "final_factor": bounds.PART,
+    "patience": bounds.COUNT,
+    "cycles": bounds.COUNT,
+    "final_momentum": bounds.FRACTION,
+    "label_smoothing": bounds.FRACTION,
+    "clip_norm": bounds.POSITIVE,
+    "clip_value": bounds.POSITIVE,
+    "ema": bounds.INSIDE,
+    "decay_all": bounds.SWITCH,
     "init": (lambda v: v in _INITS, "one of " + ", ".join(("default", *INITIALIZATIONS))),
-    "early_stopping": _COUNT,
-    "accumulate": _COUNT,
+    "early_stopping": bounds.COUNT,
+    "accumulate": bounds.COUNT,
     "precision": (lambda v: v in PRECISIONS, "one of float32, bf16, fp16"),
-    "compile": _SWITCH,
+    "compile": bounds.SWITCH,
 }
 
 
@@ -83,10 +70,7 @@ class Hyperparameters:
             TaskError: one is outside its bounds; says what is allowed.
         """
         given = {one.name: params[one.name] for one in fields(cls) if one.name in params}
-        for name, value in given.items():
-            fits, allowed = _CHECKS[name]
-            if not fits(value):
-                raise TaskError(f"the hyperparameter {name} must be {allowed} (found {value!r})")
+        bounds.require(given, _CHECKS)
         return cls(**given)
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from scattershot.errors import TaskError
+from scattershot_worker import bounds
 
 # name → (class, whether it has a fused kernel, the hyperparameters it reads)
 _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], bool, tuple[str, ...]]] = {
@@ -19,6 +20,16 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], bool, tuple[s
     "adamw": (torch.optim.AdamW, True, ("beta1", "beta2", "eps")),
 }
 OPTIMIZERS = tuple(_OPTIMIZERS)
+_CHECKS: dict[str, bounds.Check] = {
+    "lr": bounds.NOT_NEGATIVE,
+    "weight_decay": bounds.NOT_NEGATIVE,
+    "momentum": bounds.FRACTION,
+    "nesterov": bounds.SWITCH,
+    "beta1": bounds.FRACTION,
+    "beta2": bounds.FRACTION,
+    "alpha": bounds.FRACTION,
+    "eps": bounds.NOT_NEGATIVE,
+}
 
 
 def make_optimizer(model: nn.Module, params: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -31,16 +42,19 @@ def make_optimizer(model: nn.Module, params: Mapping[str, Any]) -> torch.optim.O
     searched together.
 
     Raises:
-        TaskError: there is no optimizer of that name, or nothing for one to train.
+        TaskError: there is no optimizer of that name, a hyperparameter is outside its bounds, or
+            there is nothing to train.
     """
     name = str(params.get("optimizer", "sgd")).lower()
     if name not in _OPTIMIZERS:
         raise TaskError(f"no optimizer is called {name!r}; there are {', '.join(OPTIMIZERS)}")
     make, has_fused, reads = _OPTIMIZERS[name]
+    used = {key: params[key] for key in ("lr", "weight_decay", *reads) if key in params}
+    bounds.require(used, _CHECKS)
     given: dict[str, Any] = {"lr": float(params.get("lr", 0.01))}
     if "weight_decay" in params:
         given["weight_decay"] = float(params["weight_decay"])
-    given |= {key: params[key] for key in reads if key in params}
+    given |= {key: value for key, value in used.items() if key in reads}
     if "beta1" in given or "beta2" in given:
         given["betas"] = (given.pop("beta1", 0.9), given.pop("beta2", 0.999))
     if given.get("nesterov") and not given.get("momentum"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -115,6 +116,9 @@ class Training:
             if self.how.final_momentum is not None and "momentum" in group:
                 first = group.setdefault("initial_momentum", group["momentum"])
                 group["momentum"] = schedules.momentum(progress, first, self.how)
+                if isinstance(self.optimizer, torch.optim.RMSprop):
+                    # which makes no buffer for a momentum of 0, and misses it once there is one
+                    group["momentum"] = max(group["momentum"], sys.float_info.min)
 
     @property
     def lr(self) -> float:

@@ -62,6 +62,11 @@ def check(
     except ValueError as error:
         raise StudyFileError(f"--only: {error}") from None
     params = middle(study.space, read_params(param or []))
+    folder = out / f"{study.study.name}.check"
+    try:  # before minutes of checks, whose results would be lost
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyFileError(f"--out: cannot make the folder {folder}: {error.strerror}") from None
     if not as_json:
         _head(study.study.task, params)
     results = []
@@ -76,7 +81,6 @@ def check(
         results.append(result)
         if not as_json:
             show(result)
-    folder = out / f"{study.study.name}.check"
     plot = keep(results, params, folder)
     failed = any(result.status == "fail" for result in results)
     if as_json:

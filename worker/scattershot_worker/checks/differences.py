@@ -21,6 +21,9 @@ _STEPS = (1e-5, 1e-6, 1e-7)
 #: The notes' thresholds of the relative error.
 WRONG, UNEASY, HAPPY = 1e-2, 1e-4, 1e-7
 
+#: Of gradients so small that rounding drowns them, a gap of so many times that is none of its.
+_NOISY = 64
+
 Outcome = Literal["compared", "both zero", "kink", "too small"]
 Loss = Callable[[], Tensor]
 
@@ -118,11 +121,13 @@ class _Entry:
                 return "compared", gap / largest
             # rounding alone makes the difference uncertain by this much
             noise = 8 * torch.finfo(torch.float64).eps * max(abs(self.value), 1e-300) / h
-            if UNEASY * largest < noise:
-                return ("too small", 0.0) if gap <= 4 * noise else outcome
             apart = abs((above - self.value) - (self.value - below)) / h
             at_kink = gap <= 0.5 * apart + noise
+            if UNEASY * largest < noise and gap <= _NOISY * noise:
+                return ("kink", 0.0) if at_kink and gap > 4 * noise else ("too small", 0.0)
             outcome = ("kink", 0.0) if at_kink else ("compared", gap / largest)
+            if UNEASY * largest < noise:
+                return outcome  # a smaller h would be drowned in noise
         return outcome
 
     def _shifted(self, by: float) -> float:

@@ -7,6 +7,7 @@ Notes: "Baby-sitting the learning process" in neural-networks-3, and the course'
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import islice
 from statistics import fmean
 
@@ -30,7 +31,8 @@ def check(subject: Subject) -> CheckResult:
     """
     curves = {rate: _losses(subject, rate) for rate in _RATES}
     before = _before(subject)
-    kept = {rate: _ratio(losses, before) for rate, losses in curves.items()}
+    scale = _scale(before, curves)
+    kept = {rate: _ratio(losses, fmean(before), scale) for rate, losses in curves.items()}
     falls = [rate for rate, ratio in kept.items() if ratio <= _FALLS]
     best = min(kept, key=lambda rate: kept[rate])
     lines = ", ".join(f"{_change(ratio)} at {rate:g}" for rate, ratio in kept.items())
@@ -81,17 +83,31 @@ def _losses(subject: Subject, rate: float) -> list[float]:
     return [*islice(subject.train(training, subject.batches()), _ITERATIONS)]
 
 
-def _ratio(losses: list[float], before: float) -> float:
-    """Return the loss at the end over that `before`, infinite if it blew up."""
+def _ratio(losses: list[float], before: float, scale: float) -> float:
+    """Return what the end has of the loss `before`, infinite if it blew up."""
     end = fmean(losses[-_LAST:])
-    return end / before if len(losses) == _ITERATIONS and math.isfinite(end) else math.inf
+    done = len(losses) == _ITERATIONS and math.isfinite(end)
+    return 1 + (end - before) / scale if done else math.inf
 
 
-def _before(subject: Subject) -> float:
-    """Return the mean loss of fresh weights on the first batches."""
+def _scale(before: list[float], curves: Mapping[float, list[float]]) -> float:
+    """Return what a fall is measured by: the loss before; of one that has no floor the largest.
+
+    A fall by less than the first batches differ is none: it must be a tenth of this.
+    """
+    ends = [fmean(losses[-_LAST:]) for losses in curves.values()]
+    lowest = min(filter(math.isfinite, ends), default=0.0)
+    mean = fmean(before)
+    if min(lowest, *before) >= 0:
+        return max(mean, 1e-12)
+    return max(mean - lowest, 10 * (max(before) - min(before)), 1e-12)
+
+
+def _before(subject: Subject) -> list[float]:
+    """Return the losses of fresh weights on the first batches."""
     model, loss = subject.model(), subject.training(compile=False).loss
     given = islice(subject.batches(), _FIRST)
-    return fmean(loss(model(x), y).item() for x, y in given)
+    return [loss(model(x), y).item() for x, y in given]
 
 
 def _change(ratio: float) -> str:

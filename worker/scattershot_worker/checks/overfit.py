@@ -111,13 +111,21 @@ def _learn(subject: Subject, batch: Batch, rate: float) -> _Try:
             first, scale = loss, _scale(subject, model, batch, loss)
         if step % _EVERY or not math.isfinite(loss):
             continue
-        left = max(loss, 0.0) / scale
+        left = loss / scale if loss >= 0 and first >= 0 else _below(first, loss)
         if left <= found.left:
             accuracy = _accuracy(subject, model, batch)
             found = _Try(rate, step, first, loss, accuracy, left, [*curve])
         if found.learned:
             break
     return found
+
+
+def _below(first: float, loss: float) -> float:
+    """Return what is left of a loss that has no floor: little once it fell by half of itself."""
+    fallen = first - loss
+    if fallen <= 0:
+        return 1.0
+    return _ENOUGH if fallen >= 0.5 * abs(first) else _ALMOST
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from scattershot.checks import TASK, CheckResult, chosen
 from scattershot.errors import ScattershotError, TaskError
 from scattershot.space import Space
 from scattershot.task import Task
+from scattershot_worker.bounds import OutOfBounds
 from scattershot_worker.checks import CHECKS
 from scattershot_worker.checks.subject import Subject
 from scattershot_worker.job import where
@@ -100,6 +101,10 @@ def _part(called: str, params: Mapping[str, Any] | None = None) -> Iterator[None
     """Name the part of the task that an error comes from, and the hyperparameters it was given."""
     try:
         yield
+    except OutOfBounds as error:
+        misfit = _DoesNotWork(str(error))
+        misfit.advice = "Give it another value: in [space], or by --param."
+        raise misfit from error
     except (Exception, SystemExit) as error:
         misfit = _DoesNotWork(f"{called} does not work: {_said(error)}")
         if isinstance(error, KeyError) and params is not None:

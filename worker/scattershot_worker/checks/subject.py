@@ -186,9 +186,9 @@ class Subject:
     def training(self, **changes: Any) -> Training:
         """Return what the trainer has for these hyperparameters, before the first step, on a copy.
 
-        `changes` stand in for hyperparameters.
+        `changes` stand in for hyperparameters. Gradients are not accumulated: a step is an update.
         """
-        params = self.params | changes
+        params = self.params | {"accumulate": 1} | changes
         training = Training(
             self.task,
             params,
