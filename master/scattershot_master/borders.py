@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, comb, inf, isnan, nextafter
+from math import ceil, inf, isnan, nextafter
 from typing import Literal
 
 from scattershot.space import Axis, Box, Space
 from scattershot.trial import Value
+from scattershot_master.odds import binomial, hypergeometric
 
 Side = Literal["low", "high"]
 SIDES: tuple[Side, Side] = ("low", "high")
@@ -124,7 +125,7 @@ def crowd(axis: Axis, side: Interval, coordinates: Sequence[float]) -> Crowd | N
         shares = sorted(outer_share(axis, side, u, end) for u in active)
         outer = [m for m in majorities if shares[m - 1] <= BORDER + 1e-9]
         chance, count = min(
-            ((_tail(len(active), shares[m - 1], m), m) for m in outer), default=(1, 0)
+            ((binomial(len(active), shares[m - 1], m), m) for m in outer), default=(1, 0)
         )
         if chance <= CHANCE / len(majorities):
             return Crowd(end, shares[count - 1], count, len(active))
@@ -158,7 +159,7 @@ def foremost(
         for count in range(len(active), max(len(active) - 1, LEAST_RANKED) - 1, -1):
             last = outer[count - 1]
             few = sum(sign * u <= sign * last for u in everyone)
-            if _drawn(len(everyone), few, len(active), count) <= chance / 2:
+            if hypergeometric(len(everyone), few, len(active), count) <= chance / 2:
                 share = outer_share(axis, side, last, end)
                 return Crowd(end, share, count, len(active), (few, len(everyone)))
     return None
@@ -207,19 +208,6 @@ def outer_share(
     else:
         distance = side[1] - (first if whole_cell else last)
     return min(max(distance / (side[1] - side[0]), 0.0), 1.0)
-
-
-def _tail(trials: int, chance: float, least: int) -> float:
-    """Return P(Binomial(trials, chance) >= least)."""
-    return sum(
-        comb(trials, m) * chance**m * (1 - chance) ** (trials - m) for m in range(least, trials + 1)
-    )
-
-
-def _drawn(everyone: int, few: int, drawn: int, least: int) -> float:
-    """Return the chance that of `drawn` from everyone `least` or more are among the few."""
-    ways = (comb(few, m) * comb(everyone - few, drawn - m) for m in range(least, drawn + 1))
-    return sum(ways) / comb(everyone, drawn)
 
 
 def _natural(axis: Axis, side: Interval, end: Side) -> bool:

@@ -12,6 +12,7 @@ from scattershot.errors import StudyFileError
 from scattershot.settings import StudyFile
 from scattershot.store.files import STALE, clean_stale, write
 from scattershot_master.ledger import LEDGER, Ledger
+from scattershot_master.show import words
 
 _STUDY = "study.toml"
 
@@ -124,4 +125,4 @@ def _difference(begun: StudyFile, now: StudyFile) -> str:
         if not keys and [*was] != [*now_is]:
             parts.append(f"the order of [{table}]")
         parts += [f"{table}.{key}" for key in keys]
-    return ", ".join(parts[:3]) + (", …" if len(parts) > 3 else "")
+    return words.some(parts, 3)

@@ -99,7 +99,7 @@ def study_page(study: StudyCase) -> Page:
     for rule, _ in _counted(study).most_common():
         numbers = [n for n, found in study.findings.items() if rule in {one.rule for one in found}]
         first = next(one for one in study.findings[numbers[0]] if one.rule == rule)
-        named = ", ".join(map(str, numbers[:_NAMED])) + (", …" if len(numbers) > _NAMED else "")
+        named = words.some(numbers, _NAMED)
         evidence, remedy = lines_of([first])
         blocks += section(
             f"{rule} · {words.plural(len(numbers), 'trial')}: {named}",

@@ -129,5 +129,13 @@ def numbers(trials: Sequence[int], most: int = 5) -> str:
     >>> numbers([3]), numbers([3, 5]), numbers(list(range(9)))
     ('trial 3', 'trials 3, 5', 'trials 0, 1, 2, 3, 4, …')
     """
-    listed = ", ".join(map(str, trials[:most])) + (", …" if len(trials) > most else "")
-    return f"trial {listed}" if len(trials) == 1 else f"trials {listed}"
+    return f"trial{'s' * (len(trials) != 1)} {some(trials, most)}"
+
+
+def some(found: Sequence[object], most: int) -> str:
+    """Return the first few of many for a sentence.
+
+    >>> some([3, 5], 2), some([3, 5, 7], 2)
+    ('3, 5', '3, 5, …')
+    """
+    return ", ".join(map(str, found[:most])) + (", …" if len(found) > most else "")

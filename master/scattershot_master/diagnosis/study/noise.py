@@ -11,6 +11,7 @@ from scattershot_master.board import TrialRecord
 from scattershot_master.diagnosis.case import number
 from scattershot_master.diagnosis.study.case import StudyCase
 from scattershot_master.ranking import finite
+from scattershot_master.show import words
 
 #: Points no further apart than this on each axis are nearly the same: as a part of its range, and
 #: as a factor on a log scale, whose range may have many decades.
@@ -73,10 +74,9 @@ def _spread(study: StudyCase, ranking: Sequence[TrialRecord]) -> tuple[float, st
         return None
     spread = sqrt(squares / (count - len(groups)))
     numbers = sorted(trial.number for group in groups for trial in group)
-    named = ", ".join(map(str, numbers[:_NAMED])) + (", …" if count > _NAMED else "")
     return spread, (
         f"{number(spread)} is the standard deviation of {count} trials that differ by little but "
-        f"their seeds ({named})"
+        f"their seeds ({words.some(numbers, _NAMED)})"
     )
 
 

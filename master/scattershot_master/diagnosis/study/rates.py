@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import comb
 
 from scattershot.space import Axis, Space
 from scattershot_master.diagnosis.case import Case, Finding
 from scattershot_master.diagnosis.study.case import StudyCase
+from scattershot_master.odds import hypergeometric
 
 #: So many trials in a row, from the end of the range, are no accident.
 _LEAST = 3
@@ -116,8 +116,7 @@ def _accident(seen: Sequence[_Rate], count: int) -> float:
     """Return how likely so many bad trials at this end are, were the rate without effect."""
     trials, bad = sum(one.of for one in seen), sum(one.bad for one in seen)
     drawn, least = sum(one.of for one in seen[:count]), sum(one.bad for one in seen[:count])
-    ways = (comb(bad, m) * comb(trials - bad, drawn - m) for m in range(least, drawn + 1))
-    return sum(ways) / comb(trials, drawn)
+    return hypergeometric(trials, bad, drawn, least)
 
 
 def _finding(axis: Axis, side: _Side, seen: Sequence[_Rate], count: int) -> Finding:
