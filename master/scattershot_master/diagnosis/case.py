@@ -139,12 +139,9 @@ class Case:
     @cached_property
     def squared(self) -> bool:
         """Whether the loss is a squared error: that of the `val_rmse` beside it."""
-        pairs = [
-            (one["val_rmse"], one["val_loss"])
-            for one in self.history
-            if "val_rmse" in one and "val_loss" in one
-        ]
-        return bool(pairs) and all(isclose(a * a, b, rel_tol=1e-3) for a, b in pairs[:1])
+        lines = (one for one in self.history if "val_rmse" in one and "val_loss" in one)
+        line = next(lines, None)
+        return line is not None and isclose(line["val_rmse"] ** 2, line["val_loss"], rel_tol=1e-3)
 
     @cached_property
     def gain(self) -> float:
