@@ -12,8 +12,7 @@ from scattershot.bus.queue import TrialSpec
 from scattershot.bus.waiting import WaitingTrials
 from scattershot.task import Task
 from scattershot_worker.fused import Engine, Signature, Tuner
-from scattershot_worker.lazy import make_model
-from scattershot_worker.trainer import data_on
+from scattershot_worker.trainer import training_of
 from scattershot_worker.training import Training
 
 log = logging.getLogger("scattershot.worker")
@@ -58,8 +57,5 @@ class Packing:
 
 
 def make_training(task: Task, spec: TrialSpec, device: torch.device) -> Training:
-    """Return a trial freshly made; torch's generators must be seeded for it."""
-    model = make_model(task, spec.params, data_on(task, device).train)
-    return Training(
-        task, spec.params, seed=spec.seed, budget=spec.epochs, device=device, model=model
-    )
+    """Return the trial of a spec freshly made; see `trainer.training_of`."""
+    return training_of(task, spec.params, seed=spec.seed, budget=spec.epochs, device=device)

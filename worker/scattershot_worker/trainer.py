@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -20,7 +20,14 @@ from scattershot_worker.handle import TrialHandle, seed_everything
 from scattershot_worker.lazy import make_model
 from scattershot_worker.monitors import machine
 from scattershot_worker.monitors.watch import Watch
-from scattershot_worker.training import Training, expected, measured, one_tensor, predicted
+from scattershot_worker.training import (
+    Training,
+    expected,
+    measured,
+    one_tensor,
+    predicted,
+    smooths,
+)
 
 #: Examples of a forward pass that is not trained on.
 EVALUATION_BATCH = 1024
@@ -48,13 +55,8 @@ def train(task: Task, trial: TrialHandle) -> None:
     dropout derive from the trial's seed and the epoch alone.
     """
     data = data_on(task, trial.device)
-    training = Training(
-        task,
-        trial.params,
-        seed=trial.seed,
-        budget=trial.budget,
-        device=trial.device,
-        model=make_model(task, trial.params, data.train),
+    training = training_of(
+        task, trial.params, seed=trial.seed, budget=trial.budget, device=trial.device
     )
     watch = Watch(training) if trial.monitors else None
     trial.patience = training.how.early_stopping
@@ -78,6 +80,14 @@ def train(task: Task, trial: TrialHandle) -> None:
             predictions=predicted(task, outputs, targets),
             targets=expected(task, targets),
         )
+
+
+def training_of(
+    task: Task, params: Mapping[str, Any], *, seed: int, budget: int, device: torch.device
+) -> Training:
+    """Return a trial freshly made; torch's generators must be seeded for it."""
+    model = make_model(task, params, data_on(task, device).train)
+    return Training(task, params, seed=seed, budget=budget, device=device, model=model)
 
 
 def train_epoch(
@@ -231,8 +241,7 @@ def fixed_seed(seed: int = DATA_SEED) -> Iterator[None]:
 
 def _targets(task: Task, y: Tensor) -> Tensor:
     """Return class numbers as cross-entropy takes them, once for all trials."""
-    plain = task.kind == "classification" and type(task).loss is Task.loss
-    return y.long() if plain and not y.is_floating_point() else y
+    return y.long() if smooths(task) and not y.is_floating_point() else y
 
 
 def data_on(task: Task, device: torch.device) -> Data:
