@@ -10,6 +10,7 @@ COPY constraints.txt ./
 # torch alone first: the largest layer, and the one that changes least
 RUN pip install ${PIP_ARGS} -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
+COPY api ./api
 COPY common ./common
 COPY master ./master
 COPY worker ./worker

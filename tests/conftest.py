@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import object_store
-from scattershot.bus.connection import connect
-from scattershot.bus.server import EmbeddedServer
+from scattershot_common.bus.connection import connect
+from scattershot_common.bus.server import EmbeddedServer
+from support import s3_server
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def _empty_database(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """The endpoint of an object store of this test run alone."""
-    with object_store.server() as endpoint:
+    with s3_server.server() as endpoint:
         yield endpoint
 
 
@@ -39,5 +39,5 @@ def s3() -> Iterator[str]:
 def bucket(s3: str) -> Iterator[str]:
     """The URL of an empty bucket, which this process and those it starts can write to."""
     with pytest.MonkeyPatch.context() as patch:
-        object_store.use(s3, patch)
-        yield object_store.make_bucket()
+        s3_server.use(s3, patch)
+        yield s3_server.make_bucket()

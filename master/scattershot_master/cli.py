@@ -11,9 +11,9 @@ import sys
 
 import typer
 
-from scattershot.errors import told
-from scattershot_master.commands import check, doctor, ensembles, recipe, recover, running, steering
-from scattershot_master.show import commands as looking
+from scattershot_common.errors import told
+from scattershot_master.commands import check, doctor, ensemble, kill_stop, recipe, recover, run
+from scattershot_master.commands import inspect as looking
 
 app = typer.Typer(
     help="Random hyperparameter search for PyTorch, on one machine or a cluster.",
@@ -22,17 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(running.run)
-app.command()(running.master)
+app.command()(run.run)
+app.command()(run.master)
 app.command()(check.check)
 app.command()(recipe.recipe)
 app.command()(looking.status)
 app.command()(looking.top)
 app.command()(looking.show)
 app.command()(looking.diagnose)
-app.command()(steering.kill)
-app.command()(steering.stop)
-app.add_typer(ensembles.app, name="ensemble")
+app.command()(kill_stop.kill)
+app.command()(kill_stop.stop)
+app.add_typer(ensemble.app, name="ensemble")
 app.command()(looking.export)
 app.command()(doctor.doctor)
 app.command()(recover.recover)

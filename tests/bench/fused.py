@@ -13,11 +13,11 @@ from torch import nn
 from bench import harness, overhead
 from bench.harness import Figure
 from bench.overhead import Round
-from scattershot.task import Data, Task
+from scattershot_common.task.task import Data, Task
+from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.fused import Engine, NotFusable, Tuner, probe
-from scattershot_worker.handle import seed_everything
-from scattershot_worker.trainer import train_epoch
-from scattershot_worker.training import Training
+from scattershot_worker.training.loop import train_epoch
+from scattershot_worker.training.training import Training
 
 ROUNDS = 5
 TARGET = 4.0

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from scattershot_worker.warm_child import MALLOC
+from scattershot_worker.supervisor.child_process import MALLOC
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds between two looks at the processes of a command.
@@ -148,7 +148,7 @@ def _watched(pid: int) -> Iterator[dict[str, float]]:
 def _kind(command: Sequence[str]) -> str:
     line = " ".join(command)
     for mark, kind in (
-        ("scattershot_worker.child", "training"),
+        ("scattershot_worker.child.main", "training"),
         ("scattershot_worker.evaluate", "ensemble test"),
         ("--slot ", "supervisors"),
         ("rq:worker", "supervisors"),

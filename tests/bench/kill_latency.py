@@ -13,7 +13,7 @@ from bench import harness
 from bench.harness import Figure
 
 if TYPE_CHECKING:
-    from scattershot.bus.state import TrialStates
+    from scattershot_common.bus.trial_state import TrialStates
 
 KILLS = 30
 TARGET = 50.0
@@ -66,9 +66,9 @@ def _by_rule(folder: Path) -> list[float]:
 
 def _by_hand(folder: Path) -> tuple[list[float], list[float]]:
     """Return milliseconds from our call to the end, and from there to the next trial's start."""
-    from scattershot.bus.connection import connect
-    from scattershot.bus.server import running_url
-    from scattershot.bus.state import TrialStates
+    from scattershot_common.bus.connection import connect
+    from scattershot_common.bus.server import running_url
+    from scattershot_common.bus.trial_state import TrialStates
 
     folder.mkdir()
     file = folder / "study.toml"
@@ -87,8 +87,8 @@ def _by_hand(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def _kill_one_by_one(states: TrialStates) -> tuple[list[float], list[float]]:
-    from scattershot.bus.stream import EventStream
-    from scattershot_master.dispatch import stop_trial
+    from scattershot_common.bus.stream import EventStream
+    from scattershot_master.search.redis_study import stop_trial
 
     stream = EventStream(states.connection, "kills")
     pause = random.Random(0)

@@ -33,8 +33,8 @@ def measure() -> list[Figure]:
 
 
 def _write_study(root: Path) -> Path:
-    from scattershot_master.ledger import Ledger
-    from synthetic_study import Simulation
+    from scattershot_master.state.ledger import Ledger
+    from support.synthetic_study import Simulation
 
     ledger = Ledger(root / "digits")
     stage: dict[str, object] = {"name": "all", "trials": TRIALS, "epochs": EPOCHS}

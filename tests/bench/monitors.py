@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import torch
 
 from bench.harness import Figure, at_most, main, median
+from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.fused import Engine, probe
-from scattershot_worker.handle import seed_everything
-from scattershot_worker.monitors.watch import Watch
+from scattershot_worker.monitors.monitor import Watch
 from scattershot_worker.tasks.digits import Digits
-from scattershot_worker.trainer import data_on, evaluate, tensors_of, train_epoch
-from scattershot_worker.training import Training
+from scattershot_worker.training.loop import data_on, evaluate, tensors_of, train_epoch
+from scattershot_worker.training.training import Training
 
 _LANES = 28
 _CPU = torch.device("cpu")

@@ -83,7 +83,7 @@ def _rates_of_tenths(study: Study) -> list[float]:
 
 def _optuna(folder: Path) -> float:
     """Return Optuna's trials per second, on a Redis with the settings of our embedded one."""
-    from scattershot.bus.server import EmbeddedServer
+    from scattershot_common.bus.server import EmbeddedServer
 
     server = EmbeddedServer(folder)
     try:

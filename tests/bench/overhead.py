@@ -39,7 +39,7 @@ def study_text() -> str:
 
 def points(text: str) -> list[dict[str, Any]]:
     """Return the points that the study draws."""
-    from scattershot.settings import StudyFile
+    from scattershot_common.study.settings import StudyFile
     from scattershot_master.samplers import SAMPLERS
 
     study = StudyFile.model_validate(tomllib.loads(text))

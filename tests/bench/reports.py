@@ -38,7 +38,7 @@ rule = "none"
 
 def measure() -> list[Figure]:
     """Start a real master on a real Redis (AOF every second), and simulate its workers."""
-    from scattershot.bus.server import EmbeddedServer
+    from scattershot_common.bus.server import EmbeddedServer
 
     with harness.folder() as folder:
         server = EmbeddedServer(folder / "redis")
@@ -60,7 +60,7 @@ def measure() -> list[Figure]:
 
 
 def _figures(url: str, folder: Path, master: psutil.Process) -> list[Figure]:
-    from scattershot.bus.connection import connect
+    from scattershot_common.bus.connection import connect
 
     context = multiprocessing.get_context("spawn")
     share = WORKERS // PROCESSES
@@ -89,9 +89,9 @@ def _figures(url: str, folder: Path, master: psutil.Process) -> list[Figure]:
 
 def _simulate(url: str, first: int, count: int) -> list[float]:
     """Be `count` workers: claim a trial each, then report every second; return the seconds."""
-    from scattershot.bus.connection import connect
-    from scattershot.bus.pulse import Pulse, write
-    from scattershot.bus.state import TrialStates, report
+    from scattershot_common.bus.connection import connect
+    from scattershot_common.bus.heartbeat import Pulse, write
+    from scattershot_common.bus.trial_state import TrialStates, report
 
     connection = connect(url)
     states = TrialStates(connection, "reports")

@@ -19,7 +19,7 @@ RUNS = 3
 
 def measure() -> list[Figure]:
     """Start the real command on a Redis that knows nothing; it ends when all are on the queue."""
-    from scattershot.bus.server import EmbeddedServer
+    from scattershot_common.bus.server import EmbeddedServer
 
     seen = []
     for _ in range(RUNS):
@@ -44,8 +44,8 @@ def measure() -> list[Figure]:
 
 def _start(file: Path, url: str, folder: Path) -> tuple[float, float, float]:
     """Return the seconds until all trials are on the queue, on the clock and of CPU, and the MB."""
-    from scattershot.bus.connection import connect
-    from scattershot.bus.queue import TrialQueue
+    from scattershot_common.bus.connection import connect
+    from scattershot_common.bus.queue import TrialQueue
 
     key, redis = TrialQueue(connect(url, decode=False)).rq.key, connect(url)
     begun = time.perf_counter()
@@ -76,9 +76,9 @@ def _start(file: Path, url: str, folder: Path) -> tuple[float, float, float]:
 
 def _write_study(folder: Path) -> Path:
     """Write a study file, and a ledger in which all its trials are sampled; return the file."""
-    from scattershot.study_file import load
-    from scattershot_master import planning
-    from scattershot_master.opening import open_study
+    from scattershot_common.study.study_file import load
+    from scattershot_master.search import planning
+    from scattershot_master.search.open_study import open_study
 
     text = (harness.ROOT / "examples" / "digits.toml").read_text()
     head = text.partition("[[stage]]")[0]

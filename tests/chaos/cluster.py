@@ -22,12 +22,12 @@ from redis.exceptions import RedisError
 
 from chaos.proxy import Proxy
 from cluster.conftest import command, environment
-from scattershot.bus import pulse
-from scattershot.bus.connection import URL_VARIABLE
-from scattershot.bus.keys import Keys
-from scattershot.bus.server import find_binary
-from scattershot.processes import die_with_parent
-from scattershot_master.ledger import LEDGER
+from scattershot_common.bus import heartbeat
+from scattershot_common.bus.connection import URL_VARIABLE
+from scattershot_common.bus.keys import Keys
+from scattershot_common.bus.server import find_binary
+from scattershot_common.processes import die_with_parent
+from scattershot_master.state.ledger import LEDGER
 
 #: Seconds between two starts of one process, as a service manager would wait.
 RESTART_AFTER = 1.0
@@ -210,7 +210,7 @@ class Cluster:
     def trainer_of(self, hash_: dict[str, Any]) -> psutil.Process | None:
         """Return the process that trains a trial, given the trial's hash."""
         try:
-            pids = {one.name: one.pid for one in pulse.read(self.server.client)}
+            pids = {one.name: one.pid for one in heartbeat.read(self.server.client)}
         except RedisError:
             return None
         for worker in self.workers:

@@ -13,10 +13,10 @@ from pathlib import Path
 from random import Random
 
 from chaos.cluster import Cluster, Service, send
-from scattershot.bus.queue import TrialQueue
-from scattershot.bus.state import LEASE
-from scattershot.store.names import list_checkpoints
-from scattershot_master.ledger import LEDGER
+from scattershot_common.bus.queue import TrialQueue
+from scattershot_common.bus.trial_state import LEASE
+from scattershot_common.store.checkpoint_names import list_checkpoints
+from scattershot_master.state.ledger import LEDGER
 
 Fault = Callable[[Cluster, Random], str | None]
 

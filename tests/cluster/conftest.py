@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from scattershot.trial import MEASURED
+from scattershot_common.trial import MEASURED
 
 STUDY = """\
 [study]

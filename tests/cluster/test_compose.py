@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from cluster.conftest import Run, export, table
-from scattershot_master.ledger import LEDGER, read
-from waiting import eventually
+from scattershot_master.state.ledger import LEDGER, read
+from support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from pathologies import HEALTHY, SICK, Run, case
+from scattershot_master.diagnosis.diagnose import diagnose
 from scattershot_master.diagnosis.rules import RULES
-from scattershot_master.diagnosis.trials import diagnose
+from support.pathologies import HEALTHY, SICK, Run, case
 
 #: The thresholds were set by the first and by others, none of them by the last two.
 SEEDS = (3, 701, 702)

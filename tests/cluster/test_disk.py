@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from cluster.conftest import Run, command, environment
-from pretend_master import Master, Watcher, study_file, table
-from pretend_worker import PretendWorkers
-from real_worker import MODULE, RealStudy, RealWorker
-from scattershot.bus.connection import URL_VARIABLE
-from scattershot.errors import ScattershotError
-from scattershot.store import files
-from scattershot.store.names import list_checkpoints, trial_folder
-from scattershot_master.ledger import LEDGER, read
-from waiting import eventually
+from scattershot_common.bus.connection import URL_VARIABLE
+from scattershot_common.errors import ScattershotError
+from scattershot_common.store import files
+from scattershot_common.store.checkpoint_names import list_checkpoints, trial_folder
+from scattershot_master.state.ledger import LEDGER, read
+from support.pretend_master import Master, Watcher, study_file, table
+from support.pretend_worker import PretendWorkers
+from support.real_worker import MODULE, RealStudy, RealWorker
+from support.waiting import eventually
 
 TASKS = """
 import torch

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.conftest import command, environment
-from real_worker import RealWorker
-from scattershot.bus.connection import URL_VARIABLE
-from waiting import eventually
+from scattershot_common.bus.connection import URL_VARIABLE
+from support.real_worker import RealWorker
+from support.waiting import eventually
 
 
 def shared(worker: RealWorker, root: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.conftest import Run, export
-from scattershot.study_file import load
-from waiting import eventually
+from scattershot_common.study.study_file import load
+from support.waiting import eventually
 
 STUDY = """\
 [study]

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from cluster.conftest import Run, export, table
-from scattershot_master.ledger import LEDGER, read
-from waiting import alive, eventually
+from scattershot_master.state.ledger import LEDGER, read
+from support.waiting import alive, eventually
 
 
 def reported(folder: Path) -> int:

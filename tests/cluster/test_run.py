@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 
 from cluster.conftest import STUDY, Run, command, environment, export, table
-from scattershot.store.files import read_header
-from scattershot_master.board import Board
-from scattershot_master.ledger import LEDGER, read
-from waiting import alive, eventually
+from scattershot_common.store.files import read_header
+from scattershot_master.state.ledger import LEDGER, read
+from scattershot_master.state.study_state import Board
+from support.waiting import alive, eventually
 
 Started = Callable[..., subprocess.Popen[str]]
 
@@ -114,7 +114,7 @@ def test_killed_workers_are_replaced_and_the_end_is_the_same(
     run = started("run", study_file, "--workers", "2", "--out", tmp_path)
     folder = tmp_path / "small"
     victims = {
-        3: "-m scattershot_worker.child",
+        3: "-m scattershot_worker.child.main",
         9: "--slot 1",  # a supervisor, and its child with it
         15: "--slots 2",  # the process that keeps the supervisors
         21: "redis",

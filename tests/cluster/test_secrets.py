@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from cluster.conftest import command, environment
-from scattershot.bus.connection import URL_VARIABLE, connect
-from scattershot.bus.server import EmbeddedServer
-from scattershot.bus.signing import SECRET_VARIABLE
-from waiting import eventually
+from scattershot_common.bus.connection import URL_VARIABLE, connect
+from scattershot_common.bus.server import EmbeddedServer
+from scattershot_common.bus.signing import SECRET_VARIABLE
+from support.waiting import eventually
 
 STUDY = """\
 [study]
@@ -123,7 +123,7 @@ def told(folder: Path) -> str:
 
 def assert_nowhere(secrets: list[str], folder: Path, printed: str, lines: set[str]) -> None:
     assert len(lines) >= 5, "the master, the pool, supervisors, children"
-    assert any("scattershot_worker.child" in line for line in lines)
+    assert any("scattershot_worker.child.main" in line for line in lines)
     for secret in secrets:
         assert not [line for line in lines if secret in line]
         assert secret not in printed

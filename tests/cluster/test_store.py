@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 
 from cluster.conftest import Run, export, table
-from object_store import KEY, SECRET
-from scattershot.store import place
-from scattershot.store.names import list_all
-from scattershot_master.ledger import LEDGER, read
-from waiting import alive, eventually
+from scattershot_common.store import location
+from scattershot_common.store.checkpoint_names import list_all
+from scattershot_master.state.ledger import LEDGER, read
+from support.s3_server import KEY, SECRET
+from support.waiting import alive, eventually
 
 STUDY = """\
 [study]
@@ -58,7 +58,7 @@ def test_a_study_in_an_object_store_is_killed_goes_on_and_ends_as_one_on_a_disk(
     stored.write_text(f'{STUDY}store = "{bucket}/pre/fix"\n')
     here.write_text(STUDY)
     folder = tmp_path / "out" / "stored"
-    checkpoints = place.root(f"{bucket}/pre/fix", folder, "stored")
+    checkpoints = location.root(f"{bucket}/pre/fix", folder, "stored")
 
     run = started("run", stored, "--workers", "1", "--out", folder.parent)
     eventually(lambda: max(done(folder, 0), done(folder, 1)) > 5, 120)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.conftest import Run
-from scattershot.bus.connection import connect
-from scattershot.bus.keys import Keys
-from scattershot_master.ledger import read
-from waiting import eventually
+from scattershot_common.bus.connection import connect
+from scattershot_common.bus.keys import Keys
+from scattershot_master.state.ledger import read
+from support.waiting import eventually
 
 Started = Callable[..., subprocess.Popen[str]]
 

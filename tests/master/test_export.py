@@ -6,17 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from scattershot.store.names import trial_folder
-from scattershot_master.board import Board
-from scattershot_master.ranking import ranked
-from scattershot_master.show.export import (
-    csv_text,
-    dumps,
-    export,
-    history_rows,
-    trial_rows,
-)
-from synthetic_study import Simulation
+from scattershot_common.store.checkpoint_names import trial_folder
+from scattershot_master.export import csv_text, dumps, export, history_rows, trial_rows
+from scattershot_master.state.ranking import ranked
+from scattershot_master.state.study_state import Board
+from support.synthetic_study import Simulation
 
 TRIAL_KEYS = [
     *("trial", "stage", "state", "reason", "params", "seed", "attempts", "worker", "epochs"),

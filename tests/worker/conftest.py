@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench import Workbench
+from support.workbench import Workbench
 
 torch.set_num_threads(1)  # as a worker does; more would fight for the cores
 

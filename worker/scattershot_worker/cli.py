@@ -15,10 +15,10 @@ from typing import Annotated
 
 import typer
 
-from scattershot.bus.connection import URL_VARIABLE, connect, reach, url_from
-from scattershot.devices import check_device
-from scattershot.errors import StudyFileError, told
-from scattershot.processes import die_with_parent
+from scattershot_common.bus.connection import URL_VARIABLE, connect, reach, url_from
+from scattershot_common.devices import check_device
+from scattershot_common.errors import StudyFileError, told
+from scattershot_common.processes import die_with_parent
 
 log = logging.getLogger("scattershot.worker")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -107,8 +107,8 @@ def _supervise(
     wait: float,
     with_parent: bool,
 ) -> None:
-    from scattershot_worker.child import ChildSettings
-    from scattershot_worker.supervisor import Supervisor, SupervisorSettings
+    from scattershot_worker.child.main import ChildSettings
+    from scattershot_worker.supervisor.supervisor import Supervisor, SupervisorSettings
 
     rq_connection, states = connect(url, decode=False), connect(url)
     reach(states, url, wait_s=wait, note=log.info)

@@ -16,13 +16,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from scattershot.errors import ScattershotError, TaskError
-from scattershot.store import files, place
-from scattershot.task import Task
-from scattershot_worker.checkpoint import read_tensors, rebuild
-from scattershot_worker.loading import load_task
-from scattershot_worker.trainer import data_on, evaluate
-from scattershot_worker.training import expected, predicted
+from scattershot_common.errors import ScattershotError, TaskError
+from scattershot_common.store import files, location
+from scattershot_common.task.task import Task
+from scattershot_worker.attempt.snapshot import read_tensors, rebuild
+from scattershot_worker.attempt.task_loader import load_task
+from scattershot_worker.training.loop import data_on, evaluate
+from scattershot_worker.training.training import expected, predicted
 
 
 def run_members(
@@ -40,7 +40,7 @@ def run_members(
         raise TaskError(f"{type(task).__name__}.data() gives no test part")
     results: dict[str, Tensor] = {}
     for member in models:
-        path = place.at(member["checkpoint"])
+        path = location.at(member["checkpoint"])
         header = files.read_header(path)
         state = cast(Mapping[str, Any], header["state"])
         model = task.model(member["params"])

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattershot.errors import StudyFileError
+from scattershot_common.errors import StudyFileError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scattershot.checks import CheckResult
-    from scattershot.trial import Value
-    from scattershot_master.show.page import Cell, Line
+    from scattershot_common.task.check_result import CheckResult
+    from scattershot_common.trial import Value
+    from scattershot_master.show.layout import Cell, Line
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 #: Where a result's further lines begin.
@@ -49,11 +49,11 @@ def check(
 
     Exit code 1 if a check fails.
     """
-    from scattershot.checks import chosen
-    from scattershot.devices import check_device
-    from scattershot.study_file import load
-    from scattershot_master.checking import middle, read_params, run_checks
-    from scattershot_master.opening import data_folder
+    from scattershot_common.devices import check_device
+    from scattershot_common.study.study_file import load
+    from scattershot_common.task.check_result import chosen
+    from scattershot_master.launch.check_process import middle, read_params, run_checks
+    from scattershot_master.search.open_study import data_folder
 
     check_device(device)
     study = load(file)
@@ -106,8 +106,8 @@ def keep(results: list[CheckResult], params: Mapping[str, Value], folder: Path) 
     Raises:
         ScattershotError: the folder cannot be written.
     """
-    from scattershot.store.files import write, write_json
-    from scattershot_master.show.rates import rates_chart
+    from scattershot_common.store.files import write, write_json
+    from scattershot_master.figures.lr_range import rates_chart
 
     write_json(
         folder / "check.json",
@@ -123,7 +123,7 @@ def keep(results: list[CheckResult], params: Mapping[str, Value], folder: Path) 
 
 def show(result: CheckResult) -> None:
     """Print a result at once, its long lines folded under one another on a terminal."""
-    from scattershot_master.show.page import Cell, put
+    from scattershot_master.show.layout import Cell, put
 
     style = _STYLES[result.status]
     put(_folded([Cell(f"{result.status:<9}", style), Cell(f"{result.name:<15} ")], result.found))
@@ -136,7 +136,7 @@ def show(result: CheckResult) -> None:
 
 def _folded(start: list[Cell], said: str, style: str = "") -> list[Line]:
     """Return `said` behind the cells of `start`, folded to the terminal's width if there is one."""
-    from scattershot_master.show.page import Cell, line
+    from scattershot_master.show.layout import Cell, line
 
     left = sum(len(cell.text) for cell in start)
     lines = [said]
@@ -148,7 +148,7 @@ def _folded(start: list[Cell], said: str, style: str = "") -> list[Line]:
 
 
 def _head(task: str, params: Mapping[str, Value]) -> None:
-    from scattershot_master.show.page import Cell, put
+    from scattershot_master.show.layout import Cell, put
 
     listed = ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
@@ -159,7 +159,7 @@ def _head(task: str, params: Mapping[str, Value]) -> None:
 
 
 def _foot(results: list[CheckResult], folder: Path, plot: Path | None) -> None:
-    from scattershot_master.show.page import Cell, line, put
+    from scattershot_master.show.layout import Cell, line, put
 
     counts = Counter(result.status for result in results)
     put(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattershot.bus.connection import URL_VARIABLE, connect, url_from
+from scattershot_common.bus.connection import URL_VARIABLE, connect, url_from
 
 if TYPE_CHECKING:
     from scattershot_master.doctor.finding import Finding
@@ -45,10 +45,10 @@ def doctor(
 
 
 def _findings(folder: Path, url: str | None, wait_s: float) -> Iterator[Finding]:
-    from scattershot.bus.server import running_url
+    from scattershot_common.bus.server import running_url
     from scattershot_master.doctor import machine, storage
     from scattershot_master.doctor.finding import ok
-    from scattershot_master.ledger import LEDGER
+    from scattershot_master.state.ledger import LEDGER
 
     torch = machine.Torch()  # takes seconds: the rest is looked at meanwhile
     is_study = (folder / LEDGER).exists() or (folder / "study.toml").exists()
@@ -70,7 +70,7 @@ def _findings(folder: Path, url: str | None, wait_s: float) -> Iterator[Finding]
 def _cluster(url: str, root: Path, wait_s: float) -> Iterator[Finding]:
     from redis.exceptions import RedisError
 
-    from scattershot.bus import pulse
+    from scattershot_common.bus import heartbeat
     from scattershot_master.doctor import server, storage, workers
     from scattershot_master.doctor.finding import fail
 
@@ -80,7 +80,7 @@ def _cluster(url: str, root: Path, wait_s: float) -> Iterator[Finding]:
     if findings[0].level == "fail":
         return
     try:
-        there = pulse.read(connection)
+        there = heartbeat.read(connection)
         yield from workers.check(there)
         if there and root.is_dir():
             yield from storage.seen_by(connection, root, [one.name for one in there], wait_s)
@@ -89,7 +89,7 @@ def _cluster(url: str, root: Path, wait_s: float) -> Iterator[Finding]:
 
 
 def _show(one: Finding) -> None:
-    from scattershot_master.show.page import Cell, line, put
+    from scattershot_master.show.layout import Cell, line, put
 
     put([line(Cell(f"{one.level:<6}", _STYLES[one.level]), f"{one.about:<16}", one.found)])
     if one.do:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattershot.errors import ScattershotError, StudyFileError
+from scattershot_common.errors import ScattershotError, StudyFileError
 
 if TYPE_CHECKING:
-    from scattershot.checks import CheckResult
-    from scattershot.settings import StudyFile
-    from scattershot.trial import Value
-    from scattershot_master.commands.running import Here
-    from scattershot_master.ledger import Ledger
-    from scattershot_master.recipe.page import Step
+    from scattershot_common.study.settings import StudyFile
+    from scattershot_common.task.check_result import CheckResult
+    from scattershot_common.trial import Value
+    from scattershot_master.commands.run import Here
+    from scattershot_master.recipe.html import Step
+    from scattershot_master.state.ledger import Ledger
 
 #: The first line of every study file that a recipe writes: such a file may be written over.
 _MARK = "Written by scattershot recipe"
@@ -58,10 +58,10 @@ def recipe(
     Writes the study file it arrives at, and a page that explains each decision. Exit code 1 if a
     step fails; run again after Ctrl-C, the search goes on.
     """
-    from scattershot.bus.connection import url_from
-    from scattershot.devices import check_device
-    from scattershot.study_file import load
-    from scattershot_master.commands.running import Here
+    from scattershot_common.bus.connection import url_from
+    from scattershot_common.devices import check_device
+    from scattershot_common.study.study_file import load
+    from scattershot_master.commands.run import Here
 
     check_device(device)
     study = load(file)
@@ -138,7 +138,7 @@ class _Kitchen:
 
     def _other_optimizers(self) -> list[Value]:
         """Return the optimizers searched besides the one that was checked first."""
-        from scattershot_master.checking import middle
+        from scattershot_master.launch.check_process import middle
 
         axis = next((axis for axis in self.study.space.axes if axis.name == "optimizer"), None)
         first = middle(self.study.space, {}).get("optimizer")
@@ -148,12 +148,12 @@ class _Kitchen:
         self, rates: tuple[float, float] | None, trials: int | None, epochs: int | None
     ) -> tuple[Ledger, StudyFile]:
         """Search, coarse and then fine, as `scattershot run` does; return its closed ledger."""
-        from scattershot.study_file import parse
-        from scattershot_master.commands.running import live_view, say_how_to_go_on, search_here
-        from scattershot_master.opening import data_folder, note_home, open_study
+        from scattershot_common.study.study_file import parse
+        from scattershot_master.commands.run import live_view, say_how_to_go_on, search_here
         from scattershot_master.recipe import plan
         from scattershot_master.recipe.steps import stage_step
-        from scattershot_master.recipe.toml import written
+        from scattershot_master.recipe.write_toml import written
+        from scattershot_master.search.open_study import data_folder, note_home, open_study
 
         tables = plan.search(self.study, rates, trials=trials, epochs=epochs)
         text = written(tables, [f"{_MARK}: what it searched."])
@@ -188,11 +188,11 @@ class _Kitchen:
 
     def conclude(self, ledger: Ledger, searched: StudyFile) -> None:
         """Read the curves, write the study file, and finish the page."""
-        from scattershot.store.files import write
-        from scattershot.study_file import parse
+        from scattershot_common.store.files import write
+        from scattershot_common.study.study_file import parse
         from scattershot_master.recipe import plan
         from scattershot_master.recipe.steps import curves_step, narrowed_to
-        from scattershot_master.recipe.toml import written
+        from scattershot_master.recipe.write_toml import written
 
         board = ledger.board
         narrowing = narrowed_to(board)
@@ -216,7 +216,7 @@ class _Kitchen:
 
     def _notes(self, space: dict[str, Any]) -> dict[str, str]:
         """Return what every dimension that has changed was before."""
-        from scattershot_master.recipe.toml import value_text
+        from scattershot_master.recipe.write_toml import value_text
 
         before = self.study.space_table
         return {
@@ -226,8 +226,8 @@ class _Kitchen:
         }
 
     def _checks(self, given: dict[str, Value], only: list[str]) -> Iterator[CheckResult]:
-        from scattershot_master.checking import middle, run_checks
-        from scattershot_master.opening import data_folder
+        from scattershot_master.launch.check_process import middle, run_checks
+        from scattershot_master.search.open_study import data_folder
 
         return run_checks(
             self.study,
@@ -258,7 +258,7 @@ class _Kitchen:
         print(f"\n{title}", flush=True)
 
     def _begin(self, title: str, asks: str) -> Step:
-        from scattershot_master.recipe.page import Step
+        from scattershot_master.recipe.html import Step
 
         self.steps.append(Step(title, asks))
         self._say(f"{len(self.steps)}. {title}: {asks}")
@@ -284,8 +284,8 @@ class _Kitchen:
         return self.here.out / "recipe.html"
 
     def _keep(self, file: tuple[str, str] | None) -> None:
-        from scattershot.store.files import write
-        from scattershot_master.recipe.page import page
+        from scattershot_common.store.files import write
+        from scattershot_master.recipe.html import page
 
         lead = (
             f"task {self.study.study.task}, from {self.file.name}: six steps from an untried task"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scattershot.bus.connection import URL_VARIABLE, safe_url, url_from
-from scattershot.errors import ScattershotError
+from scattershot_common.bus.connection import URL_VARIABLE, safe_url, url_from
+from scattershot_common.errors import ScattershotError
 
 if TYPE_CHECKING:
-    from scattershot_master.board import Board
+    from scattershot_master.state.study_state import Board
 
 
 def recover(
@@ -45,7 +45,7 @@ def recover(
 
 
 def _lines(folder: Path, board: Board, told: dict[str, Any]) -> list[str]:
-    from scattershot_master.show.words import plural
+    from scattershot_master.text import plural
 
     trials, epochs = plural(told["trials"], "trial"), plural(told["epochs"], "epoch")
     if told["ledger"] == "sound":
@@ -85,13 +85,13 @@ class _Quiet:
 
 def _restore(folder: Path, url: str) -> dict[str, Any]:
     """Give Redis what it must know of the study; return what it knew of it before."""
-    from scattershot.bus.connection import reach
-    from scattershot.bus.info import info_of
-    from scattershot.settings import StudyFile
-    from scattershot_master.dispatch import Dispatch
-    from scattershot_master.ledger import Ledger
+    from scattershot_common.bus.connection import reach
+    from scattershot_common.bus.study_info import info_of
+    from scattershot_common.study.settings import StudyFile
     from scattershot_master.recovery.files import was_recovered
-    from scattershot_master.search import Search
+    from scattershot_master.search.redis_study import Dispatch
+    from scattershot_master.search.search import Search
+    from scattershot_master.state.ledger import Ledger
 
     ledger = Ledger(folder)
     try:

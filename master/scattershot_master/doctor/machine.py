@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from urllib.parse import urlsplit
 
-from scattershot.bus.server import find_binary
-from scattershot.bus.signing import SECRET_VARIABLE, secret
-from scattershot.errors import ScattershotError
+from scattershot_common.bus.server import find_binary
+from scattershot_common.bus.signing import SECRET_VARIABLE, secret
+from scattershot_common.errors import ScattershotError
 from scattershot_master.doctor.finding import Finding, fail, ok, warn
 
 _TORCH = """

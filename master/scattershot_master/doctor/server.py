@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from scattershot.bus.connection import reach, safe_url
-from scattershot.bus.pulse import redis_time
-from scattershot.errors import ScattershotError
+from scattershot_common.bus.connection import reach, safe_url
+from scattershot_common.bus.heartbeat import redis_time
+from scattershot_common.errors import ScattershotError
 from scattershot_master.doctor.finding import Finding, fail, ok, warn
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scattershot.bus import inquiry
-from scattershot.bus.inquiry import Answer
-from scattershot.errors import CheckpointError, ScattershotError
-from scattershot.store import shared
-from scattershot.store.names import list_trials
+from scattershot_common.bus import folder_probe
+from scattershot_common.bus.folder_probe import Answer
+from scattershot_common.errors import CheckpointError, ScattershotError
+from scattershot_common.store import shared_folder
+from scattershot_common.store.checkpoint_names import list_trials
 from scattershot_master.doctor.finding import Finding, fail, ok, warn
 
 if TYPE_CHECKING:
@@ -132,18 +132,18 @@ def seen_by(connection: Redis, root: Path, workers: list[str], wait_s: float) ->
     """
     about = "shared folder"
     try:
-        nonce = shared.hide(root)
+        nonce = shared_folder.hide(root)
     except OSError:
         return  # `check` has told
     try:
-        inquiry.ask(connection, workers, nonce)
+        folder_probe.ask(connection, workers, nonce)
         end = time.monotonic() + wait_s
         found: dict[str, Answer] = {}
         while len(found) < len(workers) and time.monotonic() < end:
             time.sleep(0.02)
-            found = inquiry.answers(connection, nonce)
+            found = folder_probe.answers(connection, nonce)
     finally:
-        shared.clean(root, nonce)
+        shared_folder.clean(root, nonce)
     wrong = [
         f"{name}: its {found[name].root} {found[name].problem}"
         for name in workers
@@ -168,7 +168,7 @@ def seen_by(connection: Redis, root: Path, workers: list[str], wait_s: float) ->
 
 def study(folder: Path) -> Iterator[Finding]:
     """Yield whether the study in `folder` can be gone on with."""
-    from scattershot_master.ledger import read
+    from scattershot_master.state.ledger import read
 
     try:
         board = read(folder)

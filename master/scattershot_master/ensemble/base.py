@@ -12,7 +12,7 @@ from math import isfinite
 
 import numpy as np
 
-from scattershot.errors import ScattershotError
+from scattershot_common.errors import ScattershotError
 from scattershot_master.ensemble.metrics import Array, metric, score
 
 

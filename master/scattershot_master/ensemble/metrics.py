@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scattershot.errors import ScattershotError
+from scattershot_common.errors import ScattershotError
 
 Array = NDArray[Any]
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from scattershot.bus.connection import URL_VARIABLE
-from scattershot.errors import StudyFileError
-from scattershot.processes import die_with_parent
+from scattershot_common.bus.connection import URL_VARIABLE
+from scattershot_common.errors import StudyFileError
+from scattershot_common.processes import die_with_parent
 
 #: How an error that is meant for the user begins in the log.
 _ERROR = "scattershot: "

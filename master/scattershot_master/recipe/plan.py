@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scattershot.axis import Axis, same
-from scattershot.settings import StudyFile
-from scattershot.space import Box, Space
-from scattershot.study_file import KNOWN
-from scattershot_master.borders import ends
+from scattershot_common.space.axis import Axis, same
+from scattershot_common.space.space import Box, Space
+from scattershot_common.study.settings import StudyFile
+from scattershot_common.study.study_file import KNOWN
+from scattershot_master.state.borders import ends
 
 Tables = dict[str, Any]
 

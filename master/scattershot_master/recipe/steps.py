@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from scattershot.checks import CheckResult
-from scattershot.settings import StudyFile
-from scattershot.space import Box, Space
-from scattershot.store.place import Place
-from scattershot_master.board import Board, TrialRecord
-from scattershot_master.diagnosis.case import Finding
-from scattershot_master.diagnosis.page import of_trial
-from scattershot_master.ranking import finite
-from scattershot_master.recipe import charts, curves
-from scattershot_master.recipe.page import Step
+from scattershot_common.space.space import Box, Space
+from scattershot_common.store.location import Place
+from scattershot_common.study.settings import StudyFile
+from scattershot_common.task.check_result import CheckResult
+from scattershot_master import text
+from scattershot_master.diagnosis.trial_case import Finding
+from scattershot_master.figures import recipe
+from scattershot_master.figures.lr_range import rates_chart
+from scattershot_master.recipe import curves
+from scattershot_master.recipe.html import Step
 from scattershot_master.recipe.plan import REFINE
-from scattershot_master.show import words
-from scattershot_master.show.rates import rates_chart
-from scattershot_master.show.warnings import border_warnings
-from scattershot_master.stages import Narrowing, refine
+from scattershot_master.search.refine import Narrowing, refine
+from scattershot_master.show.diagnosis_trial import of_trial
+from scattershot_master.state.border_warnings import border_warnings
+from scattershot_master.state.ranking import finite
+from scattershot_master.state.study_state import Board, TrialRecord
 
 #: The first three steps: title, question, and the checks that answer it.
 CHECKED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -59,9 +60,9 @@ def checked(step: Step, results: Sequence[CheckResult], about: str = "") -> Step
         step.decided = f"Stop: {failed[0].meaning} {failed[0].remedy}"
     for result in results:
         if result.name == "overfit" and result.numbers.get("losses"):
-            step.charts.append(charts.overfit_chart(result.numbers))
+            step.charts.append(recipe.overfit_chart(result.numbers))
         elif result.name == "learning" and result.numbers.get("losses"):
-            step.charts.append(charts.learning_chart(result.numbers))
+            step.charts.append(recipe.learning_chart(result.numbers))
         elif result.name == "rates" and result.numbers.get("rates"):
             title = "Learning-rate range test" + (f" with {about}" if about else "")
             step.charts.append(rates_chart(result.numbers, title))
@@ -84,18 +85,18 @@ def stage_step(step: Step, board: Board, index: int) -> Step:
     if not best:
         step.outcome = "stopped"
         reasons = sorted({trial.reason for trial in trials if trial.reason})
-        step.decided = f"Stop: no trial has a value. {words.one_line('; '.join(reasons[:2]))}"
+        step.decided = f"Stop: no trial has a value. {text.one_line('; '.join(reasons[:2]))}"
         return step
     killed = sum(trial.state == "killed" for trial in trials)
     failed = sum(trial.state == "failed" for trial in trials)
     step.found.append(
-        f"{words.plural(len(trials), 'trial')}, {killed} killed, {failed} failed; the best is "
-        f"trial {best[0].number} with {board.metric} {words.metric(best[0].best_value)}: "
+        f"{text.plural(len(trials), 'trial')}, {killed} killed, {failed} failed; the best is "
+        f"trial {best[0].number} with {board.metric} {text.metric(best[0].best_value)}: "
         + _params(best[0].params)
     )
     shown = {one.name: [board.trials[n] for n in one.trials] for one in board.stages[: index + 1]}
     step.charts += [
-        charts.scatter(axis, shown, board.metric)
+        recipe.scatter(axis, shown, board.metric)
         for axis in Space.parse(board.study["space"]).axes
         if axis.kind != "choice"
     ]
@@ -129,7 +130,7 @@ def curves_step(
         *_diagnosed(board, best, place),
     ]
     step.found += [f"Border: {warning}." for warning in border_warnings(board)]
-    step.charts += charts.curves_of(best, board.metric) if best else []
+    step.charts += recipe.curves_of(best, board.metric) if best else []
     step.decided = reading.decision
     return step, reading
 
@@ -143,7 +144,7 @@ def _diagnosed(board: Board, best: Sequence[TrialRecord], place: Place) -> list[
             found.setdefault(finding.rule, finding)
             whose.setdefault(finding.rule, []).append(trial.number)
     return [
-        f"{rule.replace('_', ' ').capitalize()} ({words.numbers(whose[rule])}): {one.evidence}; "
+        f"{rule.replace('_', ' ').capitalize()} ({text.numbers(whose[rule])}): {one.evidence}; "
         f"{one.remedy}."
         for rule, one in found.items()
     ]

@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scattershot.errors import CheckpointError
-from scattershot.store.files import exists, newest_valid, read
-from scattershot.store.header import Header
-from scattershot.store.names import list_checkpoints, list_trials, parse_name, trial_folder
-from scattershot.store.place import Place
-from scattershot.trial import ENDED, State, Value, trial_seed
+from scattershot_common.errors import CheckpointError
+from scattershot_common.store.checkpoint_header import Header
+from scattershot_common.store.checkpoint_names import (
+    list_checkpoints,
+    list_trials,
+    parse_name,
+    trial_folder,
+)
+from scattershot_common.store.files import exists, newest_valid, read
+from scattershot_common.store.location import Place
+from scattershot_common.trial import ENDED, State, Value, trial_seed
 
 Event = Mapping[str, Any]
 

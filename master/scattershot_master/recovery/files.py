@@ -17,17 +17,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from scattershot.bus.server import running_url
-from scattershot.errors import ScattershotError
-from scattershot.settings import StudyFile
-from scattershot.store import place
-from scattershot.store.files import write
-from scattershot.store.names import is_study_name
-from scattershot_master.board import Board
-from scattershot_master.ledger import LEDGER, read
-from scattershot_master.opening import renamed
+from scattershot_common.bus.server import running_url
+from scattershot_common.errors import ScattershotError
+from scattershot_common.store import location
+from scattershot_common.store.checkpoint_names import is_study_name
+from scattershot_common.store.files import write
+from scattershot_common.study.settings import StudyFile
 from scattershot_master.recovery.facts import Facts, from_checkpoints, from_lines
 from scattershot_master.recovery.rebuild import Rebuilt, rebuild
+from scattershot_master.search.open_study import renamed
+from scattershot_master.state.ledger import LEDGER, read
+from scattershot_master.state.study_state import Board
 
 #: What a study is known by besides its ledger.
 STUDY = "study.toml"
@@ -62,7 +62,7 @@ def recover(folder: Path) -> tuple[Rebuilt, list[Path]]:
         if (folder / LEDGER).exists():
             from_lines(facts, (folder / LEDGER).read_bytes())
         study = _study(folder, facts)
-        checkpoints = place.root(study.checkpoints.store, folder, folder.name)
+        checkpoints = location.root(study.checkpoints.store, folder, folder.name)
         from_checkpoints(facts, checkpoints, study.study.seed)
         facts.ensemble = facts.ensemble or _ensemble(folder)
         if not facts.trials:
@@ -73,7 +73,7 @@ def recover(folder: Path) -> tuple[Rebuilt, list[Path]]:
         uid = secrets.token_hex(8)
         rebuilt = rebuild(study, facts, uid, version("scattershot"), time.time())
         if study.checkpoints.store is not None:
-            place.claim(checkpoints, uid, by_force=True)
+            location.claim(checkpoints, uid, by_force=True)
         moved = [path for path in (_aside(folder, LEDGER), _aside(folder, "redis")) if path]
         lines = (json.dumps(event, separators=(",", ":")) for event in rebuilt.events)
         write(folder / LEDGER, "".join(f"{line}\n" for line in lines).encode(), sync=True)

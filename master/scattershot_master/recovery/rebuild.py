@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scattershot.settings import Stage, StudyFile
-from scattershot_master import planning
-from scattershot_master.board import Board
-from scattershot_master.judging import stage_killers
+from scattershot_common.study.settings import Stage, StudyFile
 from scattershot_master.killers.base import Killer
 from scattershot_master.recovery.facts import Facts, TrialFacts
+from scattershot_master.search import planning
+from scattershot_master.search.judging import stage_killers
+from scattershot_master.state.study_state import Board
 
 _LOST = "how it ended was lost with the ledger"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scattershot.seeds import derive
+from scattershot_common.seeds import derive
 
 
 def point(seed: int, stage: str, index: int, dims: int) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scattershot.seeds import derive
+from scattershot_common.seeds import derive
 
 
 def point(seed: int, stage: str, index: int, dims: int) -> list[float]:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.live import Live
 
-from scattershot.bus.pulse import Pulse
-from scattershot_master.board import Board
-from scattershot_master.show import progress, words
-from scattershot_master.show.draw import Drawing
-from scattershot_master.show.page import Cell, Line, line, plain
-from scattershot_master.show.picture import Pace, picture, progress_line
+from scattershot_common.bus.heartbeat import Pulse
+from scattershot_master import text as words
+from scattershot_master.show.layout import Cell, Line, line, plain
+from scattershot_master.show.live_frame import Pace, picture, progress_line
+from scattershot_master.show.terminal import Drawing
+from scattershot_master.state import progress
+from scattershot_master.state.study_state import Board
 
 #: Seconds between two pictures, and between two lines of a log.
 PICTURE_S, LINE_S = 0.25, 5.0

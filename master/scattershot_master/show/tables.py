@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from scattershot.trial import State, Value
-from scattershot_master.board import Board, TrialRecord
-from scattershot_master.show import words
-from scattershot_master.show.page import Cell, Column, Line, Page, Sheet, line
-from scattershot_master.show.progress import StageProgress, leaders
+from scattershot_common.trial import State, Value
+from scattershot_master import text
+from scattershot_master.show.layout import Cell, Column, Line, Page, Sheet, line
+from scattershot_master.state.progress import StageProgress, leaders
+from scattershot_master.state.study_state import Board, TrialRecord
 
 STYLES: Mapping[State, str] = {
     "waiting": "dim",
@@ -51,7 +51,7 @@ def leaderboard(board: Board, trials: Sequence[TrialRecord]) -> Page:
                 Cell(f"{trial.done}/{trial.epochs}"),
                 value(trial.best_value, BEST if place == 1 else "bold"),
                 *(
-                    Cell(write[name](trial.params[name]) if name in trial.params else words.NOTHING)
+                    Cell(write[name](trial.params[name]) if name in trial.params else text.NOTHING)
                     for name in names
                 ),
             ]
@@ -67,7 +67,7 @@ def top(board: Board, count: int) -> Page:
     page: list[Line | Sheet] = [*leaderboard(board, leaders(board, count))]
     without = sum(trial.best_epoch == 0 for trial in board.trials.values())
     if without:
-        said = f"not ranked: {words.plural(without, 'trial')} without a finite value"
+        said = f"not ranked: {text.plural(without, 'trial')} without a finite value"
         page.append(line(Cell(said, "dim")))
     return page
 
@@ -88,7 +88,7 @@ def _by_kind(board: Board) -> tuple[list[str], dict[str, Value]]:
 def _format(board: Board, trials: Iterable[TrialRecord], name: str) -> Callable[[Value], str]:
     entry = board.study["space"].get(name, {})
     log = isinstance(entry, dict) and "loguniform" in entry
-    return words.params_format([t.params[name] for t in trials if name in t.params], log)
+    return text.params_format([t.params[name] for t in trials if name in t.params], log)
 
 
 def _is_number(trials: Iterable[TrialRecord], name: str) -> bool:
@@ -104,7 +104,7 @@ def params(values: Mapping[str, Value]) -> str:
     """
 
     def write(one: Value) -> str:
-        return f"{one:.3g}" if isinstance(one, float) else words.params_format([one], False)(one)
+        return f"{one:.3g}" if isinstance(one, float) else text.params_format([one], False)(one)
 
     return ", ".join(f"{name} {write(one)}" for name, one in values.items())
 
@@ -112,7 +112,7 @@ def params(values: Mapping[str, Value]) -> str:
 def exact_params(values: Mapping[str, Value]) -> Sheet:
     """Return hyperparameters one per row, written out in full."""
     rows = [
-        [Cell(name), Cell(words.one_line(str(one).lower() if isinstance(one, bool) else str(one)))]
+        [Cell(name), Cell(text.one_line(str(one).lower() if isinstance(one, bool) else str(one)))]
         for name, one in values.items()
     ]
     return Sheet([Column(""), Column("", long=True)], rows)
@@ -126,8 +126,8 @@ def state(name: State) -> Cell:
 def value(number: float | None, style: str = "") -> Cell:
     """Return a metric's value, or that there is none."""
     if number is None or math.isnan(number):
-        return Cell(words.NOTHING, "dim")
-    return Cell(words.metric(number), style)
+        return Cell(text.NOTHING, "dim")
+    return Cell(text.metric(number), style)
 
 
 def stages(progress: Sequence[StageProgress]) -> Page:
@@ -145,7 +145,7 @@ def stages(progress: Sequence[StageProgress]) -> Page:
     ]
     rows = []
     for stage in progress:
-        best = words.NOTHING if stage.best_trial is None else str(stage.best_trial)
+        best = text.NOTHING if stage.best_trial is None else str(stage.best_trial)
         rows.append(
             [
                 Cell(stage.name, "bold" if stage.opened and not stage.closed else ""),
@@ -156,17 +156,17 @@ def stages(progress: Sequence[StageProgress]) -> Page:
                     for one in shown
                 ),
                 value(stage.best_value),
-                Cell(best, "" if best != words.NOTHING else "dim"),
+                Cell(best, "" if best != text.NOTHING else "dim"),
             ]
         )
     notes = [
-        line(f"{stage.name} · {words.one_line(note)}") for stage in progress for note in stage.notes
+        line(f"{stage.name} · {text.one_line(note)}") for stage in progress for note in stage.notes
     ]
     return [Sheet(columns, rows), *notes]
 
 
 def _nothing() -> Cell:
-    return Cell(words.NOTHING, "dim")
+    return Cell(text.NOTHING, "dim")
 
 
 def workers(last: Mapping[str, TrialRecord]) -> Sheet:
@@ -180,7 +180,7 @@ def workers(last: Mapping[str, TrialRecord]) -> Sheet:
     ]
     rows = [
         [
-            Cell(words.one_line(name)),
+            Cell(text.one_line(name)),
             Cell(str(trial.number)),
             state(trial.state),
             Cell(f"{trial.done}/{trial.epochs}"),
@@ -196,7 +196,7 @@ def failures(groups: Sequence[tuple[str, Sequence[int]]]) -> Page:
     return [
         line(
             Cell(f"{len(trials)} failed", "red"),
-            f": {words.one_line(reason)} ({words.numbers(trials)})",
+            f": {text.one_line(reason)} ({text.numbers(trials)})",
         )
         for reason, trials in groups
     ]
@@ -207,7 +207,7 @@ def ensemble(result: Mapping[str, Any]) -> Page:
 
     `result` is the board's `ensemble`.
     """
-    score = words.one_line(str(result.get("score_name", "score")))
+    score = text.one_line(str(result.get("score_name", "score")))
     validation, test = result.get("validation") or {}, result.get("test") or {}
     single = test.get("best_single_trial")
     rows = [
@@ -229,7 +229,7 @@ def ensemble(result: Mapping[str, Any]) -> Page:
     ]
     page: list[Line | Sheet] = [Sheet(columns, rows), line(), _members(result, score)]
     if note := result.get("note"):
-        page.append(line(Cell(words.one_line(str(note)), "dim")))
+        page.append(line(Cell(text.one_line(str(note)), "dim")))
     return page
 
 
@@ -268,7 +268,7 @@ def history(lines: Sequence[Mapping[str, float]], metric: str, best_epoch: int) 
         best = epoch == best_epoch
         style = BEST if best else ""
         cells = [
-            Cell(words.metric(one[n]) if n in one else words.NOTHING, style if n == metric else "")
+            Cell(text.metric(one[n]) if n in one else text.NOTHING, style if n == metric else "")
             for n in names
         ]
         rows.append([Cell(str(epoch)), *cells, Cell("best" if best else "", style)])

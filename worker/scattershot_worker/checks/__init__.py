@@ -1,16 +1,16 @@
-"""Owns the table of the checks before learning; `scattershot.checks` lists them for the master."""
+"""The checks before learning by name; `task.check_result` lists them for the master."""
 
 from scattershot_worker.checks import (
     data,
     gradients,
     initial_loss,
     learning,
+    lr_range_test,
     options,
     overfit,
-    rates,
     regularization,
 )
-from scattershot_worker.checks.subject import Check
+from scattershot_worker.checks.task_under_test import Check
 
 CHECKS: dict[str, Check] = {
     "data": data.check,
@@ -20,5 +20,5 @@ CHECKS: dict[str, Check] = {
     "gradients": gradients.check,
     "overfit": overfit.check,
     "learning": learning.check,
-    "rates": rates.check,
+    "rates": lr_range_test.check,
 }

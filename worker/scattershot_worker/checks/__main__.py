@@ -13,15 +13,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scattershot.errors import ScattershotError
+from scattershot_common.errors import ScattershotError
 
 
 def _answers(request: Mapping[str, Any]) -> Iterator[dict[str, object]]:
     sys.path[:0] = request["paths"]
     import torch
 
-    from scattershot.space import Space
-    from scattershot_worker.checks.running import check_task
+    from scattershot_common.space.space import Space
+    from scattershot_worker.checks.run_checks import check_task
 
     torch.set_num_threads(int(request["threads"]))
     results = check_task(

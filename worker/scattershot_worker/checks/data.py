@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattershot.checks import CheckResult, Status
-from scattershot.shapes import IGNORED
-from scattershot.task import Part
-from scattershot_worker.checks.subject import Subject
-from scattershot_worker.trainer import is_tensors
+from scattershot_common.task.check_result import CheckResult, Status
+from scattershot_common.task.class_axis import IGNORED
+from scattershot_common.task.task import Part
+from scattershot_worker.checks.task_under_test import Subject
+from scattershot_worker.training.loop import is_tensors
 
 #: Of a loader no more examples than these are read: it may never end.
 _MOST = 50_000

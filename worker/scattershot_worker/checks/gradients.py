@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from scattershot.checks import CheckResult
-from scattershot.seeds import derive
+from scattershot_common.seeds import derive
+from scattershot_common.task.check_result import CheckResult
+from scattershot_worker.attempt.attempt import where
+from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.checks.differences import (
     HAPPY,
     LEAST,
@@ -29,9 +31,7 @@ from scattershot_worker.checks.differences import (
     compare,
     trained,
 )
-from scattershot_worker.checks.subject import Batch, Subject
-from scattershot_worker.handle import seed_everything
-from scattershot_worker.job import where
+from scattershot_worker.checks.task_under_test import Batch, Subject
 
 #: Few examples: fewer kinks of ReLUs and hinges to cross, and batch norm still has a batch.
 _EXAMPLES = 6

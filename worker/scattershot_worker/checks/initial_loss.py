@@ -9,9 +9,9 @@ import math
 
 import torch
 
-from scattershot.checks import CheckResult, Status
-from scattershot_worker.chance import uninformed
-from scattershot_worker.checks.subject import Subject
+from scattershot_common.task.check_result import CheckResult, Status
+from scattershot_worker.checks.task_under_test import Subject
+from scattershot_worker.training.chance_loss import uninformed
 
 _EXAMPLES = 1024
 #: The loss over chance: close to it, fine, and up to the last worth a word.

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from itertools import islice
 from statistics import fmean
 
-from scattershot.checks import CheckResult
-from scattershot_worker.checks.subject import Subject, set_rate
+from scattershot_common.task.check_result import CheckResult
+from scattershot_worker.checks.task_under_test import Subject, set_rate
 
 _RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 _ITERATIONS = 100

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scattershot.checks import CheckResult, Status
-from scattershot.seeds import derive
-from scattershot.task import Task
-from scattershot_worker.checks.subject import Subject
-from scattershot_worker.hyperparameters import Hyperparameters
+from scattershot_common.seeds import derive
+from scattershot_common.task.check_result import CheckResult, Status
+from scattershot_common.task.task import Task
+from scattershot_worker.checks.task_under_test import Subject
+from scattershot_worker.training.hyperparameters import Hyperparameters
 
 _NAME = "options"
 _STEPS = 10

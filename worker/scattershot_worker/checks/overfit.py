@@ -12,9 +12,9 @@ from itertools import islice, repeat
 
 import torch
 
-from scattershot.checks import CheckResult
-from scattershot_worker.chance import uninformed
-from scattershot_worker.checks.subject import Batch, Subject, set_rate
+from scattershot_common.task.check_result import CheckResult
+from scattershot_worker.checks.task_under_test import Batch, Subject, set_rate
+from scattershot_worker.training.chance_loss import uninformed
 
 _EXAMPLES, _STEPS = 20, 400
 #: The learning rates to try, after the trial's own.

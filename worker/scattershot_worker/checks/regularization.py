@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from scattershot.checks import CheckResult
-from scattershot_worker.checks.subject import Subject, penalty, set_rate
+from scattershot_common.task.check_result import CheckResult
+from scattershot_worker.checks.task_under_test import Subject, penalty, set_rate
 
 _EXAMPLES = 256
 #: Weight decays to compare.

@@ -11,21 +11,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from scattershot.seeds import derive
-from scattershot.task import Data, Part, Task
-from scattershot_worker import dropout
-from scattershot_worker.fused.bank import Bank
+from scattershot_common.seeds import derive
+from scattershot_common.task.task import Data, Part, Task
+from scattershot_worker.fused.cuda_graph import CudaGraph, Graph, Replay
 from scattershot_worker.fused.evaluation import Evaluator, Result, Results
 from scattershot_worker.fused.lane import Lane
+from scattershot_worker.fused.lane_activations import Looker
+from scattershot_worker.fused.lane_monitor import LaneWatch
+from scattershot_worker.fused.lane_storage import Bank
 from scattershot_worker.fused.layout import Layout
-from scattershot_worker.fused.looking import Looker
 from scattershot_worker.fused.program import Inputs, LaneModel, Places, Seen, Step, trace
-from scattershot_worker.fused.replay import CudaGraph, Graph, Replay
 from scattershot_worker.fused.signature import Signature
 from scattershot_worker.fused.updates import LaneUpdates
-from scattershot_worker.fused.watching import LaneWatch
-from scattershot_worker.trainer import tensors_of
-from scattershot_worker.training import Training
+from scattershot_worker.training import dropout
+from scattershot_worker.training.loop import tensors_of
+from scattershot_worker.training.training import Training
 
 log = logging.getLogger("scattershot.worker")
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scattershot.task import Part, Task
-from scattershot_worker.fused.bank import Bank
+from scattershot_common.task.task import Part, Task
 from scattershot_worker.fused.lane import Lane
+from scattershot_worker.fused.lane_storage import Bank
+from scattershot_worker.fused.op_trace import record
 from scattershot_worker.fused.program import LaneModel
-from scattershot_worker.fused.recording import record
-from scattershot_worker.trainer import EVALUATION_BATCH, tensors_of
-from scattershot_worker.training import expected, measured, predicted
+from scattershot_worker.training.loop import EVALUATION_BATCH, tensors_of
+from scattershot_worker.training.training import expected, measured, predicted
 
 
 @dataclass(frozen=True)

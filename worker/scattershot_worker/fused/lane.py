@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scattershot_worker.fused.bank import Bank, Seat
-from scattershot_worker.training import Training
+from scattershot_worker.fused.lane_storage import Bank, Seat
+from scattershot_worker.training.training import Training
 
 
 class _Part:

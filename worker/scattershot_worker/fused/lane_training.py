@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
-from scattershot_worker import dropout
 from scattershot_worker.fused.lane_functions import apply, fronts, never
+from scattershot_worker.training import dropout
 
 
 class _DropoutLanes(Function):

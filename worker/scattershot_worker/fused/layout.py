@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from scattershot_worker.training import Training
+from scattershot_worker.training.training import Training
 
 #: Rows begin at multiples of so many elements: kernels like that.
 _ALIGN = 16

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from scattershot.task import Task
-from scattershot_worker import dropout
+from scattershot_common.task.task import Task
 from scattershot_worker.fused.lane_functions import apply
 from scattershot_worker.fused.lane_ops import LaneOps
 from scattershot_worker.fused.lane_training import CrossEntropy, Dropout
 from scattershot_worker.fused.layout import Layout
-from scattershot_worker.fused.recording import record
+from scattershot_worker.fused.op_trace import record
+from scattershot_worker.training import dropout
 
 #: x [K, B, …], y [K, B, …], smoothing [K], random int16 [K, R], thresholds and scales [K, sites]
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]

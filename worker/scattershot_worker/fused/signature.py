@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from scattershot.task import Data, Task
-from scattershot_worker import dropout
-from scattershot_worker.fused.rules import REFUSED, RULES
-from scattershot_worker.logits import last_is_sigmoid, takes_logits
-from scattershot_worker.trainer import is_tensors, tensors_of
-from scattershot_worker.training import Training, smooths
+from scattershot_common.task.task import Data, Task
+from scattershot_worker.fused.optimizer_rules import REFUSED, RULES
+from scattershot_worker.training import dropout
+from scattershot_worker.training.logit_check import last_is_sigmoid, takes_logits
+from scattershot_worker.training.loop import is_tensors, tensors_of
+from scattershot_worker.training.training import Training, smooths
 
 #: Examples of a look.
 _EXAMPLES = 4

@@ -21,15 +21,15 @@ from typing import Any
 import psutil
 import torch
 
-from scattershot.bus.kinds import Kind
-from scattershot.errors import ScattershotError
-from scattershot.store.files import write
-from scattershot.task import Data, Task
+from scattershot_common.bus.fusion_choice import Kind
+from scattershot_common.errors import ScattershotError
+from scattershot_common.store.files import write
+from scattershot_common.task.task import Data, Task
 from scattershot_worker.fused.engine import Engine, Programs
 from scattershot_worker.fused.signature import NotFusable, Signature
 from scattershot_worker.fused.verify import some_batches, verify
-from scattershot_worker.trainer import tensors_of
-from scattershot_worker.training import Training
+from scattershot_worker.training.loop import tensors_of
+from scattershot_worker.training.training import Training
 
 log = logging.getLogger("scattershot.worker")
 

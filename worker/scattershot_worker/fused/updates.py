@@ -9,9 +9,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from scattershot_worker.fused.bank import Bank, Seat
 from scattershot_worker.fused.lane import Lane
-from scattershot_worker.fused.rules import Parts, Settings
+from scattershot_worker.fused.lane_storage import Bank, Seat
+from scattershot_worker.fused.optimizer_rules import Parts, Settings
 
 
 @dataclass

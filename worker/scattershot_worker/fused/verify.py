@@ -12,13 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scattershot.errors import TaskError
-from scattershot.task import Data, Task
-from scattershot_worker.ema import Ema
+from scattershot_common.errors import TaskError
+from scattershot_common.task.task import Data, Task
 from scattershot_worker.fused.engine import Engine
 from scattershot_worker.fused.signature import NotFusable, Signature, probe
-from scattershot_worker.trainer import tensors_of, train_epoch
-from scattershot_worker.training import Training
+from scattershot_worker.training.ema import Ema
+from scattershot_worker.training.loop import tensors_of, train_epoch
+from scattershot_worker.training.training import Training
 
 _STEPS = 2
 _TOLERANCE = 1e-7

@@ -9,10 +9,10 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from scattershot.task import Task
-from scattershot_worker.chance import uninformed
+from scattershot_common.task.task import Task
 from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.updates import rounded
+from scattershot_worker.training.chance_loss import uninformed
 
 
 def some(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,1 @@
-"""Owns the built-in tasks; `scattershot.task_names` lists them by name."""
+"""Owns the built-in tasks; `scattershot_common.task.task_names` lists them by name."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scattershot.errors import TaskError
-from scattershot.task import Data
+from scattershot_common.errors import TaskError
+from scattershot_common.task.task import Data
 from scattershot_worker.tasks.images import ImageTask
 from scattershot_worker.tasks.parts import data_folder, shuffled, split, told_missing
 

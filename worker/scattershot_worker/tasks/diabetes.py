@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scattershot.task import Data, Task
+from scattershot_common.task.task import Data, Task
 from scattershot_worker.tasks.models import TABULAR
 from scattershot_worker.tasks.models.choice import choose
 from scattershot_worker.tasks.parts import shuffled, split

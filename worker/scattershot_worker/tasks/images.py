@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from scattershot.task import Task
+from scattershot_common.task.task import Task
 from scattershot_worker.tasks.models import IMAGES
 from scattershot_worker.tasks.models.choice import choose
 

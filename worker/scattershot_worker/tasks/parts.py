@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scattershot.errors import TaskError
-from scattershot.task import Data
+from scattershot_common.errors import TaskError
+from scattershot_common.task.task import Data
 
 #: The same in every version: the parts of a task never change.
 _SEED = 231

@@ -13,7 +13,7 @@ from unicodedata import ucd_3_2_0
 import torch
 from torch import nn
 
-from scattershot.task import Data, Task
+from scattershot_common.task.task import Data, Task
 from scattershot_worker.tasks.models import TEXT
 from scattershot_worker.tasks.models.choice import choose
 from scattershot_worker.tasks.parts import shuffled, split

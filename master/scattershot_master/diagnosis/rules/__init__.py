@@ -1,6 +1,5 @@
 """Owns the table of the rules on one trial, in the order in which they are told."""
 
-from scattershot_master.diagnosis.case import Rule
 from scattershot_master.diagnosis.rules import (
     dead_relus,
     diverged,
@@ -18,6 +17,7 @@ from scattershot_master.diagnosis.rules import (
     update_ratio,
     vanishing,
 )
+from scattershot_master.diagnosis.trial_case import Rule
 
 RULES: dict[str, Rule] = {
     one.RULE.name: one.RULE

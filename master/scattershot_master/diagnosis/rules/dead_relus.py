@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from scattershot_master.diagnosis.case import Case, Rule, percent
+from scattershot_master.diagnosis.trial_case import Case, Rule, percent
 
 #: Up to half of a layer dies in trainings that show nothing else.
 _SHARE = 0.5

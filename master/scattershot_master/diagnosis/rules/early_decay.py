@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scattershot_master.diagnosis.case import Case, Rule, number
+from scattershot_master.diagnosis.trial_case import Case, Rule, number
 
 #: The rate drops to this part or less from one epoch to the next.
 _DROP = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite, log, sqrt
 
-from scattershot_master.diagnosis.case import Case, Rule, number
+from scattershot_master.diagnosis.trial_case import Case, Rule, number
 
 #: What is too large for a loss like cross-entropy, whose gradient by an output is 1 at most.
 _MOST = 50.0

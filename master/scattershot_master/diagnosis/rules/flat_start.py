@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.case import Case, Rule, number
 from scattershot_master.diagnosis.rules import slow
+from scattershot_master.diagnosis.trial_case import Case, Rule, number
 
 #: Flat is a loss so near to the first one, and for at least this part of the epochs.
 _NEAR, _PART = 0.07, 0.15

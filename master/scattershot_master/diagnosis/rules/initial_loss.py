@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf, sqrt
 
-from scattershot_master.diagnosis.case import Case, Rule, number
+from scattershot_master.diagnosis.trial_case import Case, Rule, number
 
 
 def _look(case: Case) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.case import Case, Rule, percent
+from scattershot_master.diagnosis.trial_case import Case, Rule, percent
 
 #: Jumps of a step's loss, as a part of the starting loss, that are too large.
 _JUMPS = 0.25

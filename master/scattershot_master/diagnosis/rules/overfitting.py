@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from statistics import fmean
 
-from scattershot_master.diagnosis.case import Case, Rule, number
+from scattershot_master.diagnosis.trial_case import Case, Rule, number
 
 #: The rise of the validation loss over its least.
 _RISE = 1.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from scattershot_master.diagnosis.case import Case, Rule, number, percent
+from scattershot_master.diagnosis.trial_case import Case, Rule, number, percent
 
 #: A median ratio of updates to weights from here on says that steps are large.
 _LARGE = 4e-3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scattershot_master.diagnosis.case import Case, Rule, percent
+from scattershot_master.diagnosis.trial_case import Case, Rule, percent
 
 _SHARE = 0.5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.case import Case, Rule, number, percent
+from scattershot_master.diagnosis.trial_case import Case, Rule, number, percent
 
 
 def _look(case: Case) -> str:

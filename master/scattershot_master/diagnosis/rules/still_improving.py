@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import isfinite, sqrt
 from statistics import fmean
 
-from scattershot_master.diagnosis.case import Case, Rule, number
+from scattershot_master.diagnosis.trial_case import Case, Rule, number
 
 #: A gain over the last quarter of the epochs that is worth going on for, of its size and range.
 _WORTH = 0.02

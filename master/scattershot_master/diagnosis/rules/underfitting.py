@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from scattershot_master.diagnosis.case import Case, Rule, percent
 from scattershot_master.diagnosis.rules import (
     dead_relus,
     early_decay,
     plateau,
     slow,
 )
+from scattershot_master.diagnosis.trial_case import Case, Rule, percent
 
 #: The part of the starting loss that only a model which is too small leaves. Where two classes
 #: overlap half is left; of a squared error half is the rule if targets are measured, not made.

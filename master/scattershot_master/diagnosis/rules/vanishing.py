@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.case import Case, Rule, number
 from scattershot_master.diagnosis.rules import diverged
+from scattershot_master.diagnosis.trial_case import Case, Rule, number
 
 
 def _look(case: Case) -> str:

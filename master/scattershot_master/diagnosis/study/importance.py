@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from scattershot.space import Space
-from scattershot_master.diagnosis.case import Finding, percent
-from scattershot_master.diagnosis.study.case import StudyCase
+from scattershot_common.space.space import Space
+from scattershot_master.diagnosis.study.study_case import StudyCase
+from scattershot_master.diagnosis.trial_case import Finding, percent
 
 #: Trials below which a forest has nothing to go by.
 _TRIALS = 20
@@ -57,7 +57,7 @@ def importances(study: StudyCase) -> dict[str, float]:
     if len(set(values)) < 2:
         return {}
     # numpy and scikit-learn take over a second to import, most of what the command takes
-    from scattershot_master.diagnosis.study.forest import shares
+    from scattershot_master.diagnosis.study.random_forest import shares
 
     points = [space.locate(trial.params) for trial in records]
     found = shares(points, values)

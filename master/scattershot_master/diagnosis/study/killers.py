@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scattershot_master.board import Board, StageRecord
-from scattershot_master.diagnosis.case import Finding, number, percent
-from scattershot_master.diagnosis.study.case import StudyCase
+from scattershot_master.diagnosis.study.killer_replay import Killing, Replay, replay
 from scattershot_master.diagnosis.study.noise import noise_of
-from scattershot_master.diagnosis.study.replay import Killing, Replay, replay
+from scattershot_master.diagnosis.study.study_case import StudyCase
+from scattershot_master.diagnosis.trial_case import Finding, number, percent
 from scattershot_master.killers import KILLERS
 from scattershot_master.killers.base import Killer
-from scattershot_master.killers.rules import build
-from scattershot_master.ranking import finite
+from scattershot_master.killers.build import build
+from scattershot_master.state.ranking import finite
+from scattershot_master.state.study_state import Board, StageRecord
 
 #: Trials below which it is chance whom a killer meets.
 _TRIALS = 8

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from math import isnan, log, sqrt
 from statistics import fmean
 
-from scattershot.space import Axis, Space
-from scattershot_master.board import TrialRecord
-from scattershot_master.diagnosis.case import number
-from scattershot_master.diagnosis.study.case import StudyCase
-from scattershot_master.ranking import finite
-from scattershot_master.show import words
+from scattershot_common.space.space import Axis, Space
+from scattershot_master import text
+from scattershot_master.diagnosis.study.study_case import StudyCase
+from scattershot_master.diagnosis.trial_case import number
+from scattershot_master.state.ranking import finite
+from scattershot_master.state.study_state import TrialRecord
 
 #: Points no further apart than this on each axis are nearly the same: as a part of its range, and
 #: as a factor on a log scale, whose range may have many decades.
@@ -76,7 +76,7 @@ def _spread(study: StudyCase, ranking: Sequence[TrialRecord]) -> tuple[float, st
     numbers = sorted(trial.number for group in groups for trial in group)
     return spread, (
         f"{number(spread)} is the standard deviation of {count} trials that differ by little but "
-        f"their seeds ({words.some(numbers, _NAMED)})"
+        f"their seeds ({text.some(numbers, _NAMED)})"
     )
 
 

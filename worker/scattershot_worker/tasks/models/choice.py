@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from scattershot.errors import TaskError
-from scattershot.problems import nearest
+from scattershot_common.errors import TaskError
+from scattershot_common.problems import nearest
 
 Model = TypeVar("Model")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scattershot.errors import TaskError
+from scattershot_common.errors import TaskError
 from scattershot_worker.tasks.models.layers import hidden_linear, output_linear
 
 

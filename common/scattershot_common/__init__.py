@@ -1,0 +1,1 @@
+"""What master and worker share: space, study, task, bus, store. Never imports torch."""

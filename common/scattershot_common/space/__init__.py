@@ -1,0 +1,1 @@
+"""The search space: axes, boxes, and how [space] is read."""

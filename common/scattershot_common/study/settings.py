@@ -1,0 +1,176 @@
+"""Owns the settings of a study: every key a study file may hold, its type, bounds and default."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from hashlib import blake2b
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from scattershot_common.space.space import Space
+from scattershot_common.store.checkpoint_names import STUDY_NAME
+
+Goal = Literal["maximize", "minimize"]
+Sampler = Literal["random", "sobol"]
+Rule = Literal["halving", "sync_halving", "median", "percentile", "diverged", "patience"]
+#: The killers' names; a study file may also say "none".
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+#: A name that is also a safe folder name.
+Name = Annotated[str, StringConstraints(pattern=f"^{STUDY_NAME}$")]
+
+
+def _rules(value: object) -> object:
+    """Take one rule for a list of one, and "none" for a list of none."""
+    listed = [value] if isinstance(value, str) else value
+    return () if listed == ["none"] else _tuple(listed)
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Rules = Annotated[tuple[Rule, ...], BeforeValidator(_rules)]
+
+
+class _Table(BaseModel):
+    """A table of the study file: nothing is converted, nothing unknown is let through."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+class Study(_Table):
+    """[study]: what is searched. `data` is the folder of the task's data, as seen from the file."""
+
+    name: Name
+    task: str
+    metric: Annotated[str, Field(min_length=1)] = "val_accuracy"
+    goal: Goal = "maximize"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    sampler: Sampler = "random"
+    data: str | None = None
+
+
+class Stage(_Table):
+    """[[stage]]: new points (`trials`, perhaps in a refined box) or `continue` the best so far.
+
+    `epochs` is the total a trial of this stage has when it is complete. `refine` is the part of
+    the trials so far, (0, 1], around which the box is laid. `kill` and `sampler` stand in for
+    [kill].rule and [study].sampler in this stage; see `StudyFile.rules` and `StudyFile.sampler`.
+    """
+
+    name: Name
+    epochs: Annotated[int, Field(ge=1)]
+    trials: Annotated[int, Field(ge=1)] | None = None
+    refine: Annotated[float, Field(gt=0, le=1)] | None = None
+    continue_: Annotated[int, Field(ge=1)] | None = Field(
+        None, validation_alias="continue", serialization_alias="continue"
+    )
+    kill: Rules | None = None
+    sampler: Sampler | None = None
+
+
+class Kill(_Table):
+    """[kill]: the rules that end or pause trials, never before `grace` epochs.
+
+    `rule` is a tuple without "none": empty when nothing is killed. `eta` belongs to the halving
+    rules, `percentile` (of the peers, from the worst) to percentile, `patience` (epochs without
+    a better value) to patience, `min_peers` to median and percentile, and `factor` to diverged:
+    a loss above `factor` times the trial's first.
+    """
+
+    rule: Rules = ()
+    grace: Annotated[int, Field(ge=1)] = 1
+    eta: Annotated[int, Field(ge=2)] = 3
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    patience: Annotated[int, Field(ge=1)] = 5
+    min_peers: Annotated[int, Field(ge=1)] = 5
+    factor: Annotated[float, Field(gt=1)] = 10.0
+
+
+class Checkpoints(_Table):
+    """[checkpoints]: `keep` is how many of the study's best are kept.
+
+    `store` is the URL of an object store to keep them in; by default it is the study's folder.
+    """
+
+    keep: Annotated[int, Field(ge=1)] = 20
+    store: Annotated[str, Field(min_length=1)] | None = None
+
+
+class Ensemble(_Table):
+    """[ensemble]: how many members, and how they are chosen."""
+
+    size: Annotated[int, Field(ge=1)] = 5
+    method: Literal["greedy", "top"] = "greedy"
+
+
+class Worker(_Table):
+    """[worker]: how a worker treats its child process.
+
+    A trial that fails `max_failures` times is failed for good; a child is replaced after
+    `recycle` trials; one that ignores a kill for `kill_grace` seconds is ended, and so is one
+    whose trial finishes no batch and reports nothing for `stall` seconds (0: it may take as long
+    as it likes); `threads` is torch's for each worker; `monitors`: gradients, updates and
+    activations are looked at, for `scattershot diagnose`.
+    """
+
+    max_failures: Annotated[int, Field(ge=1)] = 3
+    recycle: Annotated[int, Field(ge=1)] = 2000
+    kill_grace: Annotated[float, Field(gt=0)] = 5.0
+    stall: Annotated[float, Field(ge=0)] = 0.0
+    threads: Annotated[int, Field(ge=1)] = 1
+    monitors: bool = True
+
+
+class StudyFile(_Table):
+    """A whole study file. `model_dump(mode="json", by_alias=True)` is read again by model_validate.
+
+    Read files with `study_file`, which also checks what no single key shows.
+    """
+
+    study: Study
+    space_table: dict[str, Any] = Field(validation_alias="space", serialization_alias="space")
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(_tuple), Field(min_length=1)] = Field(
+        validation_alias="stage", serialization_alias="stage"
+    )
+    kill: Kill = Kill()
+    checkpoints: Checkpoints = Checkpoints()
+    ensemble: Ensemble = Ensemble()
+    worker: Worker = Worker()
+
+    @cached_property
+    def space(self) -> Space:
+        """The space that [space] describes."""
+        return Space.parse(self.space_table)
+
+    def rules(self, stage: Stage) -> tuple[Rule, ...]:
+        """Return the killers' names that hold in `stage`; empty when nothing is killed."""
+        return self.kill.rule if stage.kill is None else stage.kill
+
+    def sampler(self, stage: Stage) -> Sampler:
+        """Return the name of the sampler that draws the points of `stage`."""
+        return stage.sampler or self.study.sampler
+
+    def identity(self) -> str:
+        """Return a hash of what decides the trials: [study], [space], the stages and [kill].
+
+        The data's folder does not count, it may lie elsewhere on another machine. Defaults count
+        the same written out or left out. The order of the dimensions counts: a coordinate of a
+        point belongs to the dimension at its place.
+        """
+        decides = {
+            "study": self.study.model_dump(exclude_defaults=True, exclude={"data"}),
+            "space": [
+                [name, json.dumps(entry, sort_keys=True)]
+                for name, entry in self.space_table.items()
+            ],
+            "stages": [stage.model_dump(exclude_defaults=True) for stage in self.stages],
+            "kill": self.kill.model_dump(exclude_defaults=True),
+        }
+        text = json.dumps(decides, sort_keys=True)
+        return blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,168 @@
+"""Owns what a user writes to bring a model: a `Task` class with its `Data`, or a train function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+from scattershot_common.task.classification import accuracy, labels, paired, probabilities
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    Part = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+else:
+    Part = Any
+
+
+Kind = Literal["classification", "regression"]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three parts of a data set, each `(x, y)` tensors of N examples or a DataLoader.
+
+    Tensors are moved to the device once and kept there. `val` chooses the best trials; `test` is
+    touched only when the finished ensemble is evaluated.
+    """
+
+    train: Part
+    val: Part
+    test: Part | None = None
+
+
+class Task(ABC):
+    """A model and its data. `data` and `model` must be written, the rest may be overridden.
+
+    A worker makes one instance and keeps it, with its data, from trial to trial.
+    """
+
+    #: "classification": integer targets, cross-entropy, accuracy, probabilities as predictions.
+    #: "regression": float targets, mean squared error, the outputs as predictions.
+    #:
+    #: Classes are the second axis of outputs, as for torch's cross-entropy: [N, C] for targets
+    #: [N], [N, C, H, W] for [N, H, W]. Under a loss of your own they may be the last, [N, T, C]
+    #: for [N, T]: whichever leaves the targets' shape. One output for each target ([N] or [N, 1])
+    #: is the logit of the second of two classes, 0 and 1 or -1 and 1; a model that ends in a
+    #: sigmoid must override `metrics`. Targets of -100 are left out.
+    kind: ClassVar[Kind] = "classification"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Take the folder of `[study] data`, or None where the study file names none."""
+        self.folder = folder
+
+    @abstractmethod
+    def data(self) -> Data:
+        """Return the data; called once per worker, with a fixed seed."""
+
+    @abstractmethod
+    def model(self, params: Mapping[str, Any]) -> nn.Module:
+        """Return a freshly initialized network for one trial's hyperparameters."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+        from torch.nn import functional
+
+        if self.kind == "regression":
+            return functional.mse_loss(outputs, paired(outputs, targets))
+        return functional.cross_entropy(outputs, labels(outputs, targets))
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the metrics of a whole part, by bare name: "accuracy" becomes `val_accuracy`.
+
+        `outputs` is [N, …] as the model gave them; the loss is added by the trainer. With
+        `[worker] monitors` also called for some examples of the training part: `train_accuracy`.
+        """
+        if self.kind == "regression":
+            error = outputs - paired(outputs, targets)
+            return {"rmse": error.square().mean().sqrt().item(), "mae": error.abs().mean().item()}
+        return {"accuracy": accuracy(outputs, targets, second=self._second)}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return what is saved for ensembles: probabilities [N, …, C], or the outputs themselves.
+
+        Where there is one output for each target, probabilities of the second of two classes.
+        """
+        if self.kind == "regression":
+            return outputs
+        return probabilities(outputs, None, second=self._second)
+
+    @property
+    def _second(self) -> bool:
+        """Whether classes are the second axis for certain: cross-entropy takes no others."""
+        return type(self).loss is Task.loss
+
+    def initial_loss(self, classes: int | None) -> float | None:
+        """Return the loss that a network which knows nothing yet should have.
+
+        `classes` is the number of classes in the training part, None where they cannot be told.
+        `scattershot check` and `diagnose` compare the loss before learning with it. None, the
+        default, stands for the loss of outputs that are all zero: ln C for cross-entropy, C - 1
+        for a multiclass hinge loss (notes: "Sanity checks Tips/Tricks" in neural-networks-3).
+        """
+        return None
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a training batch x [B, …], changed at random by `generator`, which is on the CPU.
+
+        Called for training batches alone; the generator is seeded for each trial and epoch.
+        """
+        return x
+
+    def optimizer(
+        self, model: nn.Module, params: Mapping[str, Any]
+    ) -> torch.optim.Optimizer | None:
+        """Return the trial's optimizer, or None for the one that `params` names.
+
+        The default is made of the hyperparameters `optimizer` ("sgd", "adamw", …), `lr`,
+        `weight_decay`, `momentum`, `nesterov`, `beta1`, `beta2`, `alpha`, `eps`.
+        """
+        return None
+
+
+class TrialHandle(Protocol):
+    """The argument of a train function, for type annotations; workers bring the real one.
+
+    A train function is named in `[study] task` as "module:function" and trains one trial:
+
+        def train(trial: ss.TrialHandle) -> None:
+            model, optimizer = ...
+            for epoch in trial.epochs(model=model, optimizer=optimizer):
+                for x, y in trial.batches(loader):
+                    ...
+                trial.report(val_accuracy=accuracy, train_loss=loss)
+    """
+
+    number: int
+    stage: str
+    params: Mapping[str, Any]
+    seed: int
+    budget: int
+    device: torch.device
+    folder: Path
+    history: list[dict[str, float]]
+
+    def epochs(self, **parts: Any) -> Iterator[int]:
+        """Yield the epochs still to train, from 1; restores and checkpoints the named parts."""
+
+    def batches(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield from `batches`, leaving the training at once when the trial must stop."""
+
+    def check(self) -> None:
+        """Leave the training if the trial must stop: for loops that `batches` does not fit."""
+
+    def report(
+        self,
+        metrics: Mapping[str, float] | None = None,
+        /,
+        *,
+        predictions: Any = None,
+        targets: Any = None,
+        **more: Any,
+    ) -> None:
+        """Report an epoch's metrics (the study's metric among them) and write its checkpoint."""

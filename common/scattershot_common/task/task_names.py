@@ -1,0 +1,115 @@
+"""Owns the names of tasks: the built-in ones, and finding a user's class without importing it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from scattershot_common.problems import nearest, show
+
+BUILTIN = {
+    "digits": "scattershot_worker.tasks.digits:Digits",
+    "mnist": "scattershot_worker.tasks.mnist:Mnist",
+    "fashion_mnist": "scattershot_worker.tasks.mnist:FashionMnist",
+    "cifar10": "scattershot_worker.tasks.cifar10:Cifar10",
+    "unicode_names": "scattershot_worker.tasks.unicode_names:UnicodeNames",
+    "diabetes": "scattershot_worker.tasks.diabetes:Diabetes",
+}
+
+
+def problem_with(task: str, folder: Path) -> str:
+    """Return why the study file in `folder` cannot name `task`, or "" if the task is there.
+
+    It is looked for in `folder`, in the working folder and in sys.path, in this order, and
+    nothing is imported: a master needs neither torch nor what else the user's module needs, and
+    a parent package's code does not run. Names that a module makes while it runs (a star import,
+    `__getattr__`) are taken on trust.
+    """
+    if task in BUILTIN:
+        return ""
+    module, colon, name = task.partition(":")
+    dotted = module.split(".")
+    if not (colon and name.isidentifier() and all(part.isidentifier() for part in dotted)):
+        return (
+            f"must be a built-in task ({', '.join(BUILTIN)}) or your own as "
+            f'"package.module:Name" (found {show(task)}){nearest(task, BUILTIN)}'
+        )
+    own = list(dict.fromkeys([str(folder.resolve()), str(Path.cwd())]))
+    try:
+        spec = _find(dotted, [*own, *sys.path])
+    except ModuleNotFoundError as error:
+        return f"{error} (looked in {', '.join(own)} and {len(sys.path)} folders of sys.path)"
+    if spec.origin is None:
+        return f"{module} is a folder without __init__.py; name the module in it that has {name}"
+    if not spec.origin.endswith(".py"):
+        return ""  # compiled: only an import would tell
+    try:
+        loader: Any = spec.loader
+        names = set(_names(ast.parse(loader.get_data(spec.origin)).body))
+    except (SyntaxError, ValueError) as error:
+        line = f" at line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        return f"{spec.origin} is not valid Python{line}: {error.args[0]}"
+    if names & {name, "*", "__getattr__"}:
+        return ""
+    return f"{spec.origin} defines no {name}{nearest(name, names)}"
+
+
+def _find(dotted: Sequence[str], path: Sequence[str]) -> ModuleSpec:
+    """Return the spec of a module as an import with `path` would find it, without importing.
+
+    Raises ModuleNotFoundError with a line for the user.
+    """
+    spec = PathFinder.find_spec(dotted[0], path) or _elsewhere(dotted[0])
+    if spec is None:
+        raise ModuleNotFoundError(f"there is no module {dotted[0]}")
+    for depth, part in enumerate(dotted[1:], 1):
+        package = ".".join(dotted[:depth])
+        inside = spec.submodule_search_locations
+        if inside is None:
+            raise ModuleNotFoundError(f"{package} is a module, not a package: {spec.origin}")
+        spec = PathFinder.find_spec(part, list(inside))
+        if spec is None:
+            raise ModuleNotFoundError(f"the package {package} has no module {part}")
+    return spec
+
+
+def _elsewhere(name: str) -> ModuleSpec | None:
+    """Ask the other finders, as an editable installation's; for a top-level name none imports."""
+    try:
+        return importlib.util.find_spec(name)
+    except ValueError:  # __main__ and its like have no spec
+        return None
+
+
+def _names(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """Yield the names that statements bind at a module's top level, "*" for a star import."""
+    for statement in body:
+        match statement:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                yield name
+            case ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.Import(names=aliases):
+                yield from (alias.asname or alias.name.partition(".")[0] for alias in aliases)
+            case ast.ImportFrom(names=aliases):
+                yield from (alias.asname or alias.name for alias in aliases)
+            case ast.Assign(targets=targets):
+                yield from _bound(targets)
+            case ast.AnnAssign(target=target, value=ast.expr()):
+                yield from _bound([target])
+            case _:  # if, try, with, for: what lies inside is at the top level still
+                for child in ast.iter_child_nodes(statement):
+                    inner = [child] if isinstance(child, ast.stmt) else getattr(child, "body", [])
+                    yield from _names(inner if isinstance(inner, list) else [])
+
+
+def _bound(targets: Sequence[ast.expr]) -> Iterator[str]:
+    for target in targets:
+        for node in ast.walk(target):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id

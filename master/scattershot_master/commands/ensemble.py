@@ -1,0 +1,103 @@
+"""Owns `ensemble build` and `ensemble eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scattershot_common.errors import ScattershotError, StudyFileError
+from scattershot_master.commands.study_folder import study_folder
+
+if TYPE_CHECKING:
+    from scattershot_master.state.ledger import Ledger
+
+app = typer.Typer(help="Build ensembles from the checkpoints, and test them.", no_args_is_help=True)
+
+_FOLDER = typer.Argument(help="The study's folder (default: the newest under checkpoints/).")
+_JSON = typer.Option("--json", help="Print JSON.")
+
+
+@app.command()
+def build(
+    folder: Annotated[Path | None, _FOLDER] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Members at most (default: the study's).", min=1)
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="greedy or top.")] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Choose members by their saved validation predictions; needs no torch and no test part."""
+    from scattershot_master.ensemble import METHODS
+    from scattershot_master.ensemble.build import build as build_ensemble
+    from scattershot_master.ensemble.build import keep
+
+    if method is not None and method not in METHODS:
+        raise StudyFileError(f"--method {method}: there are {', '.join(METHODS)}")
+    ledger = _ledger(folder)
+    try:
+        settings = ledger.board.study.get("ensemble", {})
+        result = build_ensemble(
+            ledger.board,
+            ledger.folder,
+            size=size or settings.get("size", 5),
+            method=method or settings.get("method", "greedy"),
+        )
+        keep(ledger, result)
+    finally:
+        ledger.close()
+    _show(result, as_json)
+
+
+@app.command("eval")
+def evaluate(
+    folder: Annotated[Path | None, _FOLDER] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The task's data folder, if it lies elsewhere by now.")
+    ] = None,
+    path: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of your own code (default: the study file's, then this one)."),
+    ] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Run the ensemble and the best single model over the test part, once."""
+    from scattershot_master.ensemble.build import keep, test_members
+
+    ledger = _ledger(folder)
+    try:
+        board = ledger.board
+        if board.ensemble is None:
+            raise ScattershotError("there is no ensemble yet: scattershot ensemble build first")
+        result = test_members(
+            board,
+            ledger.folder,
+            {**board.ensemble, "note": ""},
+            data=data or board.data or board.study["study"].get("data"),
+            paths=path or [Path(board.home), Path.cwd()],
+            threads=board.study.get("worker", {}).get("threads", 1),
+        )
+        if result["test"] is None:
+            raise ScattershotError(result["note"])
+        keep(ledger, result)
+    finally:
+        ledger.close()
+    _show(result, as_json)
+
+
+def _ledger(given: Path | None) -> Ledger:
+    from scattershot_master.state.ledger import Ledger
+
+    return Ledger(study_folder(given))
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    from scattershot_master.show.layout import put
+    from scattershot_master.show.tables import ensemble
+
+    put(ensemble(result))

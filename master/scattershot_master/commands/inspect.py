@@ -1,0 +1,209 @@
+"""Owns the commands that only look: `status`, `top`, `show`, `export`. They need no Redis.
+
+Each imports what it needs by itself: the answer to `top` shall not wait for what `export` uses.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scattershot_common.errors import ScattershotError, StudyFileError
+
+Folder = Annotated[
+    Path | None,
+    typer.Argument(
+        help="The study's folder, or an output root: its latest study. Default: checkpoints/.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (NaN becomes null).")]
+
+
+def status(folder: Folder = None, json: Json = False) -> None:
+    """Show where a study stands: stages, best trial, warnings, workers, time left."""
+    from scattershot_master import export as exporting
+    from scattershot_master.commands import study_folder
+    from scattershot_master.show import study_page as pages
+    from scattershot_master.show.layout import put
+    from scattershot_master.state import progress
+    from scattershot_master.state.border_warnings import border_warnings
+    from scattershot_master.state.ledger import read
+
+    found = study_folder.study_folder(folder)
+    board = read(found)
+    running, now = study_folder.running(found), time.time()
+    if not json:
+        put(pages.status(board, found, running=running, now=now))
+        return
+    stages = progress.stages(board)
+    rate = progress.rate_from_ends(board, now) if running else None
+    kept = exporting.Kept(board, found)
+    _put_json(
+        {
+            "study": exporting.study(board, found),
+            "running": running,
+            "seconds_left": progress.time_left(stages, rate),
+            "stages": exporting.stages(board),
+            "warnings": exporting.warnings(border_warnings(board)),
+            "best": [exporting.trial(one, kept) for one in progress.leaders(board, 1)],
+            "failures": [
+                {"reason": reason, "trials": trials} for reason, trials in progress.failures(board)
+            ],
+            "workers": [
+                {"worker": name, "trial": trial.number, "state": trial.state}
+                for name, trial in progress.last_trials(board).items()
+            ],
+            "ensemble": board.ensemble,
+        }
+    )
+
+
+def top(
+    folder: Folder = None,
+    number: Annotated[int, typer.Option("--number", "-n", help="How many trials.", min=1)] = 10,
+    json: Json = False,
+) -> None:
+    """Show the best trials of a study with their hyperparameters."""
+    from scattershot_master.commands import study_folder
+    from scattershot_master.state.ledger import read
+
+    found = study_folder.study_folder(folder)
+    board = read(found)
+    if json:
+        from scattershot_master import export as exporting
+        from scattershot_master.state import progress
+
+        best = progress.leaders(board, number)
+        kept = exporting.Kept(board, found)
+        trials = [exporting.trial(one, kept) for one in best]
+        _put_json({"study": exporting.study(board, found), "trials": trials})
+    else:
+        from scattershot_master.show.layout import put
+        from scattershot_master.show.tables import top as table
+
+        put(table(board, number))
+
+
+def show(
+    trial: Annotated[str, typer.Argument(help="The trial's number: 17 or 00017.")],
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Show one trial: hyperparameters, every epoch, checkpoints. Its files alone are enough."""
+    from scattershot_master.commands import study_folder
+    from scattershot_master.show import trial_page
+    from scattershot_master.show.layout import put
+    from scattershot_master.state.ledger import LEDGER
+
+    number = _number(trial)
+    found = study_folder.study_folder(folder, (LEDGER, "trials"))
+    known = trial_page.find(found, number)
+    if json:
+        _put_json(trial_page.data(known, found))
+    else:
+        put(trial_page.page(known))
+
+
+def diagnose(
+    trial: Annotated[
+        str | None,
+        typer.Argument(help="A trial's number; without one the whole study.", show_default=False),
+    ] = None,
+    folder: Folder = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the trial's first weights, as images, to this PNG file.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what is wrong with a trial, or with the study, by what evidence, and what to do."""
+    from scattershot_master.commands import study_folder
+    from scattershot_master.show import diagnosis_trial
+    from scattershot_master.show.layout import put
+    from scattershot_master.state.ledger import read
+
+    if trial is not None and folder is None and not trial.isdigit():
+        folder, trial = Path(trial), None
+    number = None if trial is None else _number(trial)
+    found = study_folder.study_folder(folder)
+    board = read(found)
+    if number is None:
+        if picture is not None:
+            raise StudyFileError("--picture needs the number of a trial: diagnose 17 --picture …")
+        from scattershot_master.show import diagnosis_study  # takes longer to import
+
+        study = diagnosis_study.of_study(board, found)
+        if json:
+            _put_json(diagnosis_study.study_data(study))
+        else:
+            put(diagnosis_study.study_page(study))
+        return
+    record = board.trials.get(number)
+    if record is None:
+        having = f"{min(board.trials)} to {max(board.trials)}" if board.trials else "none yet"
+        raise ScattershotError(f"there is no trial {number} in {found}: it has {having}")
+    findings, case = diagnosis_trial.of_trial(board, record, board.checkpoints(found))
+    if picture is not None:
+        diagnosis_trial.write_picture(record, case, picture)
+    if json:
+        _put_json(diagnosis_trial.trial_data(board, record, findings, case))
+    else:
+        put(diagnosis_trial.trial_page(board, record, findings, case))
+
+
+def _number(trial: str) -> int:
+    if not (trial.isascii() and trial.isdigit() and len(trial) <= 18):
+        raise StudyFileError(f"{trial!r} is no trial; write its number: 17, or 00017")
+    return int(trial)
+
+
+def export(
+    folder: Folder = None,
+    json: Annotated[bool, typer.Option("--json", help="The whole study as JSON.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="A row per trial (default).")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="CSV with a row per trial and epoch instead.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to this file; one called *.json gets JSON.")
+    ] = None,
+) -> None:
+    """Write a study out for other programs, the best trial first: CSV, or --json."""
+    from scattershot_master import export as exporting
+    from scattershot_master.commands import study_folder
+    from scattershot_master.show.layout import put_text
+    from scattershot_master.state.ledger import read
+
+    if json and (csv or history):
+        raise StudyFileError("--json has everything in it; --csv and --history are for CSV")
+    found = study_folder.study_folder(folder)
+    board = read(found)
+    if json or (out is not None and out.suffix == ".json" and not (csv or history)):
+        text = exporting.dumps(exporting.export(board, found)) + "\n"
+    elif history:
+        text = exporting.csv_text(exporting.history_rows(board), ("trial", "epoch"))
+    else:
+        text = exporting.csv_text(exporting.trial_rows(board, found))
+    if out is None:
+        put_text(text)
+        return
+    try:
+        out.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise ScattershotError(f"{out} cannot be written: {error.strerror}") from None
+    print(f"wrote {len(board.trials)} trials of {board.name} to {out}", file=sys.stderr)
+
+
+def _put_json(data: object) -> None:
+    from scattershot_master.export import dumps
+    from scattershot_master.show.layout import put_text
+
+    put_text(dumps(data) + "\n")

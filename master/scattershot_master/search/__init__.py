@@ -1,0 +1,1 @@
+"""The master's loop: what to sample, judge, stage and send to Redis."""

@@ -1,0 +1,140 @@
+"""Owns what a study does next: which stage opens, which points are drawn, which rung is settled.
+
+Pure: functions of the board and the study file to the fields of the event that is to be appended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scattershot_common.space.space import Box
+from scattershot_common.study.settings import Stage, StudyFile
+from scattershot_master.killers.base import Killer
+from scattershot_master.samplers import SAMPLERS
+from scattershot_master.search.refine import refine, select_continue
+from scattershot_master.state.ranking import finite
+from scattershot_master.state.study_state import Board, StageRecord, TrialRecord
+
+Fields = dict[str, Any]
+
+
+def current_stage(board: Board) -> StageRecord | None:
+    """Return the stage that is open, or None between stages."""
+    return board.stages[-1] if board.stages and not board.stages[-1].closed else None
+
+
+def stage_done(board: Board, stage: StageRecord) -> bool:
+    """Return whether every trial of the open stage has been sampled and has ended."""
+    return len(stage.trials) >= stage.target and not board.living
+
+
+def next_stage(board: Board, study: StudyFile, killers: Sequence[Killer]) -> Fields | None:
+    """Return the next stage's opening event, or None when the study has no further one."""
+    index = len(board.stages)
+    if index >= len(study.stages):
+        return None
+    stage = study.stages[index]
+    fields: Fields = {"stage": stage.name, "index": index}
+    if stage.continue_ is not None:
+        return fields | _continuation(board, stage, killers)
+    box, notes = study.space.whole(), []
+    if stage.refine is not None:
+        base = _last_sampled(board)
+        drawn = [board.trials[number] for number in base.trials]
+        candidates = [trial.params for trial in finite(board, drawn)]
+        if candidates:
+            narrowing = refine(study.space, Box.from_json(base.box), candidates, stage.refine)
+            box, notes = narrowing.box, list(narrowing.notes)
+        else:
+            notes = ["no trial before has a finite result: the whole space is searched again"]
+    return fields | {"target": stage.trials, "box": box.to_json(), "notes": notes}
+
+
+def _continuation(board: Board, stage: Stage, killers: Sequence[Killer]) -> Fields:
+    wanted = stage.continue_ or 0
+    complete = [
+        trial.number
+        for trial in finite(board)
+        if trial.state == "complete" and trial.done < stage.epochs
+    ]
+    chosen = select_continue(complete, wanted)
+    notes = []
+    if len(chosen) < wanted:
+        notes.append(f"only {len(chosen)} trials are complete and can go on, of {wanted} asked for")
+    return {
+        "target": len(chosen),
+        "trials": chosen,
+        "epochs": stage.epochs,
+        "until": [next_stop(killers, board.trials[one].done, stage.epochs) for one in chosen],
+        "notes": notes,
+    }
+
+
+def _last_sampled(board: Board) -> StageRecord:
+    """Return the last stage that drew points: the one to refine around."""
+    return next(stage for stage in reversed(board.stages) if stage.box is not None)
+
+
+def next_points(
+    board: Board, study: StudyFile, killers: Sequence[Killer], count: int
+) -> list[Fields]:
+    """Return the sampling events of up to `count` further trials of the open stage.
+
+    Point i of a stage is a function of (seed, stage, i), and of the stage's box.
+    """
+    stage = board.stages[-1]
+    settings = study.stages[stage.index]
+    first, number = len(stage.trials), len(board.trials)
+    count = min(count, stage.target - first)
+    if count <= 0:
+        return []
+    draw = SAMPLERS[study.sampler(settings)]
+    box, dims = Box.from_json(stage.box), len(study.space.axes)
+    return [
+        {
+            "t": number + k,
+            "p": study.space.at(box.at(draw(study.study.seed, stage.name, first + k, dims))),
+            "epochs": settings.epochs,
+            "until": next_stop(killers, 0, settings.epochs),
+        }
+        for k in range(count)
+    ]
+
+
+def next_stop(killers: Sequence[Killer], done: int, budget: int) -> int:
+    """Return the epoch a trial trains to before it waits for its peers, at most its budget."""
+    stops = [stop for killer in killers for stop in killer.stops(budget) if stop > done]
+    return min(stops, default=budget)
+
+
+def due_rung(board: Board, killers: Sequence[Killer]) -> Fields | None:
+    """Return the settling of a rung once all living trials of the stage wait for each other."""
+    stage = board.stages[-1]
+    waiting = board.by_state["paused"]
+    if not waiting or len(waiting) < board.living or len(stage.trials) < stage.target:
+        return None
+    trials = [board.trials[number] for number in sorted(waiting)]
+    if any(trial.kill_asked for trial in trials):
+        return None  # it paused before it heard: whether it counts must not depend on that
+    epoch = min(trial.until for trial in trials)
+    standings = {trial.number: _standing(board, trial) for trial in trials if trial.until == epoch}
+    reasons: dict[int, str] = {}
+    for killer in killers:
+        if epoch in killer.stops(trials[0].epochs):
+            for number, verdict in killer.settle(epoch, standings).items():
+                if verdict.action == "kill":
+                    reasons.setdefault(number, verdict.reason)
+    return {
+        "n": epoch,
+        "go": [number for number in standings if number not in reasons],
+        "kill": sorted(reasons.items()),
+        "until": next_stop(killers, epoch, trials[0].epochs),
+    }
+
+
+def _standing(board: Board, trial: TrialRecord) -> float:
+    """Return the best value so far, larger is better; NaN if the last one is not finite."""
+    last = trial.history[-1].get(board.metric, math.nan) if trial.history else math.nan
+    return trial.best_value * board.sign if math.isfinite(last) else math.nan

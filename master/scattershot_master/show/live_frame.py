@@ -1,0 +1,155 @@
+"""Owns what is seen of a study while it runs: the picture on a terminal, the line in a log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scattershot_common.bus.heartbeat import Pulse
+from scattershot_master import text
+from scattershot_master.show import tables
+from scattershot_master.show.layout import Cell, Column, Line, Page, Sheet, height, line
+from scattershot_master.show.study_page import counts
+from scattershot_master.state import progress
+from scattershot_master.state.progress import StageProgress
+from scattershot_master.state.study_state import Board
+
+#: The leaderboard has `BEST` rows where there is room; other parts go before it has too few.
+BEST, LEAST = 10, 5
+#: The lines around them: blank, titles, columns left out, hyperparameters that are the same.
+AROUND = 4
+
+
+class Pace(NamedTuple):
+    """How long the view has been there (s), trials per second, seconds left; None: not known."""
+
+    elapsed: float
+    rate: float | None
+    left: float | None
+
+
+def picture(
+    board: Board,
+    stages: Sequence[StageProgress],
+    workers: Sequence[Pulse],
+    lately: Sequence[Line],
+    pace: Pace,
+    size: tuple[int, int],
+) -> Page:
+    """Return the picture of a running study, as high as `size` (columns, rows) allows."""
+    columns, rows = size
+    top: Page = [line(), _head(board, pace), line(), bars(stages, 30 if columns >= 120 else 16)]
+    foot: Page = [line(), *lately] if lately else []
+    rows -= height(top) + AROUND
+    busy = _busy(board, workers, max(rows - height(foot) - BEST - 2, 3))
+    # what has no room goes: first what was lately, then the workers, then trials
+    if rows - height(busy) - height(foot) < LEAST:
+        foot = []
+    if rows - height(busy) - height(foot) < LEAST:
+        busy = []
+    best = progress.leaders(board, max(min(BEST, rows - height(busy) - height(foot)), 0))
+    table = [line(), *tables.leaderboard(board, best)] if best else []
+    return [*top, *table, *busy, *foot]
+
+
+def _head(board: Board, pace: Pace) -> Line:
+    parts = [Cell(board.name, "bold"), Cell(f" · {text.duration(pace.elapsed)}")]
+    if pace.left is not None:
+        parts.append(Cell(f" · about {text.rough(pace.left)} left", "bold"))
+    if pace.rate:
+        parts.append(Cell(f" · {pace.rate:.3g} trials/s"))
+    return [*parts, Cell(" · "), *line(*counts(board))]
+
+
+def bars(stages: Sequence[StageProgress], width: int) -> Sheet:
+    """Return a row per stage with a bar of `width` characters, filled by its share of epochs."""
+    columns = [
+        Column("stage"),
+        Column(""),
+        Column("trials", right=True),
+        Column("now"),
+        Column("best", right=True),
+        Column("trial", right=True),
+    ]
+    rows = []
+    for stage in stages:
+        full = int(stage.work * width) if stage.opened else 0
+        style = "green" if stage.closed else "cyan" if stage.opened else "dim"
+        best = text.NOTHING if stage.best_trial is None else str(stage.best_trial)
+        rows.append(
+            [
+                Cell(stage.name, "bold" if style == "cyan" else ""),
+                Cell("━" * full + "─" * (width - full), style),
+                Cell(f"{stage.done}/{stage.target}"),
+                Cell(_now(stage), "" if stage.opened else "dim"),
+                tables.value(stage.best_value),
+                Cell(best, "dim" if best == text.NOTHING else ""),
+            ]
+        )
+    return Sheet(columns, rows)
+
+
+def _now(stage: StageProgress) -> str:
+    if not stage.opened:
+        return f"to come, {stage.epochs} epochs"
+    shown = [
+        f"{stage.counts[state]} {state}"
+        for state in ("running", "paused", "killed", "failed")
+        if stage.counts[state]
+    ]
+    return ", ".join(shown)
+
+
+def _busy(board: Board, workers: Sequence[Pulse], most: int) -> Page:
+    """Return the workers with the trial each has now, on `most` lines below blank and titles."""
+    running = [board.trials[number] for number in board.by_state["running"]]
+    by_worker = {trial.worker: trial for trial in running}
+    devices = {pulse.name: pulse.device.partition(":")[0] for pulse in workers}
+    names = sorted(devices.keys() | by_worker.keys(), key=_natural)
+    if not names:
+        return [line(), line(Cell("no worker is here", "yellow"))]
+    columns = [
+        Column("worker", long=True),
+        Column("device"),
+        Column("trial", right=True),
+        Column("epochs", right=True),
+        Column(board.metric, right=True),
+    ]
+    rows = []
+    for name in names if len(names) <= most else names[: most - 1]:
+        cells = [Cell(text.one_line(name)), Cell(devices.get(name, text.NOTHING))]
+        if trial := by_worker.get(name):
+            last = trial.history[-1].get(board.metric) if trial.history else None
+            done = Cell(f"{trial.done}/{trial.epochs}")
+            rows.append([*cells, Cell(str(trial.number), "cyan"), done, tables.value(last)])
+        else:
+            rows.append([*cells, Cell("idle", "dim"), Cell(""), Cell("")])
+    page: list[Line | Sheet] = [line()]
+    if rows:
+        page.append(Sheet(columns, rows))
+    if rest := names[len(rows) :]:
+        working = sum(name in by_worker for name in rest)
+        said = f"{text.plural(len(rest), 'worker')}{' more' if rows else ''}, {working} at work"
+        page.append(line(Cell(said, "dim")))
+    return page
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return the key that puts host-2 before host-10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
+
+
+def progress_line(board: Board, stages: Sequence[StageProgress], left: float | None) -> str:
+    """Return how far the study is on one line, for a log."""
+    stage = next((s for s in reversed(stages) if s.opened), None)
+    parts = [f"{stage.name} {stage.done}/{stage.target}"] if stage else []
+    now = progress.counts(board)
+    parts.append(f"{now['running']} running")
+    if best := progress.leaders(board, 1):
+        value = text.metric(best[0].best_value)
+        parts.append(f"best {board.metric} {value} (trial {best[0].number})")
+    parts += [f"{now[state]} {state}" for state in ("killed", "failed") if now[state]]
+    if left is not None:
+        parts.append(f"about {text.rough(left)} left")
+    return " · ".join(parts)

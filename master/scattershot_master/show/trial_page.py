@@ -1,0 +1,221 @@
+"""Owns `show TRIAL`: what a trial's checkpoints and the ledger know of it, and its page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scattershot_common.errors import CheckpointError, ScattershotError
+from scattershot_common.store.checkpoint_header import Header
+from scattershot_common.store.checkpoint_names import (
+    list_checkpoints,
+    list_trials,
+    parse_name,
+    trial_folder,
+)
+from scattershot_common.store.files import read as read_file
+from scattershot_common.store.files import read_header
+from scattershot_common.store.layer_stats import Layers
+from scattershot_common.store.location import Place
+from scattershot_master import export
+from scattershot_master import text as words
+from scattershot_master.show import tables
+from scattershot_master.show.layout import Cell, Line, Page, Sheet, line, section
+from scattershot_master.state.ledger import LEDGER, read
+from scattershot_master.state.study_state import Board, TrialRecord
+
+#: So many of the last lines of a failed trial's traceback are shown.
+TAIL = 15
+
+
+@dataclass(slots=True)
+class OneTrial:
+    """All that is known of one trial; without a ledger (`known` is false) its state is not."""
+
+    board: Board
+    record: TrialRecord
+    known: bool
+    #: Its checkpoints, by epoch, and why some of them cannot be read.
+    files: Sequence[Place] = ()
+    damage: list[str] = field(default_factory=list)
+    #: The end of the traceback, where the trial failed.
+    error: list[str] = field(default_factory=list)
+    #: Why it is not known which checkpoints there are.
+    trouble: str = ""
+    #: What was seen of its layers.
+    layers: Sequence[Mapping[str, Any]] = ()
+
+
+def find(folder: Path, number: int) -> OneTrial:
+    """Return trial `number` of the study in `folder`, from its checkpoints and the ledger.
+
+    Either is enough: a checkpoint's header has the history up to its epoch.
+
+    Raises:
+        ScattershotError: neither knows such a trial; says which there are.
+    """
+    known = (folder / LEDGER).exists()
+    board = read(folder) if known else Board()
+    files, trouble = _files(board, folder, number)
+    header, damage = _newest_header(files)
+    if number not in board.trials:
+        if header is None:
+            raise ScattershotError(_unknown(folder, number, board, damage))
+        if not known:
+            about = {"name": header["study"], "metric": header["metric"], "goal": header["goal"]}
+            board.study = {"study": about}
+        board.trials[number] = _record(header)
+        known = False
+    record = board.trials[number]
+    if header is not None:
+        names = {told.epoch: path.name for path in files if (told := parse_name(path.name))}
+        for epoch in header["history"]:  # those the ledger has already change nothing
+            done = int(epoch["epoch"])
+            metrics = {name: value for name, value in epoch.items() if name != "epoch"}
+            board.apply({"e": "report", "t": number, "n": done, "m": metrics, "f": names.get(done)})
+    error = _traceback(board, folder, number) if record.state == "failed" or not known else []
+    layers = () if trouble else _layers(board, folder, number)
+    return OneTrial(board, record, known, files, damage, error, trouble, layers)
+
+
+def _files(board: Board, folder: Path, number: int) -> tuple[Sequence[Place], str]:
+    try:
+        return list_checkpoints(_checkpoints(board, folder), number), ""
+    except CheckpointError as error:
+        if number not in board.trials:
+            raise
+        return (), str(error)
+
+
+def _checkpoints(board: Board, folder: Path) -> Place:
+    return board.checkpoints(folder) if board.study else folder
+
+
+def _layers(board: Board, folder: Path, number: int) -> Sequence[Mapping[str, Any]]:
+    try:
+        return Layers.read(_checkpoints(board, folder), number).lines
+    except CheckpointError:
+        return ()
+
+
+def _newest_header(files: Sequence[Place]) -> tuple[Header | None, list[str]]:
+    damage: list[str] = []
+    for path in reversed(files):
+        try:
+            return read_header(path), damage
+        except CheckpointError as error:
+            damage.append(str(error))
+    return None, damage
+
+
+def _record(header: Header) -> TrialRecord:
+    about: dict[str, Any] = {**header}
+    return TrialRecord(
+        header["trial"],
+        str(about.get("stage", "")),
+        header["params"],
+        header["seed"],
+        epochs=header["epoch"],
+        until=header["epoch"],
+        attempts=header["attempt"],
+    )
+
+
+def _unknown(folder: Path, number: int, board: Board, damage: list[str]) -> str:
+    if damage:
+        return damage[0]
+    there = sorted(board.trials)
+    if not there:
+        there = list_trials(_checkpoints(board, folder))
+    having = f"it has {there[0]} to {there[-1]}" if there else "it has none yet"
+    return f"there is no trial {number} in {folder}: {having}"
+
+
+def _traceback(board: Board, folder: Path, number: int) -> list[str]:
+    try:
+        path = trial_folder(_checkpoints(board, folder), number) / "error.txt"
+        text = read_file(path).decode(errors="replace")
+    except CheckpointError:
+        return []
+    return text.rstrip().splitlines()[-TAIL:]
+
+
+def data(found: OneTrial, folder: Path) -> dict[str, Any]:
+    """Return the trial as `export` has it, with its "error" and its "checkpoints"."""
+    whole = export.trial(found.record, export.Kept(found.board, folder))
+    if not found.known:
+        whole["state"] = None
+    return {
+        **whole,
+        "error": "\n".join(found.error),
+        "checkpoints": [
+            path.relative_to(folder).as_posix() if isinstance(path, Path) else str(path)
+            for path in found.files
+        ],
+    }
+
+
+def page(found: OneTrial) -> Page:
+    """Return the page about one trial; its hyperparameters are exact, to be used again."""
+    trial, metric = found.record, found.board.metric
+    epochs = f"{trial.done}/{trial.epochs} epochs" if found.known else f"{trial.done} epochs"
+    blocks: list[Line | Sheet] = [
+        line(
+            Cell(f"trial {trial.number}", "bold"),
+            " · ",
+            tables.state(trial.state) if found.known else Cell("state unknown: no ledger", "dim"),
+            f" · {epochs}{trial.stage and f' · stage {trial.stage}'} · study {found.board.name}",
+        )
+    ]
+    if trial.reason:
+        blocks.append(line(words.one_line(trial.reason)))
+    blocks += section("hyperparameters", [tables.exact_params(trial.params)])
+    blocks += [line(), line(Cell(_training(trial), "dim"))]
+    if trial.history:
+        blocks += section(metric, _curve(trial, metric))
+        blocks += [line(), tables.history(trial.history, metric, trial.best_epoch)]
+    blocks += section("diagnosis", _diagnosis(found))
+    blocks += section("error", [line(words.clean(text)) for text in found.error])
+    blocks += section("checkpoints", [line(str(path)) for path in found.files])
+    blocks += [line(Cell("damaged ", "red"), text) for text in found.damage]
+    blocks += [line(Cell("not seen ", "red"), found.trouble)] if found.trouble else []
+    return blocks
+
+
+def _diagnosis(found: OneTrial) -> list[Line]:
+    """Return what the rules find in the trial; `diagnose` tells more."""
+    from scattershot_master.diagnosis import diagnose
+    from scattershot_master.show import diagnosis_trial
+
+    return diagnosis_trial.lines_of(
+        diagnose.diagnose(diagnose.case_of(found.board, found.record, found.layers))
+    )
+
+
+def _training(trial: TrialRecord) -> str:
+    parts = [f"seed {trial.seed}"]
+    if trial.attempts:
+        parts.append(words.plural(trial.attempts, "attempt"))
+    if trial.worker:
+        parts.append(f"worker {words.one_line(trial.worker)}")
+    if not math.isnan(trial.ended - trial.started):
+        parts.append(f"{words.duration(trial.ended - trial.started)} from start to end")
+    first = trial.history[0] if trial.history else {}
+    told = ("first loss", "at chance")
+    parts += [
+        f"{what} {words.metric(first[name])}"
+        for what, name in zip(told, tables.BEGUN, strict=True)
+        if name in first
+    ]
+    return " · ".join(parts)
+
+
+def _curve(trial: TrialRecord, metric: str) -> list[Line]:
+    """Return the metric's curve in a line; epochs that lack the metric are gaps in it."""
+    values = [epoch.get(metric, math.nan) for epoch in trial.history]
+    ends = f"  {words.metric(values[0])} → {words.metric(values[-1])}"
+    best = f", best {words.metric(trial.best_value)} at epoch {trial.best_epoch}"
+    return [line(Cell(words.sparkline(values), "cyan"), ends, best if trial.best_epoch else "")]

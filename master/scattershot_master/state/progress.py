@@ -1,0 +1,265 @@
+"""Owns how far a study is: every stage's counts and best trial, the epochs left, the time left."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from typing import Any
+
+from scattershot_common.trial import STATES, State
+from scattershot_master.state.study_state import Board, StageRecord, TrialRecord
+
+#: A rate is taken over this many seconds, and over more where they hold fewer epochs than this.
+WINDOW_S, WINDOW_EPOCHS = 30.0, 20
+#: Fewer seconds or epochs than these are no evidence for a rate.
+LEAST_S, LEAST_EPOCHS = 2.0, 3
+#: So many trials must have ended before the epochs they used tell of the others'.
+LEAST_ENDED = 5
+
+
+@dataclass(slots=True)
+class StageProgress:
+    """How far one stage is; `opened` is false while it is still to come.
+
+    `done`, of `target`, are the trials that have ended or gone on to a later stage (which counts
+    as complete here). `trained` is how many epochs they and the others have trained in this stage,
+    `work` the share of its epochs, 0 to 1, that need no more training, and `left` how many epochs
+    it is still expected to take.
+    """
+
+    name: str
+    epochs: int
+    target: int
+    opened: bool = False
+    closed: bool = False
+    counts: dict[State, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
+    best_value: float = math.nan
+    best_trial: int | None = None
+    done: int = 0
+    trained: int = 0
+    work: float = 0.0
+    left: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def stages(board: Board) -> list[StageProgress]:
+    """Return the progress of every stage of the study file, those to come included."""
+    found: list[StageProgress] = []
+    used, before = _Used(), dict[int, int]()
+    most = 0
+    for index, settings in enumerate(board.study["stage"]):
+        epochs = int(settings["epochs"])
+        going_on = settings.get("continue")
+        stage = StageProgress(str(settings["name"]), epochs, int(going_on or settings["trials"]))
+        if index < len(board.stages):
+            _count(board, board.stages[index], stage, before, used)
+        elif not board.finished:
+            share = used.share if _kills(board.study, settings) else 1.0
+            stage.left = stage.target * (epochs - most if going_on else epochs) * share
+        found.append(stage)
+        most = max(most, epochs)
+    return found
+
+
+class _Used:
+    """Which share of their budgets ended trials have used: those killed need only a part."""
+
+    def __init__(self) -> None:
+        self.ended = self.epochs = self.budgets = 0
+
+    @property
+    def share(self) -> float:
+        return self.epochs / self.budgets if self.ended >= LEAST_ENDED else 1.0
+
+
+def _count(
+    board: Board,
+    record: StageRecord,
+    stage: StageProgress,
+    before: dict[int, int],
+    used: _Used,
+) -> None:
+    """Fill `stage` in from its record, in one pass over its trials, and add to `used`.
+
+    `before` are the epochs that trials had done when they went on to this stage; those that have
+    gone on from here are added.
+    """
+    stage.opened, stage.closed = True, record.closed
+    stage.target, stage.notes = record.target, record.notes
+    sign, counts = board.sign, stage.counts
+    best, best_trial = -math.inf, None
+    living = own = spent = 0  # budgets of the living and of the ended, epochs of the ended
+    partly = 0  # epochs of the living
+    for number in record.trials:
+        trial = board.trials[number]
+        state, value = trial.state, trial.best_value
+        base = before.get(number, 0)
+        budget = stage.epochs - base
+        if trial.stage != record.name:  # it has gone on to a later stage
+            state = "complete"
+            value = _best_by(board, trial, stage.epochs)
+            before[number] = stage.epochs
+        if value * sign > best:
+            best, best_trial = value * sign, number
+        counts[state] += 1
+        if state == "complete":
+            own += budget
+            spent += budget
+        elif state in ("killed", "failed"):
+            own += budget
+            spent += max(trial.done - base, 0)
+        else:
+            living += budget
+            partly += max(trial.done - base, 0)
+    if best_trial is not None:
+        stage.best_value, stage.best_trial = best * sign, best_trial
+    stage.done = counts["complete"] + counts["killed"] + counts["failed"]
+    stage.trained = spent + partly
+    used.ended += stage.done
+    used.epochs += spent
+    used.budgets += own
+    living += (stage.target - len(record.trials)) * stage.epochs  # not sampled yet
+    stage.work = (own + partly) / max(own + living, 1)
+    if not stage.closed:
+        share = spent / own if stage.done >= LEAST_ENDED else used.share
+        stage.left = (living - partly) * share
+
+
+def _best_by(board: Board, trial: TrialRecord, epoch: int) -> float:
+    """Return the best value of a trial up to `epoch`; NaN where there is none."""
+    if trial.best_epoch <= epoch:
+        return trial.best_value
+    values = [line.get(board.metric, math.nan) for line in trial.history if line["epoch"] <= epoch]
+    pick = max if board.sign > 0 else min
+    return pick(filter(math.isfinite, values), default=math.nan)
+
+
+def _kills(study: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
+    rules = stage.get("kill")
+    return bool(study.get("kill", {}).get("rule") if rules is None else rules)
+
+
+def counts(board: Board) -> dict[State, int]:
+    """Return how many trials are in each state."""
+    return {state: len(numbers) for state, numbers in board.by_state.items()}
+
+
+def leaders(board: Board, count: int) -> list[TrialRecord]:
+    """Return the `count` best trials, best first, without sorting them all.
+
+    Trials without a finite value are never among them; ties go by number, as in `ranking`.
+    """
+    sign = -board.sign
+    keys = (
+        (sign * trial.best_value, trial.number)
+        for trial in board.trials.values()
+        if math.isfinite(trial.best_value)
+    )
+    return [board.trials[number] for _, number in nsmallest(count, keys)]
+
+
+class Rate:
+    """Epochs per second of late, from looks at how many there are.
+
+    >>> rate = Rate()
+    >>> [rate.look(now, epochs) for now, epochs in ((0, 0), (1, 5), (4, 20))]
+    [None, None, 5.0]
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int]] = deque()
+
+    def look(self, now: float, epochs: int) -> float | None:
+        """Return the rate at time `now` (seconds), or None before there is evidence for one."""
+        looks = self._looks
+        if not looks or epochs > looks[-1][1]:
+            looks.append((now, epochs))
+        while (
+            len(looks) > 2
+            and now - looks[1][0] > WINDOW_S
+            and (epochs - looks[1][1] >= WINDOW_EPOCHS)
+        ):
+            looks.popleft()
+        since, before = looks[0]
+        if now - since < LEAST_S or epochs - before < LEAST_EPOCHS:
+            return None
+        return (epochs - before) / (now - since)
+
+
+def time_left(progress: Iterable[StageProgress], rate: float | None) -> float | None:
+    """Return the seconds the study is expected to take yet, or None where nothing tells."""
+    left = sum(stage.left for stage in progress)
+    return left / rate if rate and left > 0 else None
+
+
+def rate_from_ends(board: Board, now: float) -> float | None:
+    """Return the epochs per second of the trials that ended last, or None before there are some.
+
+    For commands that only look: the ledger has no time for single epochs. `now` is in seconds
+    since 1970.
+    """
+    ended = sorted(
+        (trial for trial in board.trials.values() if trial.ended <= now and not trial.living),
+        key=lambda trial: trial.ended,
+    )[-WINDOW_EPOCHS:]
+    if len(ended) < LEAST_ENDED:
+        return None
+    budgets = {stage["name"]: int(stage["epochs"]) for stage in board.study["stage"]}
+    epochs = sum(
+        trial.done - max((budgets[name] for name in _before(board, trial)), default=0)
+        for trial in ended[1:]
+    )
+    seconds = now - ended[0].ended
+    return epochs / seconds if seconds > 0 and epochs > 0 else None
+
+
+def _before(board: Board, trial: TrialRecord) -> Iterator[str]:
+    """Yield the names of the stages a trial has been through before its last one."""
+    for stage in board.stages:
+        if stage.name == trial.stage:
+            return
+        if trial.number in stage.trials:
+            yield stage.name
+
+
+def elapsed(board: Board, now: float) -> float:
+    """Return the seconds from the study's begin to `now`, or to its last trial's end."""
+    if board.finished:
+        ends = [trial.ended for trial in board.trials.values() if not math.isnan(trial.ended)]
+        now = max(ends, default=board.begun)
+    return max(now - board.begun, 0.0)
+
+
+def failures(board: Board) -> list[tuple[str, list[int]]]:
+    """Return why trials failed, the most frequent first, and which did.
+
+    Reasons that differ in their numbers only are one reason.
+    """
+    groups: dict[str, tuple[str, list[int]]] = {}
+    for number in sorted(board.by_state["failed"]):
+        reason = board.trials[number].reason or "no reason was given"
+        groups.setdefault(re.sub(r"\d+(\.\d+)?", "#", reason), (reason, []))[1].append(number)
+    return sorted(groups.values(), key=lambda group: -len(group[1]))
+
+
+def last_trials(board: Board) -> dict[str, TrialRecord]:
+    """Return the trial each worker took last (the one it runs, if it runs one), by its name.
+
+    Only a trial's last attempt is known.
+    """
+    last: dict[str, TrialRecord] = {}
+    for trial in board.trials.values():
+        if not trial.worker:
+            continue
+        known = last.get(trial.worker)
+        if known is None or _recency(trial) > _recency(known):
+            last[trial.worker] = trial
+    return dict(sorted(last.items()))
+
+
+def _recency(trial: TrialRecord) -> tuple[bool, float]:
+    return trial.state == "running", trial.started if math.isnan(trial.ended) else trial.ended

@@ -1,0 +1,126 @@
+"""What RQ puts on the queue, as a worker reads it without RQ."""
+
+from typing import Any
+
+import pytest
+from rq.job import Job
+
+from scattershot_common.bus.connection import connect
+from scattershot_common.bus.keys import WORKERS
+from scattershot_common.bus.queue import TrialQueue, TrialSpec
+from scattershot_common.bus.queue_scan import WaitingTrials
+from scattershot_common.bus.signing import SECRET_VARIABLE, fits, secret
+from scattershot_common.bus.trial_state import TrialStates
+
+
+@pytest.fixture
+def queue(redis_url: str) -> TrialQueue:
+    return TrialQueue(connect(redis_url, decode=False))
+
+
+@pytest.fixture
+def waiting(redis_url: str) -> WaitingTrials:
+    return WaitingTrials(connect(redis_url, decode=False))
+
+
+def spec(number: int, study: str = "digits", uid: str = "u1") -> TrialSpec:
+    return TrialSpec(study, uid, number, "coarse", {"lr": 0.1, "o": 'é"'}, number, 4)
+
+
+def test_attempts_are_seen_in_the_order_in_which_workers_would_take_them(
+    queue: TrialQueue, waiting: WaitingTrials
+) -> None:
+    queue.put([(spec(0), 1), (spec(1), 1)])
+    queue.put_front(spec(2), 3)
+    found = waiting.look("digits", "u1", 10)
+    assert [(one.spec, one.number) for one in found] == [(spec(2), 3), (spec(0), 1), (spec(1), 1)]
+    assert [one.job for one in found] == queue.waiting()
+    assert [one.text for one in found] == [one.spec.to_json() for one in found]
+
+
+def test_only_so_many_are_looked_at(queue: TrialQueue, waiting: WaitingTrials) -> None:
+    queue.put([(spec(number), 1) for number in range(5)])
+    assert [one.spec.trial for one in waiting.look("digits", "u1", 2)] == [0, 1]
+
+
+def test_other_studies_are_not_seen(queue: TrialQueue, waiting: WaitingTrials) -> None:
+    others = [spec(1, "digits-2"), spec(2, "dig"), spec(3, "digits.2"), spec(4, uid="u0")]
+    queue.put([(one, 1) for one in (*others, spec(0))])
+    assert [one.spec for one in waiting.look("digits", "u1", 10)] == [spec(0)]
+    assert [one.spec for one in waiting.look("digits.2", "u1", 10)] == [others[2]]
+
+
+def test_what_is_on_the_queue_again_with_another_attempt_is_seen(
+    queue: TrialQueue, waiting: WaitingTrials
+) -> None:
+    queue.put([(spec(0), 1)])
+    (first,) = waiting.look("digits", "u1", 10)
+    waiting.remove([first])
+    assert waiting.look("digits", "u1", 10) == []
+    queue.put([(spec(0), 2)])
+    assert [one.number for one in waiting.look("digits", "u1", 10)] == [2]
+
+
+def test_attempts_that_were_taken_leave_nothing_behind(
+    queue: TrialQueue, waiting: WaitingTrials
+) -> None:
+    queue.put([(spec(0), 1), (spec(1), 1)])
+    waiting.remove(waiting.look("digits", "u1", 10)[:1])
+    assert queue.waiting() == ["digits-1-a1"]
+    assert not Job.exists("digits-0-a1", connection=queue.rq.connection)
+    assert Job.exists("digits-1-a1", connection=queue.rq.connection)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        b"\x80\x04pickle",
+        b"x\x9cnot zlib",
+        {"func": "os.system", "args": ["true"]},
+        {"func": "os.system", "args": [spec(9).to_json(), 1, ""]},
+        {"args": ["[]", 1, ""]},
+        {"args": [spec(9).to_json(), "one", ""]},
+        {"args": [spec(9).to_json()]},
+    ],
+)
+def test_strangers_jobs_are_not_seen(
+    queue: TrialQueue, waiting: WaitingTrials, redis_url: str, data: Any
+) -> None:
+    connection = connect(redis_url, decode=False)
+    if isinstance(data, dict):
+        function = data.get("func", "scattershot_worker.attempt.attempt.run_trial")
+        queue.rq.enqueue(function, args=data["args"], job_id="digits-9-a1")
+    else:
+        queue.rq.enqueue("x", job_id="digits-9-a1")
+        if data is None:
+            connection.delete("rq:job:digits-9-a1")
+        else:
+            connection.hset("rq:job:digits-9-a1", "data", data)
+    queue.put([(spec(0), 1)])
+    assert [one.spec for one in waiting.look("digits", "u1", 10)] == [spec(0)]
+    assert "digits-9-a1" in queue.waiting(), "the supervisor refuses it"
+
+
+def test_signatures_come_along(
+    queue: TrialQueue, waiting: WaitingTrials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, "of the cluster")
+    queue.put([(spec(0), 1)])
+    (one,) = waiting.look("digits", "u1", 10)
+    assert fits(one.text, one.signature, secret())
+    assert not fits(one.text.replace("0.1", "9.9"), one.signature, secret())
+
+
+def test_failures_and_workers_are_counted(
+    queue: TrialQueue, waiting: WaitingTrials, redis_url: str
+) -> None:
+    connection = connect(redis_url)
+    states = TrialStates(connection, "digits")
+    states.submit(0, 4)
+    states.submit(1, 4, failures=2)
+    queue.put([(spec(number), 1) for number in range(3)])
+    assert waiting.failures(waiting.look("digits", "u1", 10)) == [0, 2, 0]
+    assert waiting.workers() == 1, "itself, though it has not said so yet"
+    connection.hset(WORKERS, mapping={"a": "{}", "b": "{}"})
+    assert waiting.workers() == 2

@@ -1,0 +1,464 @@
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scattershot_common.space.space import Box
+from scattershot_common.study.settings import StudyFile
+from scattershot_master.killers.base import Killer, Verdict
+from scattershot_master.killers.build import build
+from scattershot_master.search import planning
+from scattershot_master.search.judging import stage_killers
+from scattershot_master.state.study_state import Board
+from support.pretend_master import SPACE, study_file
+
+HALVING = build(["sync_halving"], {"grace": 1, "eta": 3})
+
+
+def board_of(study: StudyFile) -> Board:
+    board = Board()
+    dumped = study.model_dump(mode="json", by_alias=True)
+    board.apply({"e": "study", "study": dumped, "uid": "u1", "at": 1.0})
+    return board
+
+
+def open_next(board: Board, study: StudyFile, killers: Sequence[Killer] = ()) -> dict[str, Any]:
+    fields = planning.next_stage(board, study, killers)
+    assert fields is not None
+    board.apply({"e": "stage", "at": 2.0, **fields})
+    return fields
+
+
+def sample(
+    board: Board, study: StudyFile, count: int = 999, killers: Sequence[Killer] = ()
+) -> list[dict[str, Any]]:
+    points = planning.next_points(board, study, killers, count)
+    for point in points:
+        board.apply({"e": "sampled", "at": 3.0, **point})
+    return points
+
+
+def train(board: Board, number: int, values: Sequence[float], end: str = "complete") -> None:
+    """Report values from where the trial is, and end its attempt."""
+    trial = board.trials[number]
+    about = {"t": number, "a": trial.attempts + 1, "at": 4.0}
+    board.apply({"e": "started", "w": "w1", **about})
+    for epoch, value in enumerate(values, trial.done + 1):
+        board.apply({"e": "report", "n": epoch, "m": {"val_accuracy": value}, "f": "f", **about})
+    if end:
+        board.apply({"e": end, **about})
+
+
+def close(board: Board) -> None:
+    board.apply({"e": "closed", "index": len(board.stages) - 1, "at": 5.0})
+
+
+# ---- stages
+
+
+def test_stages_open_in_their_order_and_none_after_the_last() -> None:
+    study = study_file()
+    board = board_of(study)
+    assert planning.current_stage(board) is None
+    for index, name in enumerate(["coarse", "fine", "final"]):
+        fields = open_next(board, study)
+        assert (fields["stage"], fields["index"]) == (name, index)
+        stage = planning.current_stage(board)
+        assert stage is not None
+        assert stage.name == name
+        for point in sample(board, study):
+            train(board, point["t"], [0.5] * point["epochs"])
+        for number in stage.trials if name == "final" else []:
+            train(board, number, [0.5] * 4)
+        assert planning.stage_done(board, stage)
+        close(board)
+    assert planning.next_stage(board, study, []) is None
+
+
+def test_a_stage_is_done_when_all_its_trials_are_sampled_and_have_ended() -> None:
+    study = study_file()
+    board = board_of(study)
+    open_next(board, study)
+    stage = board.stages[0]
+    assert not planning.stage_done(board, stage)
+    sample(board, study, 9)
+    ends = ["complete", "killed", "failed"] * 3
+    for number, end in enumerate(ends):
+        train(board, number, [0.5], end)
+    assert not planning.stage_done(board, stage)  # the tenth is still to come
+    sample(board, study)
+    for end in ("", "waiting", "paused"):
+        train(board, 9, [], end)
+        assert not planning.stage_done(board, stage)
+    train(board, 9, [], "failed")
+    assert planning.stage_done(board, stage)
+
+
+def test_a_refined_stage_draws_from_the_box_around_the_best() -> None:
+    study = study_file()
+    board = board_of(study)
+    assert open_next(board, study)["box"] == study.space.whole().to_json()
+    for point in sample(board, study):
+        train(board, point["t"], [-abs(math.log10(float(point["p"]["lr"])) + 2)])
+    close(board)
+    fields = open_next(board, study)
+    box = Box.from_json(fields["box"])
+    assert box != study.space.whole()
+    assert any(note.startswith("lr: [1e-05, 1] → [") for note in fields["notes"])
+    low, high = box.sides[0][0]
+    assert 0.1 <= high - low < 0.7
+    assert low < study.space.locate({"lr": 1e-2, "dropout": 0.1, "units": 16})[0] < high
+    for point in sample(board, study):
+        assert low <= study.space.locate(point["p"])[0] <= high
+
+
+def test_refining_starts_from_the_last_stage_that_drew_points() -> None:
+    stages = [
+        {"name": "coarse", "trials": 6, "epochs": 1},
+        {"name": "more", "continue": 2, "epochs": 2},
+        {"name": "fine", "trials": 4, "epochs": 1, "refine": 0.5},
+        {"name": "finer", "trials": 4, "epochs": 1, "refine": 0.5},
+    ]
+    study = study_file(stage=stages)
+    board = board_of(study)
+    widths = []
+    for stage in stages:
+        fields = open_next(board, study)
+        for point in sample(board, study):
+            train(board, point["t"], [-abs(math.log10(float(point["p"]["lr"])) + 2)])
+        for number in board.stages[-1].trials if "continue" in stage else []:
+            train(board, number, [0.0])
+        close(board)
+        if fields.get("box"):
+            ((low, high),) = Box.from_json(fields["box"]).sides[0]
+            widths.append(high - low)
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_refining_around_nothing_searches_the_whole_space_and_says_so() -> None:
+    study = study_file()
+    board = board_of(study)
+    open_next(board, study)
+    for point in sample(board, study):
+        train(board, point["t"], [math.nan], "failed")
+    close(board)
+    fields = open_next(board, study)
+    assert fields["box"] == study.space.whole().to_json()
+    assert fields["notes"] == [
+        "no trial before has a finite result: the whole space is searched again"
+    ]
+
+
+def continuing(ends: Iterable[tuple[float, str]], count: int, epochs: int = 9) -> dict[str, Any]:
+    """Return the opening of a stage that continues after trials of 4 epochs ended like this."""
+    ends = list(ends)
+    stages = [
+        {"name": "coarse", "trials": max(len(ends), 1), "epochs": 4},
+        {"name": "final", "continue": count, "epochs": epochs},
+    ]
+    study = study_file(stage=stages)
+    board = board_of(study)
+    open_next(board, study)
+    sample(board, study, len(ends))
+    for number, (value, end) in enumerate(ends):
+        train(board, number, [value] * 4, end)
+    close(board)
+    return open_next(board, study, HALVING)
+
+
+def test_the_best_complete_trials_go_on_with_the_larger_budget() -> None:
+    ends = [
+        (0.5, "complete"),
+        (0.9, "killed"),
+        (0.7, "complete"),
+        (0.7, "complete"),
+        (math.nan, "complete"),
+        (0.8, "failed"),
+        (math.inf, "complete"),
+        (0.6, "complete"),
+    ]
+    fields = continuing(ends, 3)
+    assert (fields["trials"], fields["target"], fields["notes"]) == ([2, 3, 7], 3, [])
+    assert fields["epochs"] == 9
+    assert fields["until"] == [9, 9, 9]  # epoch 3 is behind them, epoch 9 is the end
+    assert continuing(ends, 1, epochs=28)["until"] == [9]
+    assert "box" not in fields
+
+
+def test_fewer_trials_than_asked_for_go_on_with_a_note() -> None:
+    fields = continuing([(0.5, "complete"), (0.9, "killed")], 2)
+    assert (fields["trials"], fields["target"]) == ([0], 1)
+    assert fields["notes"] == ["only 1 trials are complete and can go on, of 2 asked for"]
+
+
+def test_a_stage_that_nobody_can_join_is_done_at_once() -> None:
+    stages = [
+        {"name": "coarse", "trials": 2, "epochs": 4},
+        {"name": "final", "continue": 2, "epochs": 9},
+    ]
+    study = study_file(stage=stages)
+    board = board_of(study)
+    open_next(board, study)
+    for point in sample(board, study):
+        train(board, point["t"], [0.5], "killed")
+    close(board)
+    open_next(board, study)
+    assert planning.stage_done(board, board.stages[1])
+    assert planning.next_points(board, study, [], 5) == []
+
+
+def test_trials_that_have_the_epochs_already_do_not_go_on() -> None:
+    stages = [
+        {"name": "coarse", "trials": 3, "epochs": 4},
+        {"name": "long", "continue": 1, "epochs": 9},
+        {"name": "again", "continue": 2, "epochs": 9},
+    ]
+    study = study_file(stage=stages)
+    board = board_of(study)
+    open_next(board, study)
+    for number in [point["t"] for point in sample(board, study)]:
+        train(board, number, [0.5 + number / 10] * 4)
+    close(board)
+    assert open_next(board, study)["trials"] == [2]
+    train(board, 2, [0.9] * 5)
+    close(board)
+    assert open_next(board, study)["trials"] == [1, 0]
+
+
+# ---- points
+
+
+@pytest.mark.parametrize("sampler", ["random", "sobol"])
+@settings(deadline=None)
+@given(chunks=st.lists(st.integers(-1, 7), max_size=30))
+def test_points_are_the_same_however_many_are_drawn_at_a_time(
+    sampler: str, chunks: list[int]
+) -> None:
+    study = study_file(study={"name": "points", "task": "digits", "sampler": sampler})
+    whole, parts = board_of(study), board_of(study)
+    open_next(whole, study)
+    open_next(parts, study)
+    expected = sample(whole, study)
+    found = [point for count in chunks for point in sample(parts, study, count)]
+    assert found == expected[: len(found)]
+    assert len(found) == min(10, sum(max(count, 0) for count in chunks))
+    assert found + sample(parts, study) == expected
+
+
+def test_points_depend_on_the_studys_seed_and_the_stages_name_alone() -> None:
+    def points(seed: int = 0, name: str = "coarse", **more: Any) -> list[Any]:
+        stages = [{"name": name, "trials": 5, "epochs": 3, **more}]
+        study = study_file(study={"name": "p", "task": "digits", "seed": seed}, stage=stages)
+        board = board_of(study)
+        open_next(board, study)
+        return [point["p"] for point in sample(board, study)]
+
+    assert points() == points(kill="none") == points()
+    assert points() != points(seed=1)
+    assert points() != points(name="other")
+    flat = [str(point) for seed in range(20) for point in points(seed)]
+    assert len(set(flat)) == len(flat)
+
+
+def test_numbers_go_on_from_stage_to_stage() -> None:
+    study = study_file()
+    board = board_of(study)
+    for _ in range(2):
+        open_next(board, study)
+        sample(board, study)
+        close(board)
+    assert [stage.trials for stage in board.stages] == [[*range(10)], [*range(10, 16)]]
+
+
+def test_a_space_of_fixed_values_can_be_sampled() -> None:
+    study = study_file(space={"lr": 0.1})
+    board = board_of(study)
+    open_next(board, study)
+    assert [point["p"] for point in sample(board, study, 2)] == [{"lr": 0.1}] * 2
+
+
+def test_points_tell_the_budget_and_the_first_stop() -> None:
+    study = study_file(stage=[{"name": "long", "trials": 2, "epochs": 30}])
+    board = board_of(study)
+    open_next(board, study)
+    (first,) = planning.next_points(board, study, HALVING, 1)
+    assert (first["t"], first["epochs"], first["until"]) == (0, 30, 1)
+    (first,) = planning.next_points(board, study, [], 1)
+    assert first["until"] == 30
+
+
+# ---- stops and rungs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Killer):
+    """Stops where it is told to; kills whom it is told to."""
+
+    at: tuple[int, ...] = ()
+    kills: tuple[int, ...] = ()
+    word: str = "so"
+
+    def stops(self, budget: int) -> Sequence[int]:
+        return [epoch for epoch in self.at if epoch < budget]
+
+    def settle(self, epoch: int, standings: Mapping[int, float]) -> Mapping[int, Verdict]:
+        return {
+            trial: Verdict("kill" if trial in self.kills else "continue", self.word)
+            for trial in standings
+        }
+
+
+@pytest.mark.parametrize(
+    ("done", "budget", "stop"),
+    [(0, 30, 2), (2, 30, 3), (3, 30, 4), (4, 30, 9), (9, 30, 30), (0, 1, 1), (3, 4, 4), (0, 2, 2)],
+)
+def test_the_next_stop_is_the_nearest_of_all_killers_and_at_most_the_budget(
+    done: int, budget: int, stop: int
+) -> None:
+    killers = [Stopping(at=(3, 9)), Killer(), Stopping(at=(2, 4))]
+    assert planning.next_stop(killers, done, budget) == stop
+
+
+def test_without_a_killer_that_stops_there_is_no_stop() -> None:
+    assert planning.next_stop([], 0, 7) == 7
+    assert planning.next_stop([Killer()], 3, 7) == 7
+
+
+def rung_of(
+    values: Sequence[float],
+    *,
+    killers: Sequence[Killer] = HALVING,
+    trials: int | None = None,
+    goal: str = "maximize",
+) -> tuple[Board, StudyFile]:
+    """Return a board on which trials stand at their first rung with these values."""
+    stages = [{"name": "coarse", "trials": trials or len(values), "epochs": 9}]
+    tables = {"study": {"name": "rungs", "task": "digits", "goal": goal}, "stage": stages}
+    study = study_file(**tables)
+    board = board_of(study)
+    open_next(board, study, killers)
+    sample(board, study, len(values), killers)
+    for number, value in enumerate(values):
+        train(board, number, [value], "paused")
+    return board, study
+
+
+def test_a_rung_is_settled_when_everybody_stands_at_it() -> None:
+    board, _ = rung_of([0.1, 0.9, 0.5, 0.7])
+    rung = planning.due_rung(board, HALVING)
+    assert rung is not None
+    assert (rung["n"], rung["go"], rung["until"]) == (1, [1, 3], 3)
+    assert [number for number, _ in rung["kill"]] == [0, 2]
+    assert "0.5 is not among the best 2 of 4" in rung["kill"][1][1]
+
+
+@pytest.mark.parametrize("state", ["waiting", "running"])
+def test_a_rung_waits_for_everybody_who_lives(state: str) -> None:
+    board, _ = rung_of([0.1, 0.9, 0.5, 0.7])
+    train(board, 2, [], "" if state == "running" else state)
+    assert board.trials[2].state == state
+    assert planning.due_rung(board, HALVING) is None
+    train(board, 2, [], "failed")
+    rung = planning.due_rung(board, HALVING)
+    assert rung is not None
+    assert (rung["go"], [number for number, _ in rung["kill"]]) == ([1], [0, 3])
+
+
+def test_a_rung_waits_for_trials_that_are_not_sampled_yet() -> None:
+    board, study = rung_of([0.1, 0.9], trials=3)
+    assert planning.due_rung(board, HALVING) is None
+    sample(board, study, killers=HALVING)
+    assert planning.due_rung(board, HALVING) is None
+    train(board, 2, [0.5], "paused")
+    assert planning.due_rung(board, HALVING) is not None
+
+
+def test_a_rung_waits_for_the_end_of_trials_that_are_to_be_killed() -> None:
+    board, _ = rung_of([0.1, 0.9, 0.5, 0.7])
+    board.apply({"e": "kill", "t": 3, "r": "diverged", "at": 5.0})
+    assert planning.due_rung(board, HALVING) is None
+    board.apply({"e": "killed", "t": 3, "a": 1, "r": "diverged", "at": 5.0})
+    rung = planning.due_rung(board, HALVING)
+    assert rung is not None
+    assert rung["go"] == [1]
+
+
+def test_nobody_at_a_rung_is_no_rung() -> None:
+    board, _ = rung_of([], trials=2)
+    assert planning.due_rung(board, HALVING) is None
+
+
+def test_ties_at_a_rung_go_to_the_lower_number_and_nan_never_goes_on() -> None:
+    board, _ = rung_of([math.nan, 0.5, 0.5, 0.5, math.inf, -math.inf])
+    rung = planning.due_rung(board, HALVING)
+    assert rung is not None
+    assert rung["go"] == [1, 2]
+    board, _ = rung_of([math.nan] * 4)
+    rung = planning.due_rung(board, HALVING)
+    assert rung is not None
+    assert (rung["go"], len(rung["kill"])) == ([], 4)
+
+
+def test_the_smaller_goes_on_where_the_goal_is_to_minimize() -> None:
+    killers = build(["sync_halving"], {"grace": 1, "eta": 3}, minimize=True)
+    board, _ = rung_of([0.1, 0.9, 0.5], killers=killers, goal="minimize")
+    rung = planning.due_rung(board, killers)
+    assert rung is not None
+    assert rung["go"] == [0]
+    assert "0.5 is not among" in dict(rung["kill"])[2]
+
+
+def test_a_trial_stands_by_its_best_value_unless_the_last_one_is_none() -> None:
+    killers = [Stopping(at=(3,))]
+    board, _ = rung_of([], killers=killers, trials=2)
+    study = study_file(stage=[{"name": "coarse", "trials": 2, "epochs": 9}])
+    sample(board, study, killers=killers)
+    train(board, 0, [0.2, 0.8, 0.3], "paused")
+    train(board, 1, [0.2, 0.9, math.nan], "paused")
+    settled: dict[int, float] = {}
+
+    class Looking(Stopping):
+        def settle(self, epoch: int, standings: Mapping[int, float]) -> Mapping[int, Verdict]:
+            settled.update(standings)
+            return {}
+
+    planning.due_rung(board, [Looking(at=(3,))])
+    assert settled[0] == 0.8
+    assert math.isnan(settled[1])
+
+
+def test_each_killer_settles_its_own_rungs_and_the_first_reason_counts() -> None:
+    killers = [
+        Stopping(at=(3,), kills=(0, 1, 2, 3), word="not here"),
+        Stopping(at=(1,), kills=(0, 1), word="first"),
+        Stopping(at=(1, 2), kills=(1, 2), word="second"),
+    ]
+    board, _ = rung_of([0.5] * 4, killers=killers)
+    rung = planning.due_rung(board, killers)
+    assert rung is not None
+    assert rung["kill"] == [(0, "first"), (1, "first"), (2, "second")]
+    assert (rung["go"], rung["until"]) == ([3], 2)
+
+
+def test_trials_at_a_later_rung_wait_for_those_at_an_earlier_one() -> None:
+    killers = [Stopping(at=(1, 3))]
+    board, _ = rung_of([0.5, 0.6], killers=killers)
+    board.apply({"e": "settled", "n": 1, "go": [1], "kill": [], "until": 3, "at": 6.0})
+    train(board, 1, [0.6, 0.6], "paused")
+    rung = planning.due_rung(board, killers)
+    assert rung is not None
+    assert (rung["n"], rung["go"], rung["kill"]) == (1, [0], [])
+
+
+def test_the_stages_own_rules_stand_in_for_the_studys() -> None:
+    stages = [
+        {"name": "coarse", "trials": 4, "epochs": 9},
+        {"name": "fine", "trials": 4, "epochs": 9, "kill": "none"},
+    ]
+    study = study_file(stage=stages, space=SPACE)
+    assert [killer.stops(9) for killer in stage_killers(study, 0)] == [[1, 3]]
+    assert stage_killers(study, 1) == []

@@ -1,0 +1,232 @@
+"""A master whose study has its checkpoints in an object store."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from scattershot_common.errors import StoreUnreachable, StudyFileError
+from scattershot_common.store import files, object_store
+from scattershot_common.store.checkpoint_names import checkpoint_name, list_all, trial_folder
+from scattershot_common.store.location import Place
+from scattershot_master import export
+from scattershot_master.ensemble.build import build
+from scattershot_master.search.checkpoint_cleanup import Retaining
+from scattershot_master.search.open_study import open_study
+from scattershot_master.show import study_page, trial_page
+from scattershot_master.show.layout import plain
+from scattershot_master.state.ledger import Ledger
+from scattershot_master.state.study_state import Board
+from support import s3_server
+from support.pretend_master import STAGES, study_file
+
+TABLES: dict[str, Any] = {"space": {"lr": 0.1}, "stage": [STAGES[0]]}
+TARGETS = np.array([0, 1, 2, 0, 1, 2])
+
+
+class Study:
+    """A study with a ledger in a folder, and checkpoints in a store."""
+
+    def __init__(self, root: Path, store: str) -> None:
+        tables: dict[str, Any] = {**TABLES, "checkpoints": {"keep": 2, "store": store}}
+        self.file, self.ledger = open_study(study_file(**tables), "", root, fresh=False)
+        self.folder, self.board = self.ledger.folder, self.ledger.board
+        self.ledger.append("stage", stage="coarse", index=0, target=99, box=[])
+        self.place = self.board.checkpoints(self.folder)
+
+    def train(self, value: float, end: str = "complete") -> Place:
+        """Add a trial whose one epoch had `value`; return its checkpoint."""
+        number, metrics = len(self.board.trials), {"val_accuracy": value}
+        name = checkpoint_name("val_accuracy", value, number, 1)
+        path = trial_folder(self.place, number) / name
+        header = {
+            **{"study": "pretended", "trial": number, "attempt": 1, "epoch": 1, "params": {}},
+            **{"seed": 1, "metric": "val_accuracy", "goal": "maximize", "value": value},
+            "history": [{"epoch": 1, **metrics}],
+        }
+        right = np.eye(3, dtype=np.float32)[TARGETS]
+        tensors = {"predictions": right, "targets": TARGETS}
+        data = safetensors.numpy.save(tensors, files.metadata(header))
+        files.write(path, files.seal(data), sync=False)
+        self.ledger.append("sampled", t=number, p={"lr": 0.1}, epochs=4, until=4)
+        self.ledger.append("started", t=number, a=1, w="w")
+        self.ledger.append("report", t=number, a=1, n=1, m=metrics, f=name)
+        self.ledger.append(end, t=number, a=1, r="ValueError: no" * (end == "failed"))
+        self.ledger.commit()
+        return path
+
+
+@pytest.fixture
+def study(bucket: str, tmp_path: Path) -> Iterator[Study]:
+    study = Study(tmp_path, f"{bucket}/pre")
+    yield study
+    study.ledger.close()
+
+
+@pytest.fixture
+def no_answer(study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The study, whose store nobody answers for."""
+    for value in (0.5, 0.9):
+        study.train(value)
+    s3_server.use("http://127.0.0.1:9", monkeypatch)
+    return study
+
+
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what is listed as a whole from now on."""
+    listed: list[str] = []
+    below = object_store.below
+
+    def recorded(folder: Any) -> Any:
+        listed.append(str(folder))
+        return below(folder)
+
+    monkeypatch.setattr(object_store, "below", recorded)
+    return listed
+
+
+# ---- retention
+
+
+def test_what_ranks_below_the_best_is_removed_from_the_store(study: Study) -> None:
+    study.train(0.1)
+    study.train(0.7)
+    files.write(trial_folder(study.place, 0) / "error.txt", b"Traceback", sync=False)
+    keeping = Retaining(study.board, study.file, study.place)
+    for value in (0.8, 0.2, 0.9, math.pi / 100):
+        study.train(value)
+        keeping.ended(study.board.trials[len(study.board.trials) - 1])
+    keeping.settle()
+    assert sorted(list_all(study.place)) == [2, 4]
+    assert files.exists(trial_folder(study.place, 0) / "error.txt")
+
+
+def test_what_an_earlier_master_left_is_removed_by_one_listing(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        study.train(number / 100)
+    listed = listings(monkeypatch)
+    Retaining(study.board, study.file, study.place).settle()
+    assert sorted(list_all(study.place)) == [10, 11]
+    assert len(listed) <= 3
+
+
+def test_a_store_that_is_away_does_not_stop_the_search(no_answer: Study) -> None:
+    keeping = Retaining(no_answer.board, no_answer.file, no_answer.place)
+    keeping.ended(no_answer.board.trials[0])
+    keeping.settle()
+
+
+# ---- looking
+
+
+def test_checkpoints_are_shown_by_their_urls(study: Study) -> None:
+    gone, best = study.train(0.5), study.train(0.9)
+    files.remove([gone])
+    exported = export.export(study.board, study.folder)
+    assert [one["best_checkpoint"] for one in exported["trials"]] == [str(best), None]
+    assert [row["best_checkpoint"] for row in export.trial_rows(study.board, study.folder)] == [
+        str(best),
+        None,
+    ]
+    status = plain(study_page.status(study.board, study.folder, running=False, now=0.0))
+    assert f"\n{best}\n" in status and f"checkpoints  {study.place}/trials\n" in status
+    assert f"its checkpoints in {study.place}" in plain(study_page.final(study.board, study.folder))
+
+
+def test_an_export_asks_the_store_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (0.5, 0.9, 0.7):
+        study.train(value)
+    listed = listings(monkeypatch)
+    monkeypatch.setattr(object_store, "exists", lambda path: pytest.fail("one by one"))
+    assert all(one["best_checkpoint"] for one in export.export(study.board, study.folder)["trials"])
+    assert len(listed) == 1
+
+
+def test_a_trial_is_shown_from_its_store(study: Study) -> None:
+    paths = [study.train(0.5), study.train(0.25, "failed")]
+    files.write(
+        trial_folder(study.place, 1) / "error.txt", b"Traceback\nValueError: no", sync=False
+    )
+    found = trial_page.find(study.folder, 1)
+    assert trial_page.data(found, study.folder)["checkpoints"] == [str(paths[1])]
+    text = plain(trial_page.page(found))
+    assert "ValueError: no" in text and str(paths[1]) in text
+    files.write(paths[0], files.read(paths[0])[:200], sync=False)
+    assert f"damaged {paths[0]}" in plain(trial_page.page(trial_page.find(study.folder, 0)))
+
+
+def test_a_trial_that_the_ledger_lost_is_still_in_the_store(study: Study) -> None:
+    study.train(0.5)
+    study.train(0.75)
+    lines = (study.folder / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (study.folder / "ledger.jsonl").write_text("".join(lines[:2]))
+    assert trial_page.find(study.folder, 1).record.best_value == 0.75
+    with pytest.raises(Exception, match=r"no trial 7 .* it has 0 to 1"):
+        trial_page.find(study.folder, 7)
+
+
+def test_without_its_store_a_study_is_shown_from_the_ledger(
+    no_answer: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = export.export(no_answer.board, no_answer.folder)
+    assert [(one["best_value"], one["best_checkpoint"]) for one in exported["trials"]] == [
+        (0.9, None),
+        (0.5, None),
+    ]
+    said = capsys.readouterr().err
+    assert said.startswith("scattershot: which checkpoints are kept is not known: ")
+    assert "does not answer" in said and said.count("\n") == 1
+    text = plain(trial_page.page(trial_page.find(no_answer.folder, 1)))
+    assert "0.9" in text and "not seen cannot list" in text
+    json.dumps(trial_page.data(trial_page.find(no_answer.folder, 1), no_answer.folder))
+
+
+# ---- combining
+
+
+def test_an_ensemble_is_built_from_the_store(study: Study) -> None:
+    damaged, _ = study.train(0.9), study.train(0.5)
+    files.write(damaged, files.read(damaged)[:-1], sync=False)
+    result = build(study.board, study.folder, size=2, method="top")
+    assert [member["trial"] for member in result["members"]] == [1]
+    assert f"{damaged} is damaged" in result["note"]
+
+
+def test_no_ensemble_is_built_while_its_store_is_away(no_answer: Study) -> None:
+    with pytest.raises(StoreUnreachable):
+        build(no_answer.board, no_answer.folder, size=2, method="top")
+
+
+# ---- opening
+
+
+def test_the_store_may_change_until_trials_have_begun(bucket: str, tmp_path: Path) -> None:
+    first = Study(tmp_path, f"{bucket}/wrong")
+    first.ledger.close()
+    second = Study(tmp_path, f"{bucket}/right")
+    assert str(second.place) == f"{bucket}/right/pretended"
+    second.train(0.5)
+    second.ledger.close()
+    for store in (f"{bucket}/wrong", None):
+        moved = study_file(**TABLES, checkpoints={"keep": 2, "store": store})
+        with pytest.raises(StudyFileError, match=rf"checkpoints in {bucket}/right: .* --fresh"):
+            open_study(moved, "", tmp_path, fresh=False)
+    Ledger(second.folder).close()  # its lock was given back
+    Study(tmp_path, f"{bucket}/right").ledger.close()
+
+
+def test_a_study_in_a_moved_folder_still_finds_its_store(study: Study, tmp_path: Path) -> None:
+    best = study.train(0.9)
+    study.ledger.close()
+    moved = Path(shutil.move(study.folder, tmp_path / "elsewhere"))
+    found = trial_page.find(moved, 0)
+    assert [str(path) for path in found.files] == [str(best)]
+    assert isinstance(found.board, Board)

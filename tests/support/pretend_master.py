@@ -1,0 +1,121 @@
+"""Owns a master that tests run and watch, of a study for pretend workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.study.settings import StudyFile
+from scattershot_master.search.open_study import open_study
+from scattershot_master.search.redis_study import Dispatch
+from scattershot_master.search.search import Search
+from scattershot_master.state.ledger import Ledger
+from scattershot_master.state.study_state import Board
+
+SPACE: dict[str, object] = {
+    "lr": {"loguniform": [1e-5, 1.0]},
+    "dropout": {"uniform": [0.0, 0.6]},
+    "units": {"choice": [16, 32, 64]},
+}
+STAGES: tuple[dict[str, object], ...] = (
+    {"name": "coarse", "trials": 10, "epochs": 4},
+    {"name": "fine", "trials": 6, "epochs": 5, "refine": 0.4},
+    {"name": "final", "continue": 3, "epochs": 8},
+)
+
+
+def study_file(**tables: Any) -> StudyFile:
+    """Return a study of three stages under sync_halving; `tables` stand in for its own."""
+    whole: dict[str, Any] = {
+        "study": {"name": "pretended", "task": "digits"},
+        "space": SPACE,
+        "stage": [*STAGES],
+        "kill": {"rule": "sync_halving"},
+    }
+    return StudyFile.model_validate({**whole, **tables})
+
+
+class Watcher:
+    """A view that keeps the notes, calls `look` at every turn, and ends a search that hangs."""
+
+    def __init__(self, look: Callable[[Board], None] | None = None, seconds: float = 60.0) -> None:
+        self.notes: list[str] = []
+        self.look = look or (lambda board: None)
+        self._end = time.monotonic() + seconds
+
+    def update(self, board: Board, workers: Sequence[Pulse], *, rate: float | None) -> None:
+        if time.monotonic() > self._end:
+            counts = {state: sorted(numbers) for state, numbers in board.by_state.items()}
+            raise AssertionError(f"the search hangs: {counts}, {self.notes[-5:]}")
+        self.look(board)
+
+    def note(self, text: str, *, routine: bool = False) -> None:
+        self.notes.append(text)
+
+
+class Master:
+    """One master of `study` under `root`, as the commands set it up."""
+
+    def __init__(
+        self,
+        url: str,
+        root: Path,
+        study: StudyFile,
+        view: Watcher | None = None,
+        *,
+        take_over: bool = False,
+        workers_gone: bool = False,
+        tend: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.view = view or Watcher()
+        text = f'[study]\nname = "{study.study.name}"\n'
+        self.study, self.ledger = open_study(study, text, root, fresh=False)
+        try:
+            self.dispatch = Dispatch(url, info_of(self.study, self.ledger))
+            self.dispatch.take(by_force=take_over or workers_gone)
+            self.search = Search(self.study, self.ledger, self.dispatch, self.view, tend)
+        except BaseException:
+            self.ledger.close()
+            raise
+        self._gone = workers_gone
+
+    @property
+    def board(self) -> Board:
+        return self.ledger.board
+
+    def run(self) -> bool:
+        """Run the search; whatever happens, leave as the commands do."""
+        try:
+            return self.search.run(workers_gone=self._gone)
+        finally:
+            try:
+                self.dispatch.release()
+            finally:
+                self.ledger.close()
+
+
+def info_of(study: StudyFile, ledger: Ledger) -> StudyInfo:
+    name, task, metric = study.study.name, study.study.task, study.study.metric
+    return StudyInfo(name, ledger.board.uid, task, metric, study.study.goal)
+
+
+def table(board: Board) -> list[str]:
+    """Return what a study came to, one line per trial; what depends on timing is left out."""
+    lines = []
+    for one in sorted(board.trials.values(), key=lambda trial: trial.number):
+        about = (one.number, one.stage, one.state, one.params, one.seed, one.epochs, one.until)
+        reason = one.reason if one.state in ("killed", "failed") else ""
+        best = (one.best_value, one.best_epoch, one.best_checkpoint)
+        lines.append(json.dumps([*about, reason, *best, one.history]))
+    return lines
+
+
+def image(board: Board) -> str:
+    """Return all that a board holds, as text: NaN is like NaN."""
+    return json.dumps(dataclasses.asdict(board), default=sorted, sort_keys=True)

@@ -1,0 +1,242 @@
+"""Owns pretend workers: they take trials off a real queue and report curves nobody trained."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+
+from scattershot_common.bus import heartbeat
+from scattershot_common.bus.connection import connect
+from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.queue import TrialQueue, TrialSpec
+from scattershot_common.bus.trial_state import Answer, Claim, TrialStates, finish, report
+from scattershot_common.seeds import derive
+from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
+from scattershot_common.store.retention import own_leftovers
+from scattershot_common.trial import Value
+
+Metrics = dict[str, float]
+Params = dict[str, Value]
+
+
+def curve(params: Params, seed: int, epoch: int) -> Metrics:
+    """Return an epoch's metrics, a function of its arguments alone: best around lr 0.01."""
+    fit = math.exp(-((math.log10(float(params["lr"])) + 2) ** 2) / 2) - 0.2 * float(
+        params["dropout"]
+    )
+    noise = random.Random(derive(seed, "noise", epoch)).uniform(-0.02, 0.02)
+    value = 0.5 + 0.4 * fit * (1 - math.exp(-epoch / 2)) + noise
+    return {"val_accuracy": value, "val_loss": 2.3 * (1 - value), "train_loss": 2 * (1 - value)}
+
+
+@dataclass
+class _Slot:
+    """One worker, and the attempt it is at."""
+
+    name: str
+    spec: TrialSpec | None = None
+    attempt: int = 0
+    epoch: int = 0
+    until: int = 0
+
+
+class PretendWorkers:
+    """`count` workers in one thread, which acts for one of them at a time.
+
+    `fault(trial, attempt, epoch)` is asked before each epoch what befalls the worker there:
+    "" nothing; "wait" it does not get on, but lives; "hush" the same, without a word; "crash" its
+    process dies and it gives the trial back; "vanish" it is never heard of again, and its lease
+    has run out; "zombie" the same, but it wakes up after the trial was given to another and
+    reports on; "fail: why" its task raises; "drain" it gives the trial back; "drop" it dies
+    between the queue and its claim.
+    With a `seed` the workers take turns in a shuffled order, without one in a fixed order. With a
+    `folder` (the output root) checkpoint files, without anything in them, are written and thinned
+    out as the real worker does.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        count: int = 2,
+        *,
+        curve: Callable[[Params, int, int], Metrics] = curve,
+        fault: Callable[[int, int, int], str] = lambda trial, attempt, epoch: "",
+        seed: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        # real workers bridge an outage, too
+        self._states = connect(url, retries=100)
+        self._queue = TrialQueue(connect(url, decode=False, retries=100))
+        self._slots = [_Slot(f"pretend-{index}") for index in range(count)]
+        self._zombies: list[_Slot] = []
+        self._curve, self._fault, self._folder = curve, fault, folder
+        self._random = random.Random(seed) if seed is not None else None
+        self._accepted: dict[int, dict[int, float]] = {}
+        self._next_pulse = 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        #: Epochs trained, as (trial, attempt, epoch), in order; fenced ones of zombies too.
+        self.trained: list[tuple[int, int, int]] = []
+        #: What a zombie's reports were answered.
+        self.zombies_heard: list[Answer] = []
+        self.error: Exception | None = None
+
+    def __enter__(self) -> PretendWorkers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+    def _work(self) -> None:
+        while not self._end.is_set():
+            try:
+                self._pulse()
+                slots = [*self._slots]
+                if self._random:
+                    self._random.shuffle(slots)
+                    del slots[self._random.randint(1, len(slots)) :]
+                if not any([self._step(slot) for slot in slots]):
+                    time.sleep(0.002)
+                for zombie in [*self._zombies]:
+                    self._haunt(zombie)
+            except Exception as error:  # for the test's own thread to raise
+                self.error = error
+                return
+
+    def _pulse(self) -> None:
+        if time.monotonic() < self._next_pulse:
+            return
+        self._next_pulse = time.monotonic() + 0.5
+        for slot in self._slots:
+            heartbeat.write(self._states, Pulse(slot.name, "here", 1, "cpu", "0", 0.0))
+
+    def _step(self, slot: _Slot) -> bool:
+        """Act for one worker; return whether there was anything to do."""
+        if slot.spec is None:
+            return self._take(slot)
+        word = ""
+        if slot.epoch < slot.until:
+            word = self._fault(slot.spec.trial, slot.attempt, slot.epoch + 1)
+        states = TrialStates(self._states, slot.spec.study)
+        if word == "hush":
+            return False
+        if word == "wait":
+            self._heed(slot, states.beat(slot.spec.trial, slot.attempt))
+            return False
+        if word in ("crash", "drain"):
+            self._give_back(slot, word)
+        elif word in ("vanish", "zombie"):
+            self._states.zadd(states.keys.running, {str(slot.spec.trial): 1}, xx=True)
+            if word == "zombie":
+                self._zombies.append(_Slot(slot.name, slot.spec, slot.attempt, slot.epoch))
+            slot.spec = None
+        elif word.startswith("fail: "):
+            self._finish(slot, "failed", word.removeprefix("fail: "))
+        elif slot.epoch < slot.until:
+            self._train(slot)
+        if slot.spec is not None and slot.epoch >= slot.until:
+            self._finish(slot, "complete" if slot.until >= slot.spec.epochs else "paused")
+        return True
+
+    def _take(self, slot: _Slot) -> bool:
+        rq = self._queue.rq
+        one: Any = rq.connection.lpop(rq.key)
+        if one is None:
+            return False
+        try:
+            job = Job.fetch(one.decode(), connection=rq.connection, serializer=rq.serializer)
+        except NoSuchJobError:
+            return True
+        text, attempt, *_ = job.args
+        spec = TrialSpec.from_json(text)
+        if self._fault(spec.trial, attempt, 0) == "drop":
+            return True
+        claim: Claim = TrialStates(self._states, spec.study).claim(spec.trial, attempt, slot.name)
+        rq.connection.delete(job.key)
+        if claim.granted:
+            slot.spec, slot.attempt, slot.epoch = spec, attempt, claim.epoch
+            slot.until = claim.until
+        return True
+
+    def _train(self, slot: _Slot) -> None:
+        spec = slot.spec
+        assert spec is not None
+        epoch = slot.epoch + 1
+        self.trained.append((spec.trial, slot.attempt, epoch))
+        metrics = self._curve(dict(spec.params), spec.seed, epoch)
+        value, name = metrics["val_accuracy"], ""
+        if math.isfinite(value):
+            name = checkpoint_name("val_accuracy", value, spec.trial, epoch)
+            self._write(spec, name)
+        states = TrialStates(self._states, spec.study)
+        (answer,) = states.run([report(spec.trial, slot.attempt, epoch, metrics, name)])
+        slot.epoch = epoch
+        self._accepted.setdefault(spec.trial, {})[epoch] = value
+        self._thin(spec)
+        # as a real worker does: after its last epoch a trial ends, whatever it was told
+        if epoch < slot.until or answer == Answer.FENCED:
+            self._heed(slot, Answer(int(answer)))
+
+    def _heed(self, slot: _Slot, answer: Answer) -> None:
+        if answer is Answer.FENCED:
+            slot.spec = None
+        elif answer is Answer.KILL:
+            self._finish(slot, "killed")
+        elif answer is Answer.HOLD:
+            self._give_back(slot, "hold")
+
+    def _finish(self, slot: _Slot, state: str, reason: str = "") -> None:
+        spec, slot.spec = slot.spec, None
+        assert spec is not None
+        steps = [finish(spec.trial, slot.attempt, state, reason)]
+        TrialStates(self._states, spec.study).run(steps)
+
+    def _give_back(self, slot: _Slot, why: str) -> None:
+        spec, slot.spec = slot.spec, None
+        assert spec is not None
+        state = TrialStates(self._states, spec.study).requeue(
+            spec.trial, slot.attempt, why, max_failures=3, reason="its process exited"
+        )
+        if state == "waiting" and why != "hold":
+            self._queue.put_front(spec, slot.attempt + 1)
+
+    def _haunt(self, zombie: _Slot) -> None:
+        """Report for a worker that was given up, once another one has its trial."""
+        spec = zombie.spec
+        assert spec is not None
+        states = TrialStates(self._states, spec.study)
+        if int(self._states.hget(states.keys.trial(spec.trial), "attempt") or 0) > zombie.attempt:
+            metrics = {"val_accuracy": 99.0, "val_loss": 0.0, "train_loss": 0.0}
+            steps = [
+                report(spec.trial, zombie.attempt, zombie.epoch + 1, metrics, "wrong"),
+                finish(spec.trial, zombie.attempt, "complete"),
+            ]
+            self.zombies_heard.append(Answer(int(states.run(steps)[0])))
+            self._zombies.remove(zombie)
+
+    def _write(self, spec: TrialSpec, name: str) -> None:
+        if self._folder is not None:
+            folder = trial_folder(self._folder / spec.study, spec.trial)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+
+    def _thin(self, spec: TrialSpec) -> None:
+        if self._folder is not None:
+            folder = trial_folder(self._folder / spec.study, spec.trial)
+            names = [path.name for path in folder.glob("*")]
+            for name in own_leftovers(names, self._accepted[spec.trial]):
+                (folder / name).unlink()

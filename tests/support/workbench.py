@@ -1,0 +1,94 @@
+"""Owns a worker's bench in the test's own process: trials run here, beside a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from scattershot_common.bus.connection import connect
+from scattershot_common.bus.queue import TrialSpec
+from scattershot_common.bus.stream import Event, EventStream
+from scattershot_common.bus.study_info import StudyInfo, publish
+from scattershot_common.bus.trial_state import TrialStates
+from scattershot_common.store import files
+from scattershot_common.store.checkpoint_names import list_checkpoints
+from scattershot_common.task.task import Task
+from scattershot_common.trial import Value
+from scattershot_worker.attempt import attempt as job
+from scattershot_worker.attempt.attempt import Bench, Outcome, run_trial
+from scattershot_worker.attempt.reporter import Reporter
+from scattershot_worker.attempt.snapshot import read_tensors
+from scattershot_worker.attempt.stop_signal import Signals
+
+METRIC = "acc"
+
+
+class Workbench:
+    """A study in Redis, and the bench of the worker "w1" that takes its trials."""
+
+    def __init__(self, url: str, root: Path) -> None:
+        self.connection = connect(url)
+        self.folder = root / "study"
+        self.info = StudyInfo("study", "u1", "task", METRIC, "maximize")
+        publish(self.connection, self.info)
+        self.states = TrialStates(self.connection, "study")
+        self.bench = Bench(self.connection, "w1", root, torch.device("cpu"), Reporter(), {})
+        #: Signals of the attempt that runs.
+        self.signals = Signals()
+
+    def run(
+        self,
+        task: Task | Callable[[Any], object],
+        trial: int = 7,
+        *,
+        attempt: int = 1,
+        until: int = 4,
+        epochs: int | None = None,
+        seed: int = 5,
+        params: Mapping[str, Value] | None = None,
+    ) -> tuple[Outcome, str]:
+        """Submit the trial and run one attempt at it."""
+        self.states.submit(trial, until)
+        spec = TrialSpec("study", "u1", trial, "coarse", params or {}, seed, epochs or until)
+        self.signals = Signals()
+        with patch.object(job, "load_task", lambda name, data: task):
+            return run_trial(self.bench, spec, attempt, self.signals)
+
+    def minimize(self) -> None:
+        """Let the study minimize its metric."""
+        self.bench.studies["study"] = replace(self.info, goal="minimize")
+
+    def state(self, trial: int = 7) -> str:
+        """Return what Redis says of the trial."""
+        return str(self.connection.hget(self.states.keys.trial(trial), "state"))
+
+    def events(self, trial: int = 7) -> list[Event]:
+        """Return what the master would read of the trial."""
+        stream = EventStream(self.connection, "study")
+        return [one for one in stream.read("", block_ms=None) if one.trial == trial]
+
+    def reported(self, trial: int = 7) -> list[tuple[int, dict[str, float]]]:
+        """Return the trial's (epoch, metrics) as the master reads them."""
+        return [(one.epoch, one.metrics) for one in self.events(trial) if one.kind == "report"]
+
+    def reason(self, trial: int = 7) -> str:
+        """Return the last event's reason."""
+        return self.events(trial)[-1].reason
+
+    def checkpoints(self, trial: int = 7) -> list[Path]:
+        """Return the trial's checkpoints, ascending by epoch."""
+        return list_checkpoints(self.folder, trial)
+
+    def last_header(self, trial: int = 7) -> files.Header:
+        """Return the newest checkpoint's header."""
+        return files.read_header(self.checkpoints(trial)[-1])
+
+    def last_tensors(self, trial: int = 7) -> dict[str, Tensor]:
+        """Return the newest checkpoint's tensors."""
+        return read_tensors(files.load(self.checkpoints(trial)[-1]))

@@ -1,0 +1,1 @@
+"""One attempt at a trial: claim, reports, checkpoints, end."""

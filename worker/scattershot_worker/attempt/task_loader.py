@@ -1,0 +1,59 @@
+"""Owns how a task's name becomes the object: imported once, kept warm between trials."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from scattershot_common.errors import TaskError
+from scattershot_common.task.task import Kind, Task
+from scattershot_common.task.task_names import BUILTIN
+
+KINDS = get_args(Kind)
+TrainFunction = Callable[[Any], object]
+
+_loaded: dict[tuple[str, str | None], Task | TrainFunction] = {}
+
+
+def load_task(name: str, data: str | None) -> Task | TrainFunction:
+    """Return the task called `name` (a `Task` instance or a train function), loading it once.
+
+    `data` is the folder of [study] data, handed to a task class.
+
+    Raises:
+        TaskError: it cannot be imported, or is neither a task class nor a function; the message
+            names the cause, and the cause itself is chained.
+    """
+    key = (name, data)
+    if key not in _loaded:
+        _loaded[key] = _load(name, data)
+    return _loaded[key]
+
+
+def _load(name: str, data: str | None) -> Task | TrainFunction:
+    module_name, _, attribute = BUILTIN.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (Exception, SystemExit) as error:  # a script ends with its sys.exit()
+        raise TaskError(f"task {name!r} cannot be imported: {_brief(error)}") from error
+    if isinstance(found, type) and issubclass(found, Task):
+        if found.kind not in KINDS:
+            raise TaskError(f"task {name!r}: its kind is {found.kind!r}, not {' or '.join(KINDS)}")
+        try:
+            return found(Path(data) if data else None)
+        except TaskError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise TaskError(f"task {name!r} cannot be made: {_brief(error)}") from error
+    if isinstance(found, type) or not callable(found):
+        raise TaskError(
+            f"task {name!r} is neither a subclass of scattershot.Task nor a train function"
+        )
+    function: TrainFunction = found
+    return function
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,1 @@
+"""The warm child process: torch stays loaded, trials come and go."""

@@ -1,0 +1,1 @@
+"""How one trial is trained: data, hyperparameters, optimizer, schedule, loop."""
