@@ -18,46 +18,46 @@ from scattershot_common.trial import Value
 from scattershot_master.state import progress
 from scattershot_master.state.border_warnings import StageWarning, border_warnings
 from scattershot_master.state.ranking import ranked
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 Row = Mapping[str, Value | None]
 
 
-def export(board: Board, folder: Path) -> dict[str, Any]:
+def export(state: StudyState, folder: Path) -> dict[str, Any]:
     """Return the whole study as plain data, the trials best first.
 
     {"study", "stages", "warnings", "trials", "ensemble"}; `dumps` writes it as strict JSON.
     """
-    kept = Kept(board, folder)
+    kept = Kept(state, folder)
     return {
-        "study": study(board, folder),
-        "stages": stages(board),
-        "warnings": warnings(border_warnings(board)),
-        "trials": [trial(record, kept) for record in ranked(board)],
-        "ensemble": board.ensemble,
+        "study": study(state, folder),
+        "stages": stages(state),
+        "warnings": warnings(border_warnings(state)),
+        "trials": [trial(record, kept) for record in ranked(state)],
+        "ensemble": state.ensemble,
     }
 
 
-def study(board: Board, folder: Path) -> dict[str, Any]:
+def study(state: StudyState, folder: Path) -> dict[str, Any]:
     """Return the [study] table, and what the ledger says of the study as a whole.
 
     `begun` is in seconds since 1970; `settings` is the whole study file.
     """
     return {
-        **board.study["study"],
-        "goal": board.goal,
-        "uid": board.uid,
+        **state.study["study"],
+        "goal": state.goal,
+        "uid": state.uid,
         "folder": str(folder),
-        "begun": board.begun,
-        "finished": board.finished,
-        "counts": progress.counts(board),
-        "settings": board.study,
+        "begun": state.begun,
+        "finished": state.finished,
+        "counts": progress.counts(state),
+        "settings": state.study,
     }
 
 
-def stages(board: Board) -> list[dict[str, Any]]:
+def stages(state: StudyState) -> list[dict[str, Any]]:
     """Return the stages of the study file, in their order, those to come included."""
-    boxes = {record.name: record.box for record in board.stages}
+    boxes = {record.name: record.box for record in state.stages}
     return [
         {
             "name": stage.name,
@@ -71,7 +71,7 @@ def stages(board: Board) -> list[dict[str, Any]]:
             "notes": stage.notes,
             "box": boxes.get(stage.name),
         }
-        for stage in progress.stages(board)
+        for stage in progress.stages(state)
     ]
 
 
@@ -83,9 +83,9 @@ def warnings(found: Sequence[StageWarning]) -> list[dict[str, Any]]:
 class Kept:
     """Where the trials' best checkpoints are; an object store is asked once for all of them."""
 
-    def __init__(self, board: Board, folder: Path) -> None:
+    def __init__(self, state: StudyState, folder: Path) -> None:
         """Take the study and its folder."""
-        self._board, self._folder = board, folder
+        self._state, self._folder = state, folder
         self._stored: dict[str, str] | None = None
 
     def __call__(self, trial: TrialRecord) -> str | None:
@@ -93,7 +93,7 @@ class Kept:
         name = trial.best_checkpoint
         if not name:
             return None
-        if self._board.store is None:
+        if self._state.store is None:
             path = trial_folder(self._folder, trial.number) / name
             return path.relative_to(self._folder).as_posix() if path.exists() else None
         if self._stored is None:
@@ -102,7 +102,7 @@ class Kept:
 
     def _list(self) -> dict[str, str]:
         try:
-            found = list_all(self._board.checkpoints(self._folder))
+            found = list_all(self._state.checkpoints(self._folder))
         except CheckpointError as error:  # the ledger alone has much to tell
             print(f"scattershot: which checkpoints are kept is not known: {error}", file=sys.stderr)
             return {}
@@ -154,12 +154,12 @@ def _finite(data: Any) -> Any:
     return data
 
 
-def trial_rows(board: Board, folder: Path) -> list[Row]:
+def trial_rows(state: StudyState, folder: Path) -> list[Row]:
     """Return one row per trial, best first, with a column `param.lr` for each hyperparameter."""
-    names = list(dict.fromkeys(n for record in board.trials.values() for n in record.params))
+    names = list(dict.fromkeys(n for record in state.trials.values() for n in record.params))
     rows: list[Row] = []
-    kept = Kept(board, folder)
-    for record in ranked(board):
+    kept = Kept(state, folder)
+    for record in ranked(state):
         whole = trial(record, kept)
         for key in ("params", "history"):
             del whole[key]
@@ -167,11 +167,11 @@ def trial_rows(board: Board, folder: Path) -> list[Row]:
     return rows
 
 
-def history_rows(board: Board) -> list[Row]:
+def history_rows(state: StudyState) -> list[Row]:
     """Return one row per trial and epoch, by trial: "trial", "epoch" and the metrics."""
     return [
         {"trial": record.number, **epoch}
-        for record in board.trials.values()
+        for record in state.trials.values()
         for epoch in record.history
     ]
 

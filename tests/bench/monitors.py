@@ -14,7 +14,7 @@ import torch
 from bench.harness import Figure, at_most, main, median
 from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.fused import Engine, probe
-from scattershot_worker.monitors.monitor import Watch
+from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.tasks.digits import Digits
 from scattershot_worker.training.loop import data_on, evaluate, tensors_of, train_epoch
 from scattershot_worker.training.training import Training
@@ -30,7 +30,7 @@ class _Alone:
     def __init__(self, task: Digits, params: Mapping[str, Any], budget: int, *, on: bool) -> None:
         self.task, self.data = task, data_on(task, _CPU)
         self.training = _training(task, params, 0, budget)
-        self.watch = Watch(self.training) if on else None
+        self.watch = Monitor(self.training) if on else None
 
     def train(self, epoch: int) -> None:
         """Train for an epoch, with all that is looked at."""

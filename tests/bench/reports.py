@@ -90,7 +90,7 @@ def _figures(url: str, folder: Path, master: psutil.Process) -> list[Figure]:
 def _simulate(url: str, first: int, count: int) -> list[float]:
     """Be `count` workers: claim a trial each, then report every second; return the seconds."""
     from scattershot_common.bus.connection import connect
-    from scattershot_common.bus.heartbeat import Pulse, write
+    from scattershot_common.bus.heartbeat import Heartbeat, write
     from scattershot_common.bus.trial_state import TrialStates, report
 
     connection = connect(url)
@@ -98,7 +98,7 @@ def _simulate(url: str, first: int, count: int) -> list[float]:
 
     def pulses() -> None:
         for number in range(first, first + count):
-            write(connection, Pulse(f"w{number}", "host", 1, "cpu", "0", time.time()))
+            write(connection, Heartbeat(f"w{number}", "host", 1, "cpu", "0", time.time()))
 
     pulses()
     waiting = set(range(first, first + count))

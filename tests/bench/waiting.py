@@ -85,10 +85,10 @@ def _write_study(folder: Path) -> Path:
     file = folder / "digits.toml"
     file.write_text(f'{head}\n[[stage]]\nname = "all"\ntrials = {TRIALS}\nepochs = 20\n')
     study, ledger = open_study(load(file), file.read_text(), folder, fresh=False)
-    fields = planning.next_stage(ledger.board, study, [])
+    fields = planning.next_stage(ledger.state, study, [])
     assert fields is not None
     ledger.append("stage", **fields)
-    for point in planning.next_points(ledger.board, study, [], TRIALS):
+    for point in planning.next_points(ledger.state, study, [], TRIALS):
         ledger.append("sampled", **point)
     ledger.close()
     return file

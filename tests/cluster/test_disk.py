@@ -109,7 +109,7 @@ def test_on_a_full_disk_a_trial_fails_with_the_reason_and_the_search_goes_on(
     )
     (worker.root / "pretended" / "trials").symlink_to(small_disk)
     assert master.run()
-    trials = master.board.trials.values()
+    trials = master.state.trials.values()
     large = [trial for trial in trials if trial.params["kib"] == 90]
     small = [trial for trial in trials if trial.params["kib"] == 1]
     assert large and small, "the seed draws both"
@@ -146,9 +146,9 @@ def test_a_master_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
         filler.unlink()
         again = subprocess.run(master, env=own, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
-    board = read(small_disk / "many")
-    assert len(board.by_state["complete"]) == 60
-    assert all(trial.done == 6 for trial in board.trials.values())
+    state = read(small_disk / "many")
+    assert len(state.by_state["complete"]) == 60
+    assert all(trial.done == 6 for trial in state.trials.values())
 
 
 # ---- read-only
@@ -249,7 +249,7 @@ def test_temp_files_of_writers_long_dead_are_cleaned_when_a_study_is_opened(
         first = Master(redis_url, tmp_path, study)
         assert first.run()
     folder = tmp_path / "pretended"
-    before = table(first.board)
+    before = table(first.state)
     old = [folder / "trials" / "00001" / ".tmp-1-old", folder / ".tmp-1-old"]
     fresh = folder / "trials" / "00001" / ".tmp-2-fresh"
     for temp in (*old, fresh):
@@ -261,4 +261,4 @@ def test_temp_files_of_writers_long_dead_are_cleaned_when_a_study_is_opened(
     second = Master(redis_url, tmp_path, study)
     second.ledger.close()
     assert fresh.exists() and not any(temp.exists() for temp in old)
-    assert table(second.board) == before and list_checkpoints(folder, 1) == kept
+    assert table(second.state) == before and list_checkpoints(folder, 1) == kept

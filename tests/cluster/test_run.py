@@ -12,18 +12,18 @@ import psutil
 from cluster.conftest import STUDY, Run, command, environment, export, table
 from scattershot_common.store.files import read_header
 from scattershot_master.state.ledger import LEDGER, read
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.waiting import alive, eventually
 
 Started = Callable[..., subprocess.Popen[str]]
 
 
-def board(folder: Path) -> Board | None:
+def state(folder: Path) -> StudyState | None:
     return read(folder) if (folder / LEDGER).exists() and (folder / LEDGER).stat().st_size else None
 
 
 def epochs_reported(folder: Path) -> int:
-    found = board(folder)
+    found = state(folder)
     return sum(len(trial.history) for trial in found.trials.values()) if found else 0
 
 
@@ -87,7 +87,7 @@ def test_another_number_of_workers_and_ctrl_c_change_no_digit(
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 130
     assert f"scattershot run {study_file} --workers 1 --out {tmp_path}" in said
-    stopped = board(tmp_path / "small")
+    stopped = state(tmp_path / "small")
     assert stopped is not None and not stopped.by_state["running"] and not stopped.finished
     scattershot("run", study_file, "--workers", "1", "--out", tmp_path)
     resumed = export(scattershot, tmp_path / "small")
@@ -163,7 +163,7 @@ def test_a_trial_is_killed_by_hand_and_the_worker_takes_the_next(
     )
     run = started("run", file, "--workers", "1", "--out", tmp_path)
     folder = tmp_path / "slow"
-    eventually(lambda: (found := board(folder)) and found.by_state["running"], 60)
+    eventually(lambda: (found := state(folder)) and found.by_state["running"], 60)
     assert "stopping" in scattershot("kill", "0", "--folder", folder).stdout
     assert run.wait(timeout=60) == 0
     trials = {trial["trial"]: trial for trial in export(scattershot, folder)["trials"]}
@@ -187,7 +187,7 @@ def test_a_second_master_on_a_running_study_is_refused(
     study_file: Path, scattershot: Run, started: Started, tmp_path: Path
 ) -> None:
     started("run", study_file, "--workers", "1", "--out", tmp_path)
-    eventually(lambda: board(tmp_path / "small") is not None, 30)
+    eventually(lambda: state(tmp_path / "small") is not None, 30)
     refused = scattershot("run", study_file, "--workers", "1", "--out", tmp_path, status=1)
     assert "another master" in refused.stderr
 

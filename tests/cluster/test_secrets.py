@@ -48,7 +48,7 @@ SECRET = "Tr0ub4dor-and-3"
 PASSWORD = "c0rrect-h0rse"
 
 
-class Watch:
+class Monitor:
     """What `ps` showed of a process and all its descendants, while it ran."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -94,7 +94,7 @@ def run(folder: Path, **more: str) -> tuple[str, set[str]]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    watch = Watch(process)
+    watch = Monitor(process)
     try:
         printed, _ = process.communicate(timeout=180)
     finally:

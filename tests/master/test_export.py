@@ -9,7 +9,7 @@ import pytest
 from scattershot_common.store.checkpoint_names import trial_folder
 from scattershot_master.export import csv_text, dumps, export, history_rows, trial_rows
 from scattershot_master.state.ranking import ranked
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.synthetic_study import Simulation
 
 TRIAL_KEYS = [
@@ -19,7 +19,7 @@ TRIAL_KEYS = [
 
 
 @pytest.fixture(scope="module")
-def board() -> Board:
+def state() -> StudyState:
     return Simulation().run()
 
 
@@ -27,27 +27,27 @@ def not_a_number(name: str) -> float:
     raise AssertionError(f"{name} is not strict JSON")
 
 
-def test_an_export_has_the_parts_scripts_rely_on(board: Board, tmp_path: Path) -> None:
-    data = json.loads(dumps(export(board, tmp_path)), parse_constant=not_a_number)
+def test_an_export_has_the_parts_scripts_rely_on(state: StudyState, tmp_path: Path) -> None:
+    data = json.loads(dumps(export(state, tmp_path)), parse_constant=not_a_number)
     assert list(data) == ["study", "stages", "warnings", "trials", "ensemble"]
     assert data["study"]["name"] == "digits"
     assert [stage["name"] for stage in data["stages"]] == ["coarse", "fine", "final"]
     assert all(list(trial) == TRIAL_KEYS for trial in data["trials"])
-    assert [trial["trial"] for trial in data["trials"]] == [t.number for t in ranked(board)]
+    assert [trial["trial"] for trial in data["trials"]] == [t.number for t in ranked(state)]
     assert data["ensemble"]["members"][0]["weight"] == 3
 
 
-def test_an_exported_trial_is_what_the_ledger_says(board: Board, tmp_path: Path) -> None:
-    best = ranked(board)[0]
-    trial = export(board, tmp_path)["trials"][0]
+def test_an_exported_trial_is_what_the_ledger_says(state: StudyState, tmp_path: Path) -> None:
+    best = ranked(state)[0]
+    trial = export(state, tmp_path)["trials"][0]
     assert trial["params"] == best.params
     assert trial["epochs"] == len(trial["history"]) == 30
     assert trial["history"][0].keys() == {"epoch", "val_accuracy", "val_loss", "train_loss"}
     assert trial["best_value"] == max(line["val_accuracy"] for line in best.history)
 
 
-def test_values_that_are_not_finite_are_null_in_json(board: Board, tmp_path: Path) -> None:
-    data = json.loads(dumps(export(board, tmp_path)), parse_constant=not_a_number)
+def test_values_that_are_not_finite_are_null_in_json(state: StudyState, tmp_path: Path) -> None:
+    data = json.loads(dumps(export(state, tmp_path)), parse_constant=not_a_number)
     diverged = [t for t in data["trials"] if t["history"] and t["best_value"] is None]
     assert diverged
     assert diverged[0]["history"][0]["val_accuracy"] is None
@@ -60,33 +60,33 @@ def test_every_number_that_is_not_finite_becomes_null(number: float) -> None:
 
 
 def test_a_checkpoint_is_named_from_the_study_s_folder_if_it_is_there(
-    board: Board, tmp_path: Path
+    state: StudyState, tmp_path: Path
 ) -> None:
-    best = ranked(board)[0]
-    assert export(board, tmp_path)["trials"][0]["best_checkpoint"] is None
+    best = ranked(state)[0]
+    assert export(state, tmp_path)["trials"][0]["best_checkpoint"] is None
     folder = trial_folder(tmp_path, best.number)
     folder.mkdir(parents=True)
     (folder / best.best_checkpoint).touch()
-    exported = export(board, tmp_path)["trials"][0]["best_checkpoint"]
+    exported = export(state, tmp_path)["trials"][0]["best_checkpoint"]
     assert exported == f"trials/{best.number:05d}/{best.best_checkpoint}"
 
 
 def test_csv_has_a_row_per_trial_and_a_column_per_hyperparameter(
-    board: Board, tmp_path: Path
+    state: StudyState, tmp_path: Path
 ) -> None:
-    rows = list(csv.DictReader(io.StringIO(csv_text(trial_rows(board, tmp_path)))))
-    assert [int(row["trial"]) for row in rows] == [trial.number for trial in ranked(board)]
+    rows = list(csv.DictReader(io.StringIO(csv_text(trial_rows(state, tmp_path)))))
+    assert [int(row["trial"]) for row in rows] == [trial.number for trial in ranked(state)]
     assert "params" not in rows[0] and "history" not in rows[0]
-    for row, trial in zip(rows, ranked(board), strict=True):
+    for row, trial in zip(rows, ranked(state), strict=True):
         assert float(row["param.lr"]) == trial.params["lr"]
         assert (row["param.momentum"] == "") == ("momentum" not in trial.params)
 
 
-def test_csv_of_the_history_has_a_row_per_trial_and_epoch(board: Board) -> None:
-    rows = list(csv.DictReader(io.StringIO(csv_text(history_rows(board)))))
-    assert len(rows) == sum(len(trial.history) for trial in board.trials.values())
+def test_csv_of_the_history_has_a_row_per_trial_and_epoch(state: StudyState) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(history_rows(state)))))
+    assert len(rows) == sum(len(trial.history) for trial in state.trials.values())
     for row in rows:
-        reported = board.trials[int(row["trial"])].history[int(row["epoch"]) - 1]
+        reported = state.trials[int(row["trial"])].history[int(row["epoch"]) - 1]
         value = float(row["val_accuracy"])
         assert value == reported["val_accuracy"] or math.isnan(value)
 

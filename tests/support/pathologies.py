@@ -13,11 +13,11 @@ import torch
 from sklearn.datasets import load_digits, make_moons
 from torch import Tensor, nn
 
-from scattershot_common.store.layer_stats import Layers
+from scattershot_common.store.layer_stats import LayerStats
 from scattershot_common.task.task import Data, Task
 from scattershot_master.diagnosis.trial_case import Case
 from scattershot_worker.attempt.trial_handle import seed_everything
-from scattershot_worker.monitors.monitor import Watch
+from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.tasks.diabetes import Diabetes
 from scattershot_worker.training.loop import evaluate, tensors_of, train_epoch
 from scattershot_worker.training.training import Training
@@ -192,7 +192,7 @@ def case(one: Run, seed: int = 3) -> Case:
     task = _TASKS[one.kind](one)
     data = one.data()
     training = Training(task, one.params, seed=seed, budget=one.epochs, device=CPU)
-    watch, layers = Watch(training), Layers()
+    watch, layers = Monitor(training), LayerStats()
     history: list[dict[str, float]] = []
     for epoch in range(1, one.epochs + 1):
         training.begin_epoch(epoch, history)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.search.open_study import open_study
-from scattershot_master.search.redis_study import Dispatch
+from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.search.search import Search
 from scattershot_master.state.ledger import Ledger
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 SPACE: dict[str, object] = {
     "lr": {"loguniform": [1e-5, 1.0]},
@@ -44,16 +44,22 @@ def study_file(**tables: Any) -> StudyFile:
 class Watcher:
     """A view that keeps the notes, calls `look` at every turn, and ends a search that hangs."""
 
-    def __init__(self, look: Callable[[Board], None] | None = None, seconds: float = 60.0) -> None:
+    def __init__(
+        self, look: Callable[[StudyState], None] | None = None, seconds: float = 60.0
+    ) -> None:
         self.notes: list[str] = []
-        self.look = look or (lambda board: None)
+        self.look = look or (lambda state: None)
         self._end = time.monotonic() + seconds
 
-    def update(self, board: Board, workers: Sequence[Pulse], *, rate: float | None) -> None:
+    def update(
+        self, state: StudyState, workers: Sequence[Heartbeat], *, rate: float | None
+    ) -> None:
         if time.monotonic() > self._end:
-            counts = {state: sorted(numbers) for state, numbers in board.by_state.items()}
+            counts = {
+                trial_state: sorted(numbers) for trial_state, numbers in state.by_state.items()
+            }
             raise AssertionError(f"the search hangs: {counts}, {self.notes[-5:]}")
-        self.look(board)
+        self.look(state)
 
     def note(self, text: str, *, routine: bool = False) -> None:
         self.notes.append(text)
@@ -77,7 +83,7 @@ class Master:
         text = f'[study]\nname = "{study.study.name}"\n'
         self.study, self.ledger = open_study(study, text, root, fresh=False)
         try:
-            self.dispatch = Dispatch(url, info_of(self.study, self.ledger))
+            self.dispatch = RedisStudy(url, info_of(self.study, self.ledger))
             self.dispatch.take(by_force=take_over or workers_gone)
             self.search = Search(self.study, self.ledger, self.dispatch, self.view, tend)
         except BaseException:
@@ -86,8 +92,8 @@ class Master:
         self._gone = workers_gone
 
     @property
-    def board(self) -> Board:
-        return self.ledger.board
+    def state(self) -> StudyState:
+        return self.ledger.state
 
     def run(self) -> bool:
         """Run the search; whatever happens, leave as the commands do."""
@@ -102,13 +108,13 @@ class Master:
 
 def info_of(study: StudyFile, ledger: Ledger) -> StudyInfo:
     name, task, metric = study.study.name, study.study.task, study.study.metric
-    return StudyInfo(name, ledger.board.uid, task, metric, study.study.goal)
+    return StudyInfo(name, ledger.state.uid, task, metric, study.study.goal)
 
 
-def table(board: Board) -> list[str]:
+def table(state: StudyState) -> list[str]:
     """Return what a study came to, one line per trial; what depends on timing is left out."""
     lines = []
-    for one in sorted(board.trials.values(), key=lambda trial: trial.number):
+    for one in sorted(state.trials.values(), key=lambda trial: trial.number):
         about = (one.number, one.stage, one.state, one.params, one.seed, one.epochs, one.until)
         reason = one.reason if one.state in ("killed", "failed") else ""
         best = (one.best_value, one.best_epoch, one.best_checkpoint)
@@ -116,6 +122,6 @@ def table(board: Board) -> list[str]:
     return lines
 
 
-def image(board: Board) -> str:
-    """Return all that a board holds, as text: NaN is like NaN."""
-    return json.dumps(dataclasses.asdict(board), default=sorted, sort_keys=True)
+def image(state: StudyState) -> str:
+    """Return all that a study's state holds, as text: NaN is like NaN."""
+    return json.dumps(dataclasses.asdict(state), default=sorted, sort_keys=True)

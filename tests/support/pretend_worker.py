@@ -16,7 +16,7 @@ from rq.job import Job
 
 from scattershot_common.bus import heartbeat
 from scattershot_common.bus.connection import connect
-from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
 from scattershot_common.bus.trial_state import Answer, Claim, TrialStates, finish, report
 from scattershot_common.seeds import derive
@@ -122,7 +122,7 @@ class PretendWorkers:
             return
         self._next_pulse = time.monotonic() + 0.5
         for slot in self._slots:
-            heartbeat.write(self._states, Pulse(slot.name, "here", 1, "cpu", "0", 0.0))
+            heartbeat.write(self._states, Heartbeat(slot.name, "here", 1, "cpu", "0", 0.0))
 
     def _step(self, slot: _Slot) -> bool:
         """Act for one worker; return whether there was anything to do."""

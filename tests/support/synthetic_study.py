@@ -16,7 +16,7 @@ from scattershot_master.samplers import SAMPLERS
 from scattershot_master.search.refine import refine, select_continue
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.ranking import finite
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 SPACE: dict[str, object] = {
     "lr": {"loguniform": [1e-6, 10]},
@@ -36,7 +36,7 @@ BEGUN = 1_700_000_000.0
 
 
 class Simulation:
-    """A study run by `workers` that train an epoch in `seconds`; `board` is how far it is."""
+    """A study run by `workers` that train an epoch in `seconds`; `state` is how far it is."""
 
     def __init__(
         self,
@@ -55,19 +55,19 @@ class Simulation:
                 "kill": {"rule": rule},
             }
         )
-        self.board = Board()
+        self.state = StudyState()
         self.now = BEGUN
         self._step = seconds / workers
         self._workers = [f"host-{index}-{4000 + index}" for index in range(workers)]
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Yield every event of the study, and apply it to `board`."""
+        """Yield every event of the study, and apply it to `state`."""
         for kind, fields in self._run():
             event = {"e": kind, **fields, **({} if kind == "report" else {"at": self.now})}
-            self.board.apply(event)
+            self.state.apply(event)
             yield event
 
-    def run(self, limit: float = math.inf, *, to: Ledger | None = None) -> Board:
+    def run(self, limit: float = math.inf, *, to: Ledger | None = None) -> StudyState:
         """Go on until the study ends, or `limit` events have come; write them `to` a ledger."""
         for count, event in enumerate(self.events(), 1):
             if to is not None:
@@ -75,14 +75,14 @@ class Simulation:
                 to.append(event["e"], **fields)
             if count >= limit:
                 break
-        return self.board
+        return self.state
 
     def _run(self) -> Iterator[tuple[str, dict[str, Any]]]:
         dump = self.study.model_dump(mode="json", by_alias=True)
         yield "study", {"study": dump, "uid": "0f3a"}
         for index, stage in enumerate(self.study.stages):
             box, notes, carried = self.study.space.whole(), (), []
-            ranking = finite(self.board)
+            ranking = finite(self.state)
             if stage.refine:
                 params = [trial.params for trial in ranking]
                 box, notes = self._refine(params, stage.refine)
@@ -115,7 +115,7 @@ class Simulation:
         waiting = list(carried)
         if not carried:
             for count in range(stage.trials):
-                number = len(self.board.trials)
+                number = len(self.state.trials)
                 point = SAMPLERS["random"](0, stage.name, count, len(self.study.space.axes))
                 params = self.study.space.at(box.at(point))
                 budget = {"epochs": stage.epochs, "until": stage.epochs}
@@ -127,10 +127,10 @@ class Simulation:
                 self.now += self._step
                 if worker not in busy and waiting:
                     number = busy[worker] = waiting.pop(0)
-                    attempt = self.board.trials[number].attempts + 1
+                    attempt = self.state.trials[number].attempts + 1
                     yield "started", {"t": number, "a": attempt, "w": worker, "c": self._cursor()}
                 elif worker in busy:
-                    record = self.board.trials[busy[worker]]
+                    record = self.state.trials[busy[worker]]
                     yield from self._epoch(record)
                     if not record.living:
                         del busy[worker]
@@ -156,7 +156,7 @@ class Simulation:
             yield "killed", a
 
     def _ensemble(self) -> dict[str, Any]:
-        best = finite(self.board)[:3]
+        best = finite(self.state)[:3]
         return {
             "members": [
                 {

@@ -21,10 +21,10 @@ from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.task.task import Task
 from scattershot_common.trial import Value
 from scattershot_worker.attempt import attempt as job
-from scattershot_worker.attempt.attempt import Bench, Outcome, run_trial
+from scattershot_worker.attempt.attempt import Outcome, WorkerContext, run_trial
 from scattershot_worker.attempt.reporter import Reporter
 from scattershot_worker.attempt.snapshot import read_tensors
-from scattershot_worker.attempt.stop_signal import Signals
+from scattershot_worker.attempt.stop_signal import StopSignal
 
 METRIC = "acc"
 
@@ -38,9 +38,9 @@ class Workbench:
         self.info = StudyInfo("study", "u1", "task", METRIC, "maximize")
         publish(self.connection, self.info)
         self.states = TrialStates(self.connection, "study")
-        self.bench = Bench(self.connection, "w1", root, torch.device("cpu"), Reporter(), {})
-        #: Signals of the attempt that runs.
-        self.signals = Signals()
+        self.bench = WorkerContext(self.connection, "w1", root, torch.device("cpu"), Reporter(), {})
+        #: StopSignal of the attempt that runs.
+        self.signals = StopSignal()
 
     def run(
         self,
@@ -56,7 +56,7 @@ class Workbench:
         """Submit the trial and run one attempt at it."""
         self.states.submit(trial, until)
         spec = TrialSpec("study", "u1", trial, "coarse", params or {}, seed, epochs or until)
-        self.signals = Signals()
+        self.signals = StopSignal()
         with patch.object(job, "load_task", lambda name, data: task):
             return run_trial(self.bench, spec, attempt, self.signals)
 

@@ -16,7 +16,7 @@ SILENCE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Heartbeat:
     """A worker's sign of life. `beat` is Redis' time in seconds, set when it is written.
 
     `lanes` is how many trials it can train at a time, as far as it knows by now.
@@ -32,7 +32,7 @@ class Pulse:
     lanes: int = 1
 
 
-def write(connection: Redis, pulse: Pulse) -> None:
+def write(connection: Redis, pulse: Heartbeat) -> None:
     """Say that the worker is alive."""
     beat = redis_time(connection)
     connection.hset(WORKERS, pulse.name, json.dumps({**asdict(pulse), "beat": beat}))
@@ -43,14 +43,14 @@ def remove(connection: Redis, name: str) -> None:
     connection.hdel(WORKERS, name)
 
 
-def read(connection: Redis) -> list[Pulse]:
+def read(connection: Redis) -> list[Heartbeat]:
     """Return the workers heard of within `SILENCE` seconds, by name; forget the silent ones."""
     now = redis_time(connection)
-    alive: list[Pulse] = []
+    alive: list[Heartbeat] = []
     for name, text in connection.hgetall(WORKERS).items():
         told = json.loads(text)
         # a worker of another version may tell less, or more
-        pulse = Pulse(**{key: told[key] for key in Pulse.__slots__ if key in told})
+        pulse = Heartbeat(**{key: told[key] for key in Heartbeat.__slots__ if key in told})
         if now - pulse.beat <= SILENCE:
             alive.append(pulse)
         elif now - pulse.beat > 10 * SILENCE:

@@ -12,4 +12,4 @@ from redis.exceptions import (
 
 #: Redis is away, still loads its data, or takes no orders for a while. A wrong password is among
 #: the connection errors: before anything else, see `connection.reach`.
-TROUBLE = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+REDIS_OUTAGE = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)

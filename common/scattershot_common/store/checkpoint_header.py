@@ -18,7 +18,7 @@ from scattershot_common.errors import CheckpointError
 from scattershot_common.trial import Value
 
 if TYPE_CHECKING:
-    from scattershot_common.store.location import Place
+    from scattershot_common.store.location import Location
 
 FORMAT = 1
 #: What safetensors itself allows; keeps a flipped bit in the length from asking for exabytes.
@@ -92,7 +92,7 @@ def _digest(data: bytes | bytearray | memoryview, at: int) -> bytes:
     return state.hexdigest()[:32].encode()
 
 
-def parse(path: Place, raw: bytes, size: int) -> Header:
+def parse(path: Location, raw: bytes, size: int) -> Header:
     """Return the header in `raw`, the JSON of a file of `size` bytes.
 
     Raises CheckpointError where it is none of ours, of another format, or asks for another size.
@@ -115,6 +115,6 @@ def parse(path: Place, raw: bytes, size: int) -> Header:
     return cast(Header, header)
 
 
-def damaged(path: Place, what: str) -> CheckpointError:
+def damaged(path: Location, what: str) -> CheckpointError:
     """Return the error for a file that cannot be trusted."""
     return CheckpointError(f"{path} is damaged: {what}; the checkpoint before it is used")

@@ -23,7 +23,7 @@ from scattershot_common.store import object_store
 if TYPE_CHECKING:
     from upath import UPath
 
-#: A `place.Place`; what is asked for one of a kind is answered with the same kind.
+#: A `place.Location`; what is asked for one of a kind is answered with the same kind.
 Somewhere = TypeVar("Somewhere", bound="Path | UPath")
 
 SUFFIX = ".safetensors"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from scattershot_common.store.location import Place
+    from scattershot_common.store.location import Location
 
 __all__ = [
     "STALE",
@@ -70,12 +70,12 @@ _TEMP = ".tmp-"
 class Checkpoint(NamedTuple):
     """A checkpoint whose checksum holds; `data` is the whole file, ready for safetensors."""
 
-    path: Place
+    path: Location
     header: Header
     data: bytes
 
 
-def write(path: Place, data: bytes | bytearray, *, sync: bool) -> None:
+def write(path: Location, data: bytes | bytearray, *, sync: bool) -> None:
     """Write a whole file or nothing: a temp file beside it takes its name once complete.
 
     Missing folders are made. `sync` also waits until file and folder are on the disk; without it
@@ -113,7 +113,7 @@ def _created(path: str) -> IO[bytes]:
         return open(path, "xb")
 
 
-def write_json(path: Place, obj: object, *, sync: bool = True) -> None:
+def write_json(path: Location, obj: object, *, sync: bool = True) -> None:
     """Write `obj` as JSON the way `write` does; NaN and infinities as Python's tokens."""
     write(path, (json.dumps(obj, indent=2) + "\n").encode(), sync=sync)
 
@@ -129,7 +129,7 @@ class Syncer:
         self._noted: set[Path] = set()
         self._lock = threading.Lock()
 
-    def note(self, path: Place) -> None:
+    def note(self, path: Location) -> None:
         """Remember a file for the next `flush`; what a store has accepted it keeps by itself."""
         if isinstance(path, Path):
             with self._lock:
@@ -175,12 +175,12 @@ def _sync_folder(path: Path) -> None:
             raise
 
 
-def exists(path: Place) -> bool:
+def exists(path: Location) -> bool:
     """Return whether there is such a file; raises CheckpointError where it cannot be told."""
     return path.exists() if isinstance(path, Path) else object_store.exists(path)
 
 
-def read(path: Place) -> bytes:
+def read(path: Location) -> bytes:
     """Return a file's bytes, whatever they are; raises CheckpointError where it cannot be read."""
     if not isinstance(path, Path):
         return object_store.get(path)
@@ -190,7 +190,7 @@ def read(path: Place) -> bytes:
         raise _refused("read", path, error) from error
 
 
-def read_header(path: Place) -> Header:
+def read_header(path: Location) -> Header:
     """Return a checkpoint's header; of the file only its 8 length bytes and header are read.
 
     Notices a file that is cut, not an altered bit: only `load` sees the checksum's whole range.
@@ -208,11 +208,11 @@ def read_header(path: Place) -> Header:
         raise _refused("read", path, error) from error
 
 
-def _opened(path: Place) -> AbstractContextManager[IO[bytes]]:
+def _opened(path: Location) -> AbstractContextManager[IO[bytes]]:
     return open(path, "rb") if isinstance(path, Path) else object_store.opened(path)
 
 
-def load(path: Place) -> bytes:
+def load(path: Location) -> bytes:
     """Return a checkpoint's bytes; raises CheckpointError where they are not as sealed."""
     data = read(path)
     if not verify(data):
@@ -220,7 +220,7 @@ def load(path: Place) -> bytes:
     return data
 
 
-def tensors(path: Place, prefix: str | tuple[str, ...]) -> dict[str, np.ndarray]:
+def tensors(path: Location, prefix: str | tuple[str, ...]) -> dict[str, np.ndarray]:
     """Return the tensors whose names start with `prefix`, of a checkpoint that is as sealed.
 
     Of several prefixes one is enough.
@@ -254,7 +254,7 @@ def _picked(path: Path, prefix: str | tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def newest_valid(
-    study_folder: Place,
+    study_folder: Location,
     trial: int,
     at_most: int | None = None,
     on_damaged: Callable[[CheckpointError], None] = lambda error: None,
@@ -284,13 +284,13 @@ def newest_valid(
     return None
 
 
-def _epoch(path: Place) -> int:
+def _epoch(path: Location) -> int:
     name = parse_name(path.name)
     assert name is not None  # from list_checkpoints
     return name.epoch
 
 
-def remove(paths: Iterable[Place]) -> None:
+def remove(paths: Iterable[Location]) -> None:
     """Remove files; those already gone are fine.
 
     Goes through all of them, then raises CheckpointError for the first that would not go.
@@ -310,7 +310,7 @@ def remove(paths: Iterable[Place]) -> None:
         raise failed[0]
 
 
-def clean_stale(folder: Place, older_than_s: float) -> list[Path]:
+def clean_stale(folder: Location, older_than_s: float) -> list[Path]:
     """Remove and return temp files that a killed writer left in `folder` or below.
 
     In an object store there are none.
@@ -343,7 +343,7 @@ _REMEDIES = {
 }
 
 
-def _refused(verb: str, path: Place, error: OSError) -> CheckpointError:
+def _refused(verb: str, path: Location, error: OSError) -> CheckpointError:
     """Return the error for the user: what the disk said and what to do."""
     tried = f"cannot {verb} {path}"
     default = f"{error.strerror or error}: {{}}; check the folder and its disk"

@@ -14,20 +14,20 @@ from typing import Any
 from scattershot_common.errors import CheckpointError, StoreUnreachable
 from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import trial_folder
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 
 LAYERS = "layers.json"
 _FORMAT = 1
 
 
-class Layers:
+class LayerStats:
     """The lines of one trial, a line for an epoch that was looked at; see docs/diagnosis.md."""
 
     def __init__(self, lines: list[dict[str, Any]] | None = None) -> None:
         self.lines = lines or []
 
     @classmethod
-    def read(cls, study: Place, trial: int, until: float = math.inf) -> Layers:
+    def read(cls, study: Location, trial: int, until: float = math.inf) -> LayerStats:
         """Return the lines up to epoch `until`; none where there is no such file, or no sound one.
 
         Raises StoreUnreachable where not the file but the whole store is at fault.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: A path on this machine, or one in an object store. Both know `/`, `name` and `parent`; all else
 #: goes through `files` and `names`, which take either.
-Place: TypeAlias = "Path | UPath"
+Location: TypeAlias = "Path | UPath"
 
 _OWNER = "study.json"
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://[^\s/][^\s\\]*")
@@ -49,7 +49,7 @@ def problem_with(store: str) -> str:
     return ""
 
 
-def root(store: str | None, folder: Path, study: str) -> Place:
+def root(store: str | None, folder: Path, study: str) -> Location:
     """Return what holds `trials/` of a study: its `folder`, or its place in the object store.
 
     Nothing is asked of the store yet; see `claim`.
@@ -76,7 +76,7 @@ def address(store: str | None, folder: Path, study: str) -> str:
     return str(folder) if store is None else f"{store.rstrip('/')}/{study}"
 
 
-def at(text: str) -> Place:
+def at(text: str) -> Location:
     """Return the place that `text` names: the `str` of another one.
 
     Raises:
@@ -102,7 +102,7 @@ def at(text: str) -> Place:
         raise CheckpointError(f"{text} cannot be used as a store: {error}") from error
 
 
-def claim(place: Place, uid: str, *, by_force: bool = False) -> None:
+def claim(place: Location, uid: str, *, by_force: bool = False) -> None:
     """Make sure that the study known by `uid` can keep its checkpoints at `place`, and it alone.
 
     `by_force` takes the place from whoever has it: the same study, before its ledger was lost.

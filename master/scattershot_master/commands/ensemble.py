@@ -38,9 +38,9 @@ def build(
         raise StudyFileError(f"--method {method}: there are {', '.join(METHODS)}")
     ledger = _ledger(folder)
     try:
-        settings = ledger.board.study.get("ensemble", {})
+        settings = ledger.state.study.get("ensemble", {})
         result = build_ensemble(
-            ledger.board,
+            ledger.state,
             ledger.folder,
             size=size or settings.get("size", 5),
             method=method or settings.get("method", "greedy"),
@@ -68,16 +68,16 @@ def evaluate(
 
     ledger = _ledger(folder)
     try:
-        board = ledger.board
-        if board.ensemble is None:
+        state = ledger.state
+        if state.ensemble is None:
             raise ScattershotError("there is no ensemble yet: scattershot ensemble build first")
         result = test_members(
-            board,
+            state,
             ledger.folder,
-            {**board.ensemble, "note": ""},
-            data=data or board.data or board.study["study"].get("data"),
-            paths=path or [Path(board.home), Path.cwd()],
-            threads=board.study.get("worker", {}).get("threads", 1),
+            {**state.ensemble, "note": ""},
+            data=data or state.data or state.study["study"].get("data"),
+            paths=path or [Path(state.home), Path.cwd()],
+            threads=state.study.get("worker", {}).get("threads", 1),
         )
         if result["test"] is None:
             raise ScattershotError(result["note"])

@@ -35,30 +35,30 @@ def status(folder: Folder = None, json: Json = False) -> None:
     from scattershot_master.state.ledger import read
 
     found = study_folder.study_folder(folder)
-    board = read(found)
+    state = read(found)
     running, now = study_folder.running(found), time.time()
     if not json:
-        put(pages.status(board, found, running=running, now=now))
+        put(pages.status(state, found, running=running, now=now))
         return
-    stages = progress.stages(board)
-    rate = progress.rate_from_ends(board, now) if running else None
-    kept = exporting.Kept(board, found)
+    stages = progress.stages(state)
+    rate = progress.rate_from_ends(state, now) if running else None
+    kept = exporting.Kept(state, found)
     _put_json(
         {
-            "study": exporting.study(board, found),
+            "study": exporting.study(state, found),
             "running": running,
             "seconds_left": progress.time_left(stages, rate),
-            "stages": exporting.stages(board),
-            "warnings": exporting.warnings(border_warnings(board)),
-            "best": [exporting.trial(one, kept) for one in progress.leaders(board, 1)],
+            "stages": exporting.stages(state),
+            "warnings": exporting.warnings(border_warnings(state)),
+            "best": [exporting.trial(one, kept) for one in progress.leaders(state, 1)],
             "failures": [
-                {"reason": reason, "trials": trials} for reason, trials in progress.failures(board)
+                {"reason": reason, "trials": trials} for reason, trials in progress.failures(state)
             ],
             "workers": [
                 {"worker": name, "trial": trial.number, "state": trial.state}
-                for name, trial in progress.last_trials(board).items()
+                for name, trial in progress.last_trials(state).items()
             ],
-            "ensemble": board.ensemble,
+            "ensemble": state.ensemble,
         }
     )
 
@@ -73,20 +73,20 @@ def top(
     from scattershot_master.state.ledger import read
 
     found = study_folder.study_folder(folder)
-    board = read(found)
+    state = read(found)
     if json:
         from scattershot_master import export as exporting
         from scattershot_master.state import progress
 
-        best = progress.leaders(board, number)
-        kept = exporting.Kept(board, found)
+        best = progress.leaders(state, number)
+        kept = exporting.Kept(state, found)
         trials = [exporting.trial(one, kept) for one in best]
-        _put_json({"study": exporting.study(board, found), "trials": trials})
+        _put_json({"study": exporting.study(state, found), "trials": trials})
     else:
         from scattershot_master.show.layout import put
         from scattershot_master.show.tables import top as table
 
-        put(table(board, number))
+        put(table(state, number))
 
 
 def show(
@@ -134,29 +134,29 @@ def diagnose(
         folder, trial = Path(trial), None
     number = None if trial is None else _number(trial)
     found = study_folder.study_folder(folder)
-    board = read(found)
+    state = read(found)
     if number is None:
         if picture is not None:
             raise StudyFileError("--picture needs the number of a trial: diagnose 17 --picture …")
         from scattershot_master.show import diagnosis_study  # takes longer to import
 
-        study = diagnosis_study.of_study(board, found)
+        study = diagnosis_study.of_study(state, found)
         if json:
             _put_json(diagnosis_study.study_data(study))
         else:
             put(diagnosis_study.study_page(study))
         return
-    record = board.trials.get(number)
+    record = state.trials.get(number)
     if record is None:
-        having = f"{min(board.trials)} to {max(board.trials)}" if board.trials else "none yet"
+        having = f"{min(state.trials)} to {max(state.trials)}" if state.trials else "none yet"
         raise ScattershotError(f"there is no trial {number} in {found}: it has {having}")
-    findings, case = diagnosis_trial.of_trial(board, record, board.checkpoints(found))
+    findings, case = diagnosis_trial.of_trial(state, record, state.checkpoints(found))
     if picture is not None:
         diagnosis_trial.write_picture(record, case, picture)
     if json:
-        _put_json(diagnosis_trial.trial_data(board, record, findings, case))
+        _put_json(diagnosis_trial.trial_data(state, record, findings, case))
     else:
-        put(diagnosis_trial.trial_page(board, record, findings, case))
+        put(diagnosis_trial.trial_page(state, record, findings, case))
 
 
 def _number(trial: str) -> int:
@@ -185,13 +185,13 @@ def export(
     if json and (csv or history):
         raise StudyFileError("--json has everything in it; --csv and --history are for CSV")
     found = study_folder.study_folder(folder)
-    board = read(found)
+    state = read(found)
     if json or (out is not None and out.suffix == ".json" and not (csv or history)):
-        text = exporting.dumps(exporting.export(board, found)) + "\n"
+        text = exporting.dumps(exporting.export(state, found)) + "\n"
     elif history:
-        text = exporting.csv_text(exporting.history_rows(board), ("trial", "epoch"))
+        text = exporting.csv_text(exporting.history_rows(state), ("trial", "epoch"))
     else:
-        text = exporting.csv_text(exporting.trial_rows(board, found))
+        text = exporting.csv_text(exporting.trial_rows(state, found))
     if out is None:
         put_text(text)
         return
@@ -199,7 +199,7 @@ def export(
         out.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise ScattershotError(f"{out} cannot be written: {error.strerror}") from None
-    print(f"wrote {len(board.trials)} trials of {board.name} to {out}", file=sys.stderr)
+    print(f"wrote {len(state.trials)} trials of {state.name} to {out}", file=sys.stderr)
 
 
 def _put_json(data: object) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scattershot_common.study.settings import StudyFile
     from scattershot_common.task.check_result import CheckResult
     from scattershot_common.trial import Value
-    from scattershot_master.commands.run import Here
+    from scattershot_master.commands.run import LocalRun
     from scattershot_master.recipe.html import Step
     from scattershot_master.state.ledger import Ledger
 
@@ -61,7 +61,7 @@ def recipe(
     from scattershot_common.bus.connection import url_from
     from scattershot_common.devices import check_device
     from scattershot_common.study.study_file import load
-    from scattershot_master.commands.run import Here
+    from scattershot_master.commands.run import LocalRun
 
     check_device(device)
     study = load(file)
@@ -70,7 +70,7 @@ def recipe(
     target = write or file.with_name(f"{file.stem}-recipe{file.suffix}")
     _check_target(target)
     folder = out / f"{study.study.name}.recipe"
-    kitchen = _Kitchen(study, file, target, Here(url_from(None), workers, folder, device))
+    kitchen = RecipeRun(study, file, target, LocalRun(url_from(None), workers, folder, device))
     kitchen.check_first()
     rates = kitchen.find_rates()
     ledger, searched = kitchen.search(rates, trials, epochs)
@@ -89,13 +89,13 @@ def _check_target(target: Path) -> None:
 
 
 @dataclass
-class _Kitchen:
+class RecipeRun:
     """One recipe under way: the page grows with every step."""
 
     study: StudyFile
     file: Path
     target: Path
-    here: Here
+    here: LocalRun
     steps: list[Step] = field(default_factory=list)
 
     def check_first(self) -> None:
@@ -166,7 +166,7 @@ class _Kitchen:
         paths = [home, Path.cwd()]
         try:
             note_home(ledger, home, data)
-            if not ledger.board.finished:
+            if not ledger.state.finished:
                 end = search_here(searched, ledger, self.here, data, paths, view)
                 if end != "over":
                     say_how_to_go_on(view, ledger.folder, end)
@@ -175,14 +175,14 @@ class _Kitchen:
         finally:
             view.close()
             ledger.close()
-        board = ledger.board
+        state = ledger.state
         for index, (title, stage) in enumerate((("Coarse", coarse), ("Fine", fine))):
             asks = f"{stage.trials} trials of {stage.epochs} epochs: "
             asks += "where is it worth looking?" if not index else "where exactly?"
-            stage_step(self._begin(title, asks), board, index)
+            stage_step(self._begin(title, asks), state, index)
             for found in self.steps[-1].found:
                 print(f"  {found}")
-            notes = board.stages[1].notes if len(board.stages) > 1 and not index else []
+            notes = state.stages[1].notes if len(state.stages) > 1 and not index else []
             self._decide(self.steps[-1].decided or "; ".join(notes) or "Go on.")
         return ledger, searched
 
@@ -194,11 +194,11 @@ class _Kitchen:
         from scattershot_master.recipe.steps import curves_step, narrowed_to
         from scattershot_master.recipe.write_toml import written
 
-        board = ledger.board
-        narrowing = narrowed_to(board)
+        state = ledger.state
+        narrowing = narrowed_to(state)
         self.steps[-1].decided = "; ".join(narrowing.notes) or "Keep the ranges."
         self._begin("Loss curves", "What do the curves of the best trials say?")
-        _, reading = curves_step(self.steps[-1], board, searched, board.checkpoints(ledger.folder))
+        _, reading = curves_step(self.steps[-1], state, searched, state.checkpoints(ledger.folder))
         for found in self.steps[-1].found:
             print(f"  {found}")
         self._decide(reading.decision)

@@ -12,7 +12,7 @@ from scattershot_common.bus.connection import URL_VARIABLE, safe_url, url_from
 from scattershot_common.errors import ScattershotError
 
 if TYPE_CHECKING:
-    from scattershot_master.state.study_state import Board
+    from scattershot_master.state.study_state import StudyState
 
 
 def recover(
@@ -31,20 +31,20 @@ def recover(
     from scattershot_master.recovery import files
 
     told: dict[str, Any] = {"ledger": "sound", "moved": [], "notes": [], "redis": None}
-    board = files.sound(folder)
-    if board is None:
+    state = files.sound(folder)
+    if state is None:
         rebuilt, moved = files.recover(folder)
-        board = rebuilt.board
+        state = rebuilt.state
         told |= {"ledger": "rebuilt", "moved": [str(path) for path in moved]}
         told["notes"] = rebuilt.notes
-    told["trials"] = len(board.trials)
-    told["epochs"] = sum(len(trial.history) for trial in board.trials.values())
+    told["trials"] = len(state.trials)
+    told["epochs"] = sum(len(trial.history) for trial in state.trials.values())
     if url := url_from(redis):
         told["redis"] = {"url": safe_url(url), **_restore(folder, url)}
-    print(json.dumps(told) if as_json else "\n".join(_lines(folder, board, told)))
+    print(json.dumps(told) if as_json else "\n".join(_lines(folder, state, told)))
 
 
-def _lines(folder: Path, board: Board, told: dict[str, Any]) -> list[str]:
+def _lines(folder: Path, state: StudyState, told: dict[str, Any]) -> list[str]:
     from scattershot_master.text import plural
 
     trials, epochs = plural(told["trials"], "trial"), plural(told["epochs"], "epoch")
@@ -52,7 +52,7 @@ def _lines(folder: Path, board: Board, told: dict[str, Any]) -> list[str]:
         lines = [f"the ledger is sound: {trials} with {epochs}; it is left as it is"]
     else:
         lines = [f"recovered {trials} with {epochs}"]
-        living = board.living
+        living = state.living
         lines += [f"{plural(living, 'trial')} of them can go on"] if living else []
         lines += [f"moved aside: {path}" for path in told["moved"]]
     lines += [f"note: {note}" for note in told["notes"]]
@@ -89,18 +89,18 @@ def _restore(folder: Path, url: str) -> dict[str, Any]:
     from scattershot_common.bus.study_info import info_of
     from scattershot_common.study.settings import StudyFile
     from scattershot_master.recovery.files import was_recovered
-    from scattershot_master.search.redis_study import Dispatch
+    from scattershot_master.search.redis_study import RedisStudy
     from scattershot_master.search.search import Search
     from scattershot_master.state.ledger import Ledger
 
     ledger = Ledger(folder)
     try:
-        study = StudyFile.model_validate(ledger.board.study)
+        study = StudyFile.model_validate(ledger.state.study)
         if study.study.name != folder.resolve().name:
             raise ScattershotError(
                 f"the folder of the study {study.study.name!r} was renamed; give it its name back"
             )
-        dispatch = Dispatch(url, info_of(study, ledger.board.uid, study.study.data))
+        dispatch = RedisStudy(url, info_of(study, ledger.state.uid, study.study.data))
         reach(dispatch.connection, url)
         namesake = was_recovered(folder) and dispatch.forget_namesake()
         lost = not dispatch.published()
@@ -109,6 +109,6 @@ def _restore(folder: Path, url: str) -> dict[str, Any]:
             Search(study, ledger, dispatch, _Quiet()).restore()
         finally:
             dispatch.release()
-        return {"lost": lost, "namesake": namesake, "living": ledger.board.living}
+        return {"lost": lost, "namesake": namesake, "living": ledger.state.living}
     finally:
         ledger.close()

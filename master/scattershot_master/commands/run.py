@@ -19,7 +19,7 @@ from scattershot_common.errors import ScattershotError, StudyFileError
 if TYPE_CHECKING:
     from scattershot_common.bus.server import EmbeddedServer
     from scattershot_common.study.settings import StudyFile
-    from scattershot_master.search.redis_study import Dispatch
+    from scattershot_master.search.redis_study import RedisStudy
     from scattershot_master.search.search import Search
     from scattershot_master.show.live import LiveView
     from scattershot_master.state.ledger import Ledger
@@ -61,10 +61,10 @@ def run(
     study, ledger = _open(file, out, fresh)
     home, view = file.resolve().parent, live_view()
     paths, data = [home, Path.cwd()], data_folder(study, file)
-    here = Here(url_from(redis), workers, out, device, lanes)
+    here = LocalRun(url_from(redis), workers, out, device, lanes)
     try:
         note_home(ledger, home, data)
-        if not ledger.board.finished:
+        if not ledger.state.finished:
             end = search_here(study, ledger, here, data, paths, view)
             if end != "over":
                 say_how_to_go_on(view, ledger.folder, end)
@@ -76,7 +76,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalRun:
     """How a study runs on this machine: its Redis (None: an embedded one), workers, output root."""
 
     redis: str | None
@@ -89,7 +89,7 @@ class Here:
 def search_here(
     study: StudyFile,
     ledger: Ledger,
-    here: Here,
+    here: LocalRun,
     data: str | None,
     paths: list[Path],
     view: LiveView,
@@ -161,7 +161,7 @@ def master(
     data = study.study.data  # workers on other machines have it where they have it
     try:
         note_home(ledger, home, data)
-        if not ledger.board.finished:
+        if not ledger.state.finished:
             _claim_store(ledger)
             end = _search(study, ledger, url, data, view, take_over=take_over)
             if end != "over":
@@ -206,9 +206,9 @@ def _claim_store(ledger: Ledger) -> None:
     """Let the study have its place in the object store, if it is to keep checkpoints in one."""
     from scattershot_common.store import location
 
-    board = ledger.board
-    if board.store is not None:
-        location.claim(board.checkpoints(ledger.folder), board.uid)
+    state = ledger.state
+    if state.store is not None:
+        location.claim(state.checkpoints(ledger.folder), state.uid)
 
 
 def live_view() -> LiveView:
@@ -231,10 +231,10 @@ def _search(
 ) -> End:
     """Run the search; return how it ended."""
     from scattershot_common.bus.study_info import info_of
-    from scattershot_master.search.redis_study import Dispatch
+    from scattershot_master.search.redis_study import RedisStudy
     from scattershot_master.search.search import Search
 
-    dispatch = Dispatch(url, info_of(study, ledger.board.uid, data))
+    dispatch = RedisStudy(url, info_of(study, ledger.state.uid, data))
     _become_master(dispatch, url, view, by_force=take_over or workers_gone)
     try:
         search = Search(study, ledger, dispatch, view, tend)
@@ -245,21 +245,21 @@ def _search(
         _release(dispatch)
 
 
-def _become_master(dispatch: Dispatch, url: str, view: LiveView, *, by_force: bool) -> None:
+def _become_master(dispatch: RedisStudy, url: str, view: LiveView, *, by_force: bool) -> None:
     """Take the study, once Redis answers and no master that was killed holds it any more."""
     from scattershot_common.bus.connection import reach
-    from scattershot_common.bus.outage import TROUBLE
+    from scattershot_common.bus.outage import REDIS_OUTAGE
 
     while True:
         reach(dispatch.connection, url, wait_s=_PATIENCE, note=view.note)
-        with suppress(*TROUBLE):
+        with suppress(*REDIS_OUTAGE):
             if not by_force:
                 dispatch.outwait(view.note)
             dispatch.take(by_force=by_force)
             return
 
 
-def _release(dispatch: Dispatch) -> None:
+def _release(dispatch: RedisStudy) -> None:
     from redis.exceptions import RedisError
 
     with suppress(RedisError):  # its claim runs out by itself
@@ -307,18 +307,18 @@ def _conclude(
     from scattershot_master.ensemble.build import build, keep, test_members
     from scattershot_master.state.ranking import finite
 
-    board, folder = ledger.board, ledger.folder
-    if not board.finished and finite(board):
+    state, folder = ledger.state, ledger.folder
+    if not state.finished and finite(state):
         view.note("building the ensemble, and testing it once on the test part")
         try:
-            ensemble = build(board, folder, size=study.ensemble.size, method=study.ensemble.method)
+            ensemble = build(state, folder, size=study.ensemble.size, method=study.ensemble.method)
             ensemble = test_members(
-                board, folder, ensemble, data=data, paths=paths, threads=study.worker.threads
+                state, folder, ensemble, data=data, paths=paths, threads=study.worker.threads
             )
             keep(ledger, ensemble)
         except ScattershotError as error:
             view.note(str(error))
-    if not board.finished:
+    if not state.finished:
         ledger.append("finished")
         ledger.commit(sync=True)
 
@@ -327,7 +327,7 @@ def _say_the_end(ledger: Ledger) -> None:
     from scattershot_master.show.layout import put
     from scattershot_master.show.study_page import final
 
-    put(final(ledger.board, ledger.folder))
+    put(final(ledger.state, ledger.folder))
 
 
 def _default_slots() -> int:

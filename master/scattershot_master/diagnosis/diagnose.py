@@ -7,7 +7,7 @@ from typing import Any
 
 from scattershot_master.diagnosis.rules import RULES
 from scattershot_master.diagnosis.trial_case import Case, Finding
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 
 def diagnose(case: Case) -> list[Finding]:
@@ -15,6 +15,8 @@ def diagnose(case: Case) -> list[Finding]:
     return [found for rule in RULES.values() if (found := rule.find(case))]
 
 
-def case_of(board: Board, trial: TrialRecord, layers: Sequence[Mapping[str, Any]] = ()) -> Case:
+def case_of(
+    state: StudyState, trial: TrialRecord, layers: Sequence[Mapping[str, Any]] = ()
+) -> Case:
     """Return a trial as the rules see it; `layers` are the lines of its layers' file."""
-    return Case(trial.history, layers, trial.params, board.metric, board.sign)
+    return Case(trial.history, layers, trial.params, state.metric, state.sign)

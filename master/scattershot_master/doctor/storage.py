@@ -171,15 +171,15 @@ def study(folder: Path) -> Iterator[Finding]:
     from scattershot_master.state.ledger import read
 
     try:
-        board = read(folder)
+        state = read(folder)
     except (ScattershotError, LookupError, TypeError, ValueError) as error:
         text = str(error) if isinstance(error, ScattershotError) else f"it cannot be read: {error}"
         yield fail("study", text, f"scattershot recover {folder}")
         return
-    yield ok("study", f"{board.name}: {len(board.trials)} trials in {len(board.stages)} stages")
-    if board.store is not None:
+    yield ok("study", f"{state.name}: {len(state.trials)} trials in {len(state.stages)} stages")
+    if state.store is not None:
         try:
-            count = len(list_trials(board.checkpoints(folder)))
-            yield ok("object store", f"{board.store} has checkpoints of {count} trials")
+            count = len(list_trials(state.checkpoints(folder)))
+            yield ok("object store", f"{state.store} has checkpoints of {count} trials")
         except CheckpointError as error:
             yield fail("object store", str(error), "look at the bucket, and at the credentials")

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
-from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_master.doctor.finding import Finding, fail, ok, warn
 
 
-def check(workers: Sequence[Pulse]) -> Iterator[Finding]:
+def check(workers: Sequence[Heartbeat]) -> Iterator[Finding]:
     """Yield what there is to say of the workers."""
     if not workers:
         yield warn(

@@ -16,7 +16,7 @@ from scattershot_master.ensemble.metrics import METRICS, Array
 _REMEDY = "override predictions(), or give other targets"
 
 
-class Arranged(NamedTuple):
+class AlignedPredictions(NamedTuple):
     """Predictions and targets as `metrics.score` takes them for one score."""
 
     predictions: dict[int, Array]
@@ -41,7 +41,7 @@ def score_name(study_metric: str, predictions: Array, targets: Array) -> str:
     return "accuracy" if classes else "mse"
 
 
-def arrange(name: str, predictions: dict[int, Array], targets: Array) -> Arranged:
+def arrange(name: str, predictions: dict[int, Array], targets: Array) -> AlignedPredictions:
     """Return predictions and targets as the score `name` takes them.
 
     For classes: probabilities [M, C] and class numbers [M], without those to be left out.
@@ -50,7 +50,7 @@ def arrange(name: str, predictions: dict[int, Array], targets: Array) -> Arrange
         ScattershotError: they are nothing that it is made for; the message says what to do.
     """
     if not METRICS[name].classes or not targets.size or not predictions:
-        return Arranged(predictions, targets)
+        return AlignedPredictions(predictions, targets)
     if _distributions(targets):
         return _classes(predictions, targets.argmax(axis=1))
     if next(iter(predictions.values())).size == targets.size:
@@ -58,7 +58,7 @@ def arrange(name: str, predictions: dict[int, Array], targets: Array) -> Arrange
     return _classes(predictions, targets)
 
 
-def _classes(predictions: dict[int, Array], targets: Array) -> Arranged:
+def _classes(predictions: dict[int, Array], targets: Array) -> AlignedPredictions:
     shape = next(iter(predictions.values())).shape
     axis = class_axis(shape, targets.shape, second=False)
     if axis is None and targets.size * shape[-1] == np.prod(shape) and len(targets) == shape[0]:
@@ -76,7 +76,7 @@ def _classes(predictions: dict[int, Array], targets: Array) -> Arranged:
         trial: np.moveaxis(one, axis, -1).reshape(-1, classes)[known]
         for trial, one in predictions.items()
     }
-    return Arranged(rows, used.astype(np.intp))
+    return AlignedPredictions(rows, used.astype(np.intp))
 
 
 def _refuse_no_classes(targets: Array, classes: int) -> None:
@@ -91,7 +91,7 @@ def _refuse_no_classes(targets: Array, classes: int) -> None:
         )
 
 
-def _two_classes(predictions: dict[int, Array], targets: Array) -> Arranged:
+def _two_classes(predictions: dict[int, Array], targets: Array) -> AlignedPredictions:
     """Return both probabilities of each target, of which predictions give the second one's."""
     if not all(_within(one) for one in predictions.values()):
         raise ScattershotError(
@@ -102,7 +102,7 @@ def _two_classes(predictions: dict[int, Array], targets: Array) -> Arranged:
         trial: np.stack([1 - one.reshape(-1), one.reshape(-1)], axis=-1)
         for trial, one in predictions.items()
     }
-    return Arranged(rows, (targets.reshape(-1) > 0).astype(np.intp))
+    return AlignedPredictions(rows, (targets.reshape(-1) > 0).astype(np.intp))
 
 
 def _two_valued(targets: Array) -> bool:

@@ -20,7 +20,7 @@ from scattershot_master.ensemble.align_predictions import arrange, score_name
 from scattershot_master.ensemble.metrics import metric, score
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.ranking import finite
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 Array = np.ndarray[Any, Any]
 
@@ -29,7 +29,7 @@ CANDIDATES = 50
 _TEST_FILE = "test.safetensors"
 
 
-def build(board: Board, folder: Path, *, size: int, method: str) -> dict[str, Any]:
+def build(state: StudyState, folder: Path, *, size: int, method: str) -> dict[str, Any]:
     """Choose an ensemble by the validation predictions in the checkpoints; no torch needed.
 
     Returns the result as it stands in the ledger: members, how they were chosen, and the
@@ -39,13 +39,13 @@ def build(board: Board, folder: Path, *, size: int, method: str) -> dict[str, An
     Raises:
         ScattershotError: no checkpoint holds predictions, or their store does not answer.
     """
-    trials, predictions, targets, notes = _candidates(board, folder)
+    trials, predictions, targets, notes = _candidates(state, folder)
     if targets is None:
         raise ScattershotError(
             "no ensemble: no checkpoint holds validation predictions (a train function gives "
             "them by trial.report(..., predictions=, targets=))" + "".join(f"; {n}" for n in notes)
         )
-    name = score_name(board.metric, next(iter(predictions.values())), targets)
+    name = score_name(state.metric, next(iter(predictions.values())), targets)
     predictions, targets = arrange(name, predictions, targets)
     selection = METHODS[method](predictions, targets, name, size)
     single = {
@@ -80,15 +80,15 @@ def build(board: Board, folder: Path, *, size: int, method: str) -> dict[str, An
 
 
 def _candidates(
-    board: Board, folder: Path
+    state: StudyState, folder: Path
 ) -> tuple[dict[int, TrialRecord], dict[int, Array], Array | None, list[str]]:
-    checkpoints = board.checkpoints(folder)
+    checkpoints = state.checkpoints(folder)
     trials: dict[int, TrialRecord] = {}
     predictions: dict[int, Array] = {}
     targets: Array | None = None
     shape: tuple[int, ...] = ()
     notes: list[str] = []
-    for trial in finite(board):
+    for trial in finite(state):
         if len(predictions) >= CANDIDATES:
             break
         if not trial.best_checkpoint:
@@ -118,7 +118,7 @@ def _candidates(
 
 
 def test_members(
-    board: Board,
+    state: StudyState,
     folder: Path,
     ensemble: Mapping[str, Any],
     *,
@@ -134,9 +134,9 @@ def test_members(
     single = ensemble["validation"]["best_single_trial"]
     numbers = list(dict.fromkeys([*(m["trial"] for m in ensemble["members"]), single]))
     out = folder / "ensemble" / _TEST_FILE
-    checkpoints = board.checkpoints(folder.resolve())
+    checkpoints = state.checkpoints(folder.resolve())
     request = {
-        "task": board.study["study"]["task"],
+        "task": state.study["study"]["task"],
         "data": data,
         "paths": [str(path.resolve()) for path in paths],
         "threads": threads,
@@ -144,9 +144,9 @@ def test_members(
         "models": [
             {
                 "trial": number,
-                "params": board.trials[number].params,
+                "params": state.trials[number].params,
                 "checkpoint": str(
-                    resolve(checkpoints, number, board.trials[number].best_checkpoint)
+                    resolve(checkpoints, number, state.trials[number].best_checkpoint)
                 ),
             }
             for number in numbers

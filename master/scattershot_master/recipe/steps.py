@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from scattershot_common.space.space import Box, Space
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.task.check_result import CheckResult
 from scattershot_master import text
@@ -24,7 +24,7 @@ from scattershot_master.search.refine import Narrowing, refine
 from scattershot_master.show.diagnosis_trial import of_trial
 from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ranking import finite
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 #: The first three steps: title, question, and the checks that answer it.
 CHECKED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -77,11 +77,11 @@ def rates_from(swept: Sequence[CheckResult]) -> tuple[float, float] | None:
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
-def stage_step(step: Step, board: Board, index: int) -> Step:
+def stage_step(step: Step, state: StudyState, index: int) -> Step:
     """Tell of a stage of the search: its trials, its best, each hyperparameter's picture."""
-    stage = board.stages[index]
-    trials = [board.trials[number] for number in stage.trials]
-    best = finite(board, trials)
+    stage = state.stages[index]
+    trials = [state.trials[number] for number in stage.trials]
+    best = finite(state, trials)
     if not best:
         step.outcome = "stopped"
         reasons = sorted({trial.reason for trial in trials if trial.reason})
@@ -91,23 +91,23 @@ def stage_step(step: Step, board: Board, index: int) -> Step:
     failed = sum(trial.state == "failed" for trial in trials)
     step.found.append(
         f"{text.plural(len(trials), 'trial')}, {killed} killed, {failed} failed; the best is "
-        f"trial {best[0].number} with {board.metric} {text.metric(best[0].best_value)}: "
+        f"trial {best[0].number} with {state.metric} {text.metric(best[0].best_value)}: "
         + _params(best[0].params)
     )
-    shown = {one.name: [board.trials[n] for n in one.trials] for one in board.stages[: index + 1]}
+    shown = {one.name: [state.trials[n] for n in one.trials] for one in state.stages[: index + 1]}
     step.charts += [
-        recipe.scatter(axis, shown, board.metric)
-        for axis in Space.parse(board.study["space"]).axes
+        recipe.scatter(axis, shown, state.metric)
+        for axis in Space.parse(state.study["space"]).axes
         if axis.kind != "choice"
     ]
     return step
 
 
-def narrowed_to(board: Board) -> Narrowing:
+def narrowed_to(state: StudyState) -> Narrowing:
     """Return the box around the best of the fine stage, as a further stage would draw from."""
-    space = Space.parse(board.study["space"])
-    fine = board.stages[-1]
-    drawn = finite(board, [board.trials[number] for number in fine.trials])
+    space = Space.parse(state.study["space"])
+    fine = state.stages[-1]
+    drawn = finite(state, [state.trials[number] for number in fine.trials])
     box = Box.from_json(fine.box) if fine.box is not None else space.whole()
     if len(drawn) < 2:
         return Narrowing(box, ())
@@ -115,32 +115,32 @@ def narrowed_to(board: Board) -> Narrowing:
 
 
 def curves_step(
-    step: Step, board: Board, study: StudyFile, place: Place
+    step: Step, state: StudyState, study: StudyFile, place: Location
 ) -> tuple[Step, curves.Reading]:
     """Read the curves of the best trials of the fine stage, and have them diagnosed.
 
     `place` is where the study's trials are.
     """
-    fine = board.stages[-1]
-    best = finite(board, [board.trials[number] for number in fine.trials])[: curves.BEST]
+    fine = state.stages[-1]
+    best = finite(state, [state.trials[number] for number in fine.trials])[: curves.BEST]
     epochs = study.stages[-1].epochs
-    reading = curves.read([trial.history for trial in best], board.metric, board.sign, epochs)
+    reading = curves.read([trial.history for trial in best], state.metric, state.sign, epochs)
     step.found += [
         f"{reading.found[0].upper()}{reading.found[1:]}.",
-        *_diagnosed(board, best, place),
+        *_diagnosed(state, best, place),
     ]
-    step.found += [f"Border: {warning}." for warning in border_warnings(board)]
-    step.charts += recipe.curves_of(best, board.metric) if best else []
+    step.found += [f"Border: {warning}." for warning in border_warnings(state)]
+    step.charts += recipe.curves_of(best, state.metric) if best else []
     step.decided = reading.decision
     return step, reading
 
 
-def _diagnosed(board: Board, best: Sequence[TrialRecord], place: Place) -> list[str]:
+def _diagnosed(state: StudyState, best: Sequence[TrialRecord], place: Location) -> list[str]:
     """Return a line for every rule that has something to say of the trials, as of the best one."""
     found: dict[str, Finding] = {}
     whose: dict[str, list[int]] = {}
     for trial in best:
-        for finding in of_trial(board, trial, place)[0]:
+        for finding in of_trial(state, trial, place)[0]:
             found.setdefault(finding.rule, finding)
             whose.setdefault(finding.rule, []).append(trial.number)
     return [

@@ -18,7 +18,7 @@ from scattershot_common.store.checkpoint_names import (
     trial_folder,
 )
 from scattershot_common.store.files import exists, newest_valid, read
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 from scattershot_common.trial import ENDED, State, Value, trial_seed
 
 Event = Mapping[str, Any]
@@ -125,7 +125,7 @@ def _end(trial: TrialFacts, state: State, reason: str, event: Event) -> None:
     trial.attempts = max(trial.attempts, int(event.get("a", 0)))
 
 
-def from_checkpoints(facts: Facts, place: Place, seed: int) -> None:
+def from_checkpoints(facts: Facts, place: Location, seed: int) -> None:
     """Add what the newest sound checkpoint of every trial at `place` says; it stands over lines.
 
     A checkpoint is sealed by a checksum, a line of the ledger is not. One of another study (its
@@ -167,7 +167,7 @@ def _adopt(trial: TrialFacts, header: Header, names: Mapping[int, str]) -> None:
         trial.history[epoch] = (metrics, names.get(epoch, ""))
 
 
-def _last_line(place: Place, number: int) -> str:
+def _last_line(place: Location, number: int) -> str:
     try:
         text = read(trial_folder(place, number) / "error.txt").decode(errors="replace")
     except CheckpointError:

@@ -27,18 +27,18 @@ from scattershot_master.recovery.facts import Facts, from_checkpoints, from_line
 from scattershot_master.recovery.rebuild import Rebuilt, rebuild
 from scattershot_master.search.open_study import renamed
 from scattershot_master.state.ledger import LEDGER, read
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 #: What a study is known by besides its ledger.
 STUDY = "study.toml"
 
 
-def sound(folder: Path) -> Board | None:
+def sound(folder: Path) -> StudyState | None:
     """Return what the ledger adds up to, or None where it is missing or damaged."""
     try:
-        board = read(folder)
-        StudyFile.model_validate(board.study)
-        return board
+        state = read(folder)
+        StudyFile.model_validate(state.study)
+        return state
     except (ScattershotError, LookupError, TypeError, ValueError, AttributeError):
         return None
 

@@ -16,7 +16,7 @@ from scattershot_master.killers.base import Killer
 from scattershot_master.recovery.facts import Facts, TrialFacts
 from scattershot_master.search import planning
 from scattershot_master.search.judging import stage_killers
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 _LOST = "how it ended was lost with the ledger"
 
@@ -26,14 +26,14 @@ class Rebuilt:
     """The events of a new ledger, what they add up to, and what the user should know of it."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
-    board: Board = field(default_factory=Board)
+    state: StudyState = field(default_factory=StudyState)
     notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, **fields: Any) -> None:
         """Append an event and let it count."""
         event = {"e": kind, **fields}
         self.events.append(event)
-        self.board.apply(event)
+        self.state.apply(event)
 
 
 def rebuild(study: StudyFile, facts: Facts, uid: str, version: str, now: float) -> Rebuilt:
@@ -50,7 +50,7 @@ class _Rebuilding:
         self._study, self._facts = study, facts
         self._at = facts.begun if math.isfinite(facts.begun) else _earliest(facts, now)
         self._out = Rebuilt(notes=[*facts.notes])
-        self._board = self._out.board
+        self._state = self._out.state
         self._unknown = 0
         self._elsewhere = 0
         self._passed = 0  # the last rung of the stage that is settled
@@ -71,7 +71,7 @@ class _Rebuilding:
             self._stage(index, over=index + 1 < opened or index in facts.closed)
         if facts.ensemble is not None:
             out.add("ensemble", ensemble=facts.ensemble, at=self._at)
-        if facts.finished and self._board.stages and self._board.stages[-1].closed:
+        if facts.finished and self._state.stages and self._state.stages[-1].closed:
             out.add("finished", at=self._at)
         if self._unknown:
             out.notes.append(
@@ -101,10 +101,10 @@ class _Rebuilding:
 
     def _stage(self, index: int, *, over: bool) -> None:
         """Open a stage, tell of its trials, and close it if it is `over`."""
-        board, settings = self._board, self._study.stages[index]
+        state, settings = self._state, self._study.stages[index]
         killers = stage_killers(self._study, index)
         known = self._facts.stages.get(index)
-        fields = {**known} if known else planning.next_stage(board, self._study, killers)
+        fields = {**known} if known else planning.next_stage(state, self._study, killers)
         assert fields is not None
         for key in ("e", "at", "c"):
             fields.pop(key, None)
@@ -134,8 +134,8 @@ class _Rebuilding:
         self, settings: Stage, killers: Sequence[Killer], over: bool
     ) -> tuple[list[int], dict[int, str]]:
         """Sample the stage's trials as far as they were; return them, and whom a rung has ended."""
-        facts, first = self._facts, len(self._board.trials)
-        points = planning.next_points(self._board, self._study, killers, settings.trials or 0)
+        facts, first = self._facts, len(self._state.trials)
+        points = planning.next_points(self._state, self._study, killers, settings.trials or 0)
         numbers = [point["t"] for point in points]
         ends = self._rungs(numbers, settings, killers)
         if not (over or self._passed):  # once a rung is settled, all trials have been drawn
@@ -160,7 +160,7 @@ class _Rebuilding:
         surely = [number for number, fact in sorted(there) if fact.stage == settings.name]
         wanted = max(len(chosen), len(surely))
         others = [number for number in chosen if number not in surely]
-        kept = {*surely, *others[: wanted - len(surely)]} & {*self._board.trials}
+        kept = {*surely, *others[: wanted - len(surely)]} & {*self._state.trials}
         return [*(one for one in chosen if one in kept), *sorted(kept - {*chosen})]
 
     def _rungs(
@@ -170,12 +170,12 @@ class _Rebuilding:
 
         Returns why trials that stand at one did not come through it.
         """
-        trials, board = self._facts.trials, self._board
+        trials, state = self._facts.trials, self._state
         ends: dict[int, str] = {}
         self._passed = 0
         for stop in sorted({stop for killer in killers for stop in killer.stops(settings.epochs)}):
             at_it = {
-                number: _standing(trials[number], stop, board.metric, board.sign)
+                number: _standing(trials[number], stop, state.metric, state.sign)
                 for number in numbers
                 if number in trials and trials[number].done >= stop
             }
@@ -200,7 +200,7 @@ class _Rebuilding:
 
     def _trial(self, number: int, settings: Stage, ends: Mapping[int, str], *, over: bool) -> None:
         """Tell what a trial did in a stage, and how it stands at its end."""
-        out, record = self._out, self._board.trials[number]
+        out, record = self._out, self._state.trials[number]
         fact = self._facts.trials.get(number)
         if fact is None:
             if over or number in ends:
@@ -227,12 +227,12 @@ class _Rebuilding:
             out.add("started", t=number, a=attempt, w=fact.worker, at=self._at)
             out.add("waiting", t=number, a=attempt, y="hold", at=self._at)
 
-    def _end(self, number: int, state: str, reason: str) -> None:
+    def _end(self, number: int, trial_state: str, reason: str) -> None:
         self._unknown += reason == _LOST
         fact = self._facts.trials.get(number, TrialFacts())
         at = fact.ended if math.isfinite(fact.ended) else self._at
-        attempts = self._board.trials[number].attempts
-        self._out.add(state, t=number, a=attempts, r=reason, at=at)
+        attempts = self._state.trials[number].attempts
+        self._out.add(trial_state, t=number, a=attempts, r=reason, at=at)
 
 
 def _standing(fact: TrialFacts, stop: int, metric: str, sign: int) -> float:

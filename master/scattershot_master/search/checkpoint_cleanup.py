@@ -11,35 +11,35 @@ from pathlib import Path
 from scattershot_common.errors import CheckpointError
 from scattershot_common.store.checkpoint_names import list_all, list_checkpoints
 from scattershot_common.store.files import remove
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 from scattershot_common.store.retention import Keeper
 from scattershot_common.study.settings import StudyFile
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 #: Seconds that the end of a search waits for what is still to be removed from an object store.
 _SETTLE = 30.0
 
 
-class Retaining:
+class CheckpointCleanup:
     """Removes the checkpoints of trials that are over and rank below the study's best.
 
     Told of every trial that ends. A complete trial that a later stage may continue counts as
     living until that stage has chosen.
     """
 
-    def __init__(self, board: Board, study: StudyFile, checkpoints: Place) -> None:
+    def __init__(self, state: StudyState, study: StudyFile, checkpoints: Location) -> None:
         """Take what holds `trials/`, and remove what an earlier master has left over."""
-        self._board = board
+        self._state = state
         self._bin = _Folder(checkpoints) if isinstance(checkpoints, Path) else _Store(checkpoints)
-        self._best = Keeper(study.checkpoints.keep, board.goal)
+        self._best = Keeper(study.checkpoints.keep, state.goal)
         self._continues = {
             index: stage.continue_ for index, stage in enumerate(study.stages) if stage.continue_
         }
-        self._candidates = Keeper(max(self._continues.values(), default=0), board.goal)
+        self._candidates = Keeper(max(self._continues.values(), default=0), state.goal)
         self._held: set[int] = set()
-        if board.ensemble:
-            self._best.pin(member["trial"] for member in board.ensemble["members"])
-        for trial in board.trials.values():
+        if state.ensemble:
+            self._best.pin(member["trial"] for member in state.ensemble["members"])
+        for trial in state.trials.values():
             if trial.living:
                 self.lives(trial)
             else:
@@ -71,12 +71,12 @@ class Retaining:
         self._best.pin(trials)
 
     def _may_continue(self) -> bool:
-        return any(index >= len(self._board.stages) for index in self._continues)
+        return any(index >= len(self._state.stages) for index in self._continues)
 
     def _release(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self._held.discard(number)
-            self._remove(self._best.ended(number, self._board.trials[number].best_value))
+            self._remove(self._best.ended(number, self._state.trials[number].best_value))
 
     def settle(self) -> None:
         """Wait for what is still being removed; the search is over."""
@@ -110,7 +110,7 @@ class _Folder:
 class _Store:
     """Removes trials' checkpoints from an object store, in the background: it answers slowly."""
 
-    def __init__(self, store: Place) -> None:
+    def __init__(self, store: Location) -> None:
         self._store = store
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="retaining", daemon=True)

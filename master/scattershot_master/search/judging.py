@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.killers.base import Curve, Killer, Peers
 from scattershot_master.killers.build import build, judge_all
-from scattershot_master.state.study_state import Board, StageRecord, TrialRecord
+from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 
 
 def stage_killers(study: StudyFile, index: int) -> list[Killer]:
@@ -19,13 +19,13 @@ def stage_killers(study: StudyFile, index: int) -> list[Killer]:
 
 
 class Judge:
-    """Judges the reports of one stage; made anew, from the board, when a stage opens."""
+    """Judges the reports of one stage; made anew, from the study's state, when a stage opens."""
 
-    def __init__(self, board: Board, stage: StageRecord, killers: Sequence[Killer]) -> None:
-        self._board, self._killers = board, killers
+    def __init__(self, state: StudyState, stage: StageRecord, killers: Sequence[Killer]) -> None:
+        self._state, self._killers = state, killers
         self._peers = Peers()
         for number in stage.trials:
-            trial = board.trials[number]
+            trial = state.trials[number]
             for line in trial.history:
                 self._add(trial, line)
 
@@ -34,7 +34,7 @@ class Judge:
         if not self._killers:
             return ""
         self._add(trial, trial.history[-1])
-        metric, sign = self._board.metric, self._board.sign
+        metric, sign = self._state.metric, self._state.sign
         curve = Curve(
             trial.number,
             [line.get(metric, math.nan) * sign for line in trial.history],
@@ -45,5 +45,5 @@ class Judge:
         return verdict.reason if verdict.action == "kill" else ""
 
     def _add(self, trial: TrialRecord, line: dict[str, float]) -> None:
-        value = line.get(self._board.metric, math.nan) * self._board.sign
+        value = line.get(self._state.metric, math.nan) * self._state.sign
         self._peers.add(trial.number, int(line["epoch"]), value)

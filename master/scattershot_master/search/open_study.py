@@ -36,20 +36,20 @@ def open_study(
         folder = _unused(root, name)
     study = renamed(study, folder.name)
     ledger = Ledger(folder, wait_s=wait_s)
-    board = ledger.board
+    state = ledger.state
     dumped = study.model_dump(mode="json", by_alias=True)
-    if not board.study:
+    if not state.study:
         ledger.append(
             "study", uid=secrets.token_hex(8), version=version("scattershot"), study=dumped
         )
         write(folder / _STUDY, text.encode(), sync=False)
         ledger.commit()
         return study, ledger
-    begun = StudyFile.model_validate(board.study)
-    if board.trials and begun.checkpoints.store != study.checkpoints.store:
+    begun = StudyFile.model_validate(state.study)
+    if state.trials and begun.checkpoints.store != study.checkpoints.store:
         ledger.close()
         raise StudyFileError(
-            f"{folder} has its checkpoints in {board.store or 'it'}: [checkpoints] store cannot "
+            f"{folder} has its checkpoints in {state.store or 'it'}: [checkpoints] store cannot "
             "change any more; restore it to go on, or use --fresh to begin a new study beside it"
         )
     if begun.identity() != study.identity():
@@ -59,7 +59,7 @@ def open_study(
             "restore them to go on, or use --fresh to begin a new study beside it"
         )
     clean_stale(folder, STALE)
-    if board.study != dumped:
+    if state.study != dumped:
         ledger.append("settings", study=dumped)
         write(folder / _STUDY, text.encode(), sync=False)
         ledger.commit()
@@ -68,7 +68,7 @@ def open_study(
 
 def note_home(ledger: Ledger, folder: Path, data: str | None) -> None:
     """Let the ledger know the study file's folder and the data's, for `ensemble eval` later on."""
-    if (ledger.board.home, ledger.board.data) != (str(folder), data):
+    if (ledger.state.home, ledger.state.data) != (str(folder), data):
         ledger.append("home", folder=str(folder), data=data)
         ledger.commit()
 

@@ -1,6 +1,6 @@
 """Owns what a study does next: which stage opens, which points are drawn, which rung is settled.
 
-Pure: functions of the board and the study file to the fields of the event that is to be appended.
+Pure: functions of the study's state and settings to the fields of the event to append.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from scattershot_master.killers.base import Killer
 from scattershot_master.samplers import SAMPLERS
 from scattershot_master.search.refine import refine, select_continue
 from scattershot_master.state.ranking import finite
-from scattershot_master.state.study_state import Board, StageRecord, TrialRecord
+from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 
 Fields = dict[str, Any]
 
 
-def current_stage(board: Board) -> StageRecord | None:
+def current_stage(state: StudyState) -> StageRecord | None:
     """Return the stage that is open, or None between stages."""
-    return board.stages[-1] if board.stages and not board.stages[-1].closed else None
+    return state.stages[-1] if state.stages and not state.stages[-1].closed else None
 
 
-def stage_done(board: Board, stage: StageRecord) -> bool:
+def stage_done(state: StudyState, stage: StageRecord) -> bool:
     """Return whether every trial of the open stage has been sampled and has ended."""
-    return len(stage.trials) >= stage.target and not board.living
+    return len(stage.trials) >= stage.target and not state.living
 
 
-def next_stage(board: Board, study: StudyFile, killers: Sequence[Killer]) -> Fields | None:
+def next_stage(state: StudyState, study: StudyFile, killers: Sequence[Killer]) -> Fields | None:
     """Return the next stage's opening event, or None when the study has no further one."""
-    index = len(board.stages)
+    index = len(state.stages)
     if index >= len(study.stages):
         return None
     stage = study.stages[index]
     fields: Fields = {"stage": stage.name, "index": index}
     if stage.continue_ is not None:
-        return fields | _continuation(board, stage, killers)
+        return fields | _continuation(state, stage, killers)
     box, notes = study.space.whole(), []
     if stage.refine is not None:
-        base = _last_sampled(board)
-        drawn = [board.trials[number] for number in base.trials]
-        candidates = [trial.params for trial in finite(board, drawn)]
+        base = _last_sampled(state)
+        drawn = [state.trials[number] for number in base.trials]
+        candidates = [trial.params for trial in finite(state, drawn)]
         if candidates:
             narrowing = refine(study.space, Box.from_json(base.box), candidates, stage.refine)
             box, notes = narrowing.box, list(narrowing.notes)
@@ -52,11 +52,11 @@ def next_stage(board: Board, study: StudyFile, killers: Sequence[Killer]) -> Fie
     return fields | {"target": stage.trials, "box": box.to_json(), "notes": notes}
 
 
-def _continuation(board: Board, stage: Stage, killers: Sequence[Killer]) -> Fields:
+def _continuation(state: StudyState, stage: Stage, killers: Sequence[Killer]) -> Fields:
     wanted = stage.continue_ or 0
     complete = [
         trial.number
-        for trial in finite(board)
+        for trial in finite(state)
         if trial.state == "complete" and trial.done < stage.epochs
     ]
     chosen = select_continue(complete, wanted)
@@ -67,26 +67,26 @@ def _continuation(board: Board, stage: Stage, killers: Sequence[Killer]) -> Fiel
         "target": len(chosen),
         "trials": chosen,
         "epochs": stage.epochs,
-        "until": [next_stop(killers, board.trials[one].done, stage.epochs) for one in chosen],
+        "until": [next_stop(killers, state.trials[one].done, stage.epochs) for one in chosen],
         "notes": notes,
     }
 
 
-def _last_sampled(board: Board) -> StageRecord:
+def _last_sampled(state: StudyState) -> StageRecord:
     """Return the last stage that drew points: the one to refine around."""
-    return next(stage for stage in reversed(board.stages) if stage.box is not None)
+    return next(stage for stage in reversed(state.stages) if stage.box is not None)
 
 
 def next_points(
-    board: Board, study: StudyFile, killers: Sequence[Killer], count: int
+    state: StudyState, study: StudyFile, killers: Sequence[Killer], count: int
 ) -> list[Fields]:
     """Return the sampling events of up to `count` further trials of the open stage.
 
     Point i of a stage is a function of (seed, stage, i), and of the stage's box.
     """
-    stage = board.stages[-1]
+    stage = state.stages[-1]
     settings = study.stages[stage.index]
-    first, number = len(stage.trials), len(board.trials)
+    first, number = len(stage.trials), len(state.trials)
     count = min(count, stage.target - first)
     if count <= 0:
         return []
@@ -109,17 +109,17 @@ def next_stop(killers: Sequence[Killer], done: int, budget: int) -> int:
     return min(stops, default=budget)
 
 
-def due_rung(board: Board, killers: Sequence[Killer]) -> Fields | None:
+def due_rung(state: StudyState, killers: Sequence[Killer]) -> Fields | None:
     """Return the settling of a rung once all living trials of the stage wait for each other."""
-    stage = board.stages[-1]
-    waiting = board.by_state["paused"]
-    if not waiting or len(waiting) < board.living or len(stage.trials) < stage.target:
+    stage = state.stages[-1]
+    waiting = state.by_state["paused"]
+    if not waiting or len(waiting) < state.living or len(stage.trials) < stage.target:
         return None
-    trials = [board.trials[number] for number in sorted(waiting)]
+    trials = [state.trials[number] for number in sorted(waiting)]
     if any(trial.kill_asked for trial in trials):
         return None  # it paused before it heard: whether it counts must not depend on that
     epoch = min(trial.until for trial in trials)
-    standings = {trial.number: _standing(board, trial) for trial in trials if trial.until == epoch}
+    standings = {trial.number: _standing(state, trial) for trial in trials if trial.until == epoch}
     reasons: dict[int, str] = {}
     for killer in killers:
         if epoch in killer.stops(trials[0].epochs):
@@ -134,7 +134,7 @@ def due_rung(board: Board, killers: Sequence[Killer]) -> Fields | None:
     }
 
 
-def _standing(board: Board, trial: TrialRecord) -> float:
+def _standing(state: StudyState, trial: TrialRecord) -> float:
     """Return the best value so far, larger is better; NaN if the last one is not finite."""
-    last = trial.history[-1].get(board.metric, math.nan) if trial.history else math.nan
-    return trial.best_value * board.sign if math.isfinite(last) else math.nan
+    last = trial.history[-1].get(state.metric, math.nan) if trial.history else math.nan
+    return trial.best_value * state.sign if math.isfinite(last) else math.nan

@@ -29,7 +29,7 @@ _LOST_AFTER = 10.0
 _AT_ONCE = 500
 
 
-class Dispatch:
+class RedisStudy:
     """One study's side of the bus. Everything here may be done twice without harm."""
 
     def __init__(self, url: str, study: StudyInfo) -> None:
@@ -148,7 +148,7 @@ class Dispatch:
         self.connection.delete(self._keys.running, self._keys.events, *trials)
         self.connection.hdel(self._keys.info, "trimmed")
 
-    def workers(self) -> list[heartbeat.Pulse]:
+    def workers(self) -> list[heartbeat.Heartbeat]:
         """Return the workers that are there."""
         return heartbeat.read(self.connection)
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from scattershot_common.bus import fusion_choice
-from scattershot_common.bus.outage import TROUBLE
+from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.stream import Event
-from scattershot_master.search.redis_study import Dispatch
+from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.study_state import TrialRecord
 
@@ -16,7 +16,7 @@ from scattershot_master.state.study_state import TrialRecord
 _RETRY_AFTER = 0.5
 
 
-class Upkeep:
+class RedisSync:
     """Carries out what is written down, and all of it again where Redis has lost some.
 
     Everything here may be done twice without harm.
@@ -25,7 +25,7 @@ class Upkeep:
     def __init__(
         self,
         ledger: Ledger,
-        dispatch: Dispatch,
+        dispatch: RedisStudy,
         *,
         take: Callable[[Event], None],
         note: Callable[[str], None],
@@ -37,7 +37,7 @@ class Upkeep:
         `take` takes in what workers did, `note` tells the user, `tend` keeps what runs on this
         machine alive meanwhile, and `stopping` says whether waiting makes no sense any more.
         """
-        self._ledger, self._board, self._dispatch = ledger, ledger.board, dispatch
+        self._ledger, self._state, self._dispatch = ledger, ledger.state, dispatch
         self._take, self._note, self._tend, self._stopping = take, note, tend, stopping
         #: Trials to be made known or sent, and trials to be killed, at the next `act`.
         self.outbox: list[TrialRecord] = []
@@ -48,7 +48,7 @@ class Upkeep:
         while not self._stopping():
             try:
                 self._dispatch.restarted()  # from now on
-                if self._dispatch.forget_beyond(self._board.cursor):
+                if self._dispatch.forget_beyond(self._state.cursor):
                     self._note("the ledger ends before what Redis knows: Redis forgets it")
                 if workers_gone:
                     self._catch_up()
@@ -57,7 +57,7 @@ class Upkeep:
                     self._dispatch.states.extend_leases()
                 self._resync()
                 return
-            except TROUBLE as error:
+            except REDIS_OUTAGE as error:
                 self.outwait(error)
 
     def act(self) -> None:
@@ -69,15 +69,15 @@ class Upkeep:
 
     def keep(self, max_failures: int) -> None:
         """Stay the master, and put back what Redis, or a worker, has lost."""
-        board, dispatch = self._board, self._dispatch
+        state, dispatch = self._state, self._dispatch
         dispatch.renew()
         if not self._restore() and dispatch.restarted():
             dispatch.states.extend_leases()
             self._resync()
-        dispatch.reap(board.trials, max_failures)
+        dispatch.reap(state.trials, max_failures)
         # what runs as far as the ledger knows may wait again in a Redis that lost its last second
-        sought = board.by_state["waiting"] | board.by_state["running"]
-        dispatch.find_lost(board.trials[number] for number in sought)
+        sought = state.by_state["waiting"] | state.by_state["running"]
+        dispatch.find_lost(state.trials[number] for number in sought)
         if self._ledger.synced_cursor:
             dispatch.trim(self._ledger.synced_cursor)
 
@@ -93,7 +93,7 @@ class Upkeep:
                 self._dispatch.states.extend_leases()
                 if not self._restore():
                     self._resync()
-            except TROUBLE:
+            except REDIS_OUTAGE:
                 continue
             self._note(f"Redis is back after {time.monotonic() - since:.0f} s")
             return
@@ -103,22 +103,22 @@ class Upkeep:
 
         Workers get `grace` seconds, and ten more for their last checkpoints.
         """
-        board, dispatch = self._board, self._dispatch
+        state, dispatch = self._state, self._dispatch
         deadline = time.monotonic() + grace + 10
         try:
             held: set[tuple[int, int]] = set()
             while time.monotonic() < deadline:
-                dispatch.clear_queue(board.trials[number] for number in board.by_state["waiting"])
-                for event in dispatch.stream.read(board.cursor, block_ms=100):
+                dispatch.clear_queue(state.trials[number] for number in state.by_state["waiting"])
+                for event in dispatch.stream.read(state.cursor, block_ms=100):
                     self._take(event)
                 self._ledger.commit()
-                running = [board.trials[number] for number in board.by_state["running"]]
+                running = [state.trials[number] for number in state.by_state["running"]]
                 if not running:
                     break
                 unheard = [one for one in running if (one.number, one.attempts) not in held]
                 dispatch.stop(unheard, "hold", "")
                 held |= {(one.number, one.attempts) for one in unheard}
-        except TROUBLE as error:
+        except REDIS_OUTAGE as error:
             self._note(f"Redis does not answer ({error}): running trials are left as they are")
         self._ledger.commit(sync=True)
 
@@ -134,28 +134,30 @@ class Upkeep:
     def _resync(self) -> None:
         """Make Redis know all that the ledger does: ends, living trials, budgets, kills."""
         self._catch_up()
-        board, queued = self._board, self._dispatch.queue.waiting()
-        self._dispatch.settle(board.trials, queued)
+        state, queued = self._state, self._dispatch.queue.waiting()
+        self._dispatch.settle(state.trials, queued)
         living = sorted(
-            number for state in ("waiting", "running", "paused") for number in board.by_state[state]
+            number
+            for trial_state in ("waiting", "running", "paused")
+            for number in state.by_state[trial_state]
         )
-        records = [board.trials[number] for number in living]
-        fusion_choice.restore(self._dispatch.connection, board.name, board.kinds)
+        records = [state.trials[number] for number in living]
+        fusion_choice.restore(self._dispatch.connection, state.name, state.kinds)
         self._dispatch.send(records, queued=queued)
         self.outbox.clear()
         self.kills[:] = [record for record in records if record.kill_asked]
 
     def _catch_up(self) -> None:
         """Take in what happened while nobody listened."""
-        for event in self._dispatch.stream.read(self._board.cursor, block_ms=None, count=100_000):
+        for event in self._dispatch.stream.read(self._state.cursor, block_ms=None, count=100_000):
             self._take(event)
         self._ledger.commit()
 
     def _free_running(self) -> None:
         """Take up trials whose workers went down with the last master; nobody failed."""
-        for number in self._board.by_state["running"] | self._board.by_state["waiting"]:
-            record = self._board.trials[number]
-            state = self._dispatch.states.submit(
+        for number in self._state.by_state["running"] | self._state.by_state["waiting"]:
+            record = self._state.trials[number]
+            trial_state = self._dispatch.states.submit(
                 number,
                 record.until,
                 attempt=record.attempts,
@@ -163,5 +165,5 @@ class Upkeep:
                 checkpoint=record.checkpoint,
                 failures=record.failures,
             )
-            if state[0] == "running":
-                self._dispatch.states.requeue(number, state[1], "drain", max_failures=0)
+            if trial_state[0] == "running":
+                self._dispatch.states.requeue(number, trial_state[1], "drain", max_failures=0)

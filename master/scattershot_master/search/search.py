@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from scattershot_common.bus.heartbeat import Pulse
-from scattershot_common.bus.outage import TROUBLE
+from scattershot_common.bus.heartbeat import Heartbeat
+from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.stream import Event
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_folder
@@ -18,14 +18,14 @@ from scattershot_common.study.settings import StudyFile
 from scattershot_common.trial import STATES
 from scattershot_master.killers.base import Killer
 from scattershot_master.search import planning
-from scattershot_master.search.checkpoint_cleanup import Retaining
+from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
 from scattershot_master.search.judging import Judge, stage_killers
-from scattershot_master.search.redis_study import Dispatch
-from scattershot_master.search.redis_sync import Upkeep
-from scattershot_master.search.workforce import Roster
+from scattershot_master.search.redis_study import RedisStudy
+from scattershot_master.search.redis_sync import RedisSync
+from scattershot_master.search.workforce import Workforce
 from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ledger import Ledger
-from scattershot_master.state.study_state import Board, StageRecord, TrialRecord
+from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 
 #: Seconds between looks at leases, workers and the queue.
 _HOUSEKEEPING = 1.0
@@ -36,7 +36,9 @@ _GULP = 0.004
 class View(Protocol):
     """What shows the search while it runs."""
 
-    def update(self, board: Board, workers: Sequence[Pulse], *, rate: float | None) -> None:
+    def update(
+        self, state: StudyState, workers: Sequence[Heartbeat], *, rate: float | None
+    ) -> None:
         """Show the state of things."""
 
     def note(self, text: str, *, routine: bool = False) -> None:
@@ -54,7 +56,7 @@ class Search:
         self,
         study: StudyFile,
         ledger: Ledger,
-        dispatch: Dispatch,
+        dispatch: RedisStudy,
         view: View,
         tend: Callable[[], None] = lambda: None,
     ) -> None:
@@ -64,13 +66,13 @@ class Search:
         """
         self._study, self._ledger, self._dispatch, self._view = study, ledger, dispatch, view
         self._tend = tend
-        self._board = ledger.board
-        self._checkpoints = self._board.checkpoints(ledger.folder)
-        self._retaining = Retaining(self._board, study, self._checkpoints)
+        self._state = ledger.state
+        self._checkpoints = self._state.checkpoints(ledger.folder)
+        self._retaining = CheckpointCleanup(self._state, study, self._checkpoints)
         self._killers: list[Killer] = []
         self._judge: Judge | None = None
-        self._roster = Roster(view.note)
-        self._upkeep = Upkeep(
+        self._roster = Workforce(view.note)
+        self._upkeep = RedisSync(
             ledger,
             dispatch,
             take=self._take,
@@ -81,7 +83,7 @@ class Search:
         self._due = 0.0
         #: Set (by a signal handler, or by the `stop` command) to end the loop cleanly.
         self.stopping = False
-        if stage := planning.current_stage(self._board):
+        if stage := planning.current_stage(self._state):
             self._enter(stage)
 
     def run(self, *, workers_gone: bool = False) -> bool:
@@ -99,7 +101,7 @@ class Search:
                 try:
                     if self._turn():
                         return True
-                except TROUBLE as error:
+                except REDIS_OUTAGE as error:
                     self._upkeep.outwait(error)
             self._upkeep.hold(self._study.worker.kill_grace)
             return False
@@ -115,7 +117,7 @@ class Search:
 
     def _turn(self) -> bool:
         """Take in events, decide, write down, act; return whether the last stage is closed."""
-        events = self._dispatch.stream.read(self._board.cursor, block_ms=100)
+        events = self._dispatch.stream.read(self._state.cursor, block_ms=100)
         if events:
             time.sleep(_GULP)
             events += self._dispatch.stream.read(events[-1].id, block_ms=None)
@@ -129,7 +131,7 @@ class Search:
             self._roster.meet(self._dispatch.workers())
             self._upkeep.keep(self._study.worker.max_failures)
             self._due = time.monotonic() + _HOUSEKEEPING
-        self._view.update(self._board, self._roster.workers, rate=self._roster.rate())
+        self._view.update(self._state, self._roster.workers, rate=self._roster.rate())
         return over
 
     def _take(self, event: Event) -> None:
@@ -141,10 +143,10 @@ class Search:
             self._ledger.append("kind", c=event.id, s=event.worker, k=event.why, r=event.reason)
             self._view.note(f"trials are trained {event.why}: {event.reason}")
             return
-        if event.trial not in self._board.trials:
+        if event.trial not in self._state.trials:
             # a power cut took its sampling from the ledger; drawn again, it is the same trial
-            self._sample(event.trial + 1 - len(self._board.trials))
-        trial = self._board.trials.get(event.trial)
+            self._sample(event.trial + 1 - len(self._state.trials))
+        trial = self._state.trials.get(event.trial)
         if trial is None or event.kind not in ("report", "started", *STATES):
             self._ledger.append("skipped", c=event.id)  # none of ours: someone else writes here
             return
@@ -191,13 +193,13 @@ class Search:
 
     def _give_up_if_all_fail(self) -> None:
         """Stop a study whose every trial fails the same way: more of them would teach nothing."""
-        failed = self._board.by_state["failed"]
+        failed = self._state.by_state["failed"]
         enough = max(3, len(self._roster.workers) + 1)
-        if any(trial.history for trial in self._board.trials.values()):
+        if any(trial.history for trial in self._state.trials.values()):
             return
         if len(failed) < min(enough, sum(stage.trials or 1 for stage in self._study.stages)):
             return
-        trials = [self._board.trials[number] for number in sorted(failed)]
+        trials = [self._state.trials[number] for number in sorted(failed)]
         if len({re.sub(r"[-+.\d]+", "#", trial.reason) for trial in trials}) > 1:
             return
         self._ledger.commit()
@@ -214,47 +216,47 @@ class Search:
 
     def _plan(self) -> bool:
         """Open, fill, settle and close stages; return whether the last one is closed."""
-        board = self._board
+        state = self._state
         while True:
-            stage = planning.current_stage(board)
+            stage = planning.current_stage(state)
             if stage is None:
                 if not self._open_next():
                     return True
                 continue
-            if planning.stage_done(board, stage):
+            if planning.stage_done(state, stage):
                 self._close(stage)
                 continue
-            if rung := planning.due_rung(board, self._killers):
+            if rung := planning.due_rung(state, self._killers):
                 self._ledger.append("settled", **rung)
-                self._upkeep.outbox += [board.trials[number] for number in rung["go"]]
+                self._upkeep.outbox += [state.trials[number] for number in rung["go"]]
                 for number, _ in rung["kill"]:
-                    self._upkeep.kills.append(board.trials[number])
-                    self._ended(board.trials[number])
+                    self._upkeep.kills.append(state.trials[number])
+                    self._ended(state.trials[number])
                 continue
-            self._sample(self._roster.lookahead() - len(board.by_state["waiting"]))
+            self._sample(self._roster.lookahead() - len(state.by_state["waiting"]))
             return False
 
     def _sample(self, count: int) -> None:
         """Draw up to `count` further trials of the open stage."""
-        if planning.current_stage(self._board) is None:
+        if planning.current_stage(self._state) is None:
             return
-        for point in planning.next_points(self._board, self._study, self._killers, count):
+        for point in planning.next_points(self._state, self._study, self._killers, count):
             self._ledger.append("sampled", **point)
-            self._upkeep.outbox.append(self._board.trials[point["t"]])
+            self._upkeep.outbox.append(self._state.trials[point["t"]])
 
     def _open_next(self) -> bool:
-        index = len(self._board.stages)
+        index = len(self._state.stages)
         if index >= len(self._study.stages):
             return False
         killers = stage_killers(self._study, index)
-        fields = planning.next_stage(self._board, self._study, killers)
+        fields = planning.next_stage(self._state, self._study, killers)
         assert fields is not None
         self._ledger.append("stage", **fields)
-        stage = self._board.stages[-1]
+        stage = self._state.stages[-1]
         self._enter(stage)
         for number in stage.trials:
-            self._retaining.lives(self._board.trials[number])
-            self._upkeep.outbox.append(self._board.trials[number])
+            self._retaining.lives(self._state.trials[number])
+            self._upkeep.outbox.append(self._state.trials[number])
         self._retaining.stage_opened()
         epochs = self._study.stages[index].epochs
         self._view.note(f"stage {stage.name}: {stage.target} trials to {epochs} epochs")
@@ -264,11 +266,11 @@ class Search:
 
     def _enter(self, stage: StageRecord) -> None:
         self._killers = stage_killers(self._study, stage.index)
-        self._judge = Judge(self._board, stage, self._killers) if self._killers else None
+        self._judge = Judge(self._state, stage, self._killers) if self._killers else None
 
     def _close(self, stage: StageRecord) -> None:
         self._ledger.append("closed", index=stage.index)
         self._judge = None
-        for warning in border_warnings(self._board):
+        for warning in border_warnings(self._state):
             if warning.stage == stage.name:
                 self._view.note(f"warning: {warning}")

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.heartbeat import Heartbeat
 
 #: Seconds without any worker after which the user is told.
 _UNATTENDED_S = 15.0
@@ -17,16 +17,16 @@ _AHEAD_S = 0.5
 _CHOICE = 4
 
 
-class Roster:
+class Workforce:
     """The workers as the master last saw them; `note` is told of comings and goings."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
-        self.workers: Sequence[Pulse] = ()
+        self.workers: Sequence[Heartbeat] = ()
         self._note = note
         self._unattended_since = time.monotonic()
         self._ends: deque[float] = deque(maxlen=200)
 
-    def meet(self, workers: Sequence[Pulse]) -> None:
+    def meet(self, workers: Sequence[Heartbeat]) -> None:
         """Take in who is there now."""
         before, now = {one.name for one in self.workers}, {one.name for one in workers}
         self.workers = workers

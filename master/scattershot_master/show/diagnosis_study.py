@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from scattershot_common.store.layer_stats import Layers
+from scattershot_common.store.layer_stats import LayerStats
 from scattershot_master import text
 from scattershot_master.diagnosis.diagnose import case_of, diagnose
 from scattershot_master.diagnosis.study import STUDY_RULES
@@ -20,7 +20,7 @@ from scattershot_master.show.diagnosis_trial import lines_of, told
 from scattershot_master.show.layout import Cell, Line, Page, Sheet, line, section
 from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ranking import ranked
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 #: Of a study's trials so many have their layers read, the best and the worst ones first.
 _READ = 64
@@ -28,17 +28,19 @@ _READ = 64
 _NAMED = 8
 
 
-def of_study(board: Board, folder: Path) -> StudyCase:
+def of_study(state: StudyState, folder: Path) -> StudyCase:
     """Return a study as the rules see it; raises CheckpointError where its store cannot be used.
 
-    Layers in an object store are read for one trial at a time only: each costs a request.
+    LayerStats in an object store are read for one trial at a time only: each costs a request.
     """
-    trials = [trial for trial in ranked(board) if trial.history]
+    trials = [trial for trial in ranked(state) if trial.history]
     looked = trials if len(trials) <= _READ else trials[: _READ // 2] + trials[-_READ // 2 :]
-    near = {} if board.store else {t.number: Layers.read(folder, t.number).lines for t in looked}
-    cases = {t.number: case_of(board, t, near.get(t.number, ())) for t in trials}
+    near = (
+        {} if state.store else {t.number: LayerStats.read(folder, t.number).lines for t in looked}
+    )
+    cases = {t.number: case_of(state, t, near.get(t.number, ())) for t in trials}
     return StudyCase(
-        board, cases, {number: found_in(case, cases) for number, case in cases.items()}
+        state, cases, {number: found_in(case, cases) for number, case in cases.items()}
     )
 
 
@@ -53,33 +55,33 @@ def found_in(case: Case, cases: Mapping[int, Case]) -> list[Finding]:
 def study_findings(study: StudyCase) -> list[Finding]:
     """Return what is found in the study as a whole, the borders first."""
     borders = []
-    for one in border_warnings(study.board):
+    for one in border_warnings(study.state):
         evidence, _, remedy = str(one).rpartition(": ")
         borders.append(Finding("border", evidence, remedy, "Hyperparameter optimization"))
     return borders + [found for rule in STUDY_RULES.values() for found in rule(study)]
 
 
-def summary(board: Board, folder: Path) -> list[Line]:
+def summary(state: StudyState, folder: Path) -> list[Line]:
     """Return what a run ends with: what takes no forest to find, and how to see the rest.
 
     Borders are left to the warnings.
     """
-    study = of_study(board, folder)
+    study = of_study(state, folder)
     if not study.cases:
         return []
     rules = [rule for name, rule in STUDY_RULES.items() if name != "importance"]
     lines = lines_of([found for rule in rules for found in rule(study)])
     best, case = next(iter(study.cases.items()))
-    first, *more = told(study.findings[best], case, not board.store)
-    lines += [line(f"{_called(board, best)}: ", *first), *more]
+    first, *more = told(study.findings[best], case, not state.store)
+    lines += [line(f"{_called(state, best)}: ", *first), *more]
     counted = ", ".join(f"{rule} {count}" for rule, count in _counted(study).most_common())
     of_all = f"trials with findings: {counted}; " if counted else ""
     lines.append(line(Cell(f"{of_all}all of it, and what matters: scattershot diagnose", "dim")))
     return lines
 
 
-def _called(board: Board, best: int) -> str:
-    valued = isfinite(board.trials[best].best_value)
+def _called(state: StudyState, best: int) -> str:
+    valued = isfinite(state.trials[best].best_value)
     return f"the best trial, {best}" if valued else f"trial {best}; no trial has a value"
 
 
@@ -94,8 +96,8 @@ def study_page(study: StudyCase) -> Page:
     blocks += section("the study", lines_of(study_findings(study)))
     if study.cases:
         best, case = next(iter(study.cases.items()))
-        found = told(study.findings[best], case, not study.board.store)
-        blocks += section(_called(study.board, best), found)
+        found = told(study.findings[best], case, not study.state.store)
+        blocks += section(_called(study.state, best), found)
     for rule, _ in _counted(study).most_common():
         numbers = [n for n, found in study.findings.items() if rule in {one.rule for one in found}]
         first = next(one for one in study.findings[numbers[0]] if one.rule == rule)
@@ -110,15 +112,15 @@ def study_page(study: StudyCase) -> Page:
 
 def _head(study: StudyCase) -> list[Line]:
     """Return how many trials there are, how many can be judged and how many are well."""
-    board = study.board
-    counted = f" · {text.plural(len(board.trials), 'trial')}, {len(study.cases)} with epochs"
+    state = study.state
+    counted = f" · {text.plural(len(state.trials), 'trial')}, {len(study.cases)} with epochs"
     if study.cases:
         well = sum(not found for found in study.findings.values())
         counted += f", {well} of these without a finding"
-    lines = [line(Cell(board.name, "bold"), counted)]
-    if failed := len(board.by_state["failed"]):
+    lines = [line(Cell(state.name, "bold"), counted)]
+    if failed := len(state.by_state["failed"]):
         lines.append(line(f"{failed} failed: scattershot status says why"))
-    if not board.finished:
+    if not state.finished:
         lines.append(line("it has not ended: what is said here is of what there is so far"))
     return lines
 
@@ -126,8 +128,8 @@ def _head(study: StudyCase) -> list[Line]:
 def study_data(study: StudyCase) -> dict[str, Any]:
     """Return the study's diagnosis as plain data."""
     return {
-        "study": study.board.name,
-        "finished": study.board.finished,
+        "study": study.state.name,
+        "finished": study.state.finished,
         "findings": [asdict(one) for one in study_findings(study)],
         "trials": [
             {"trial": number, "findings": [asdict(one) for one in found]}

@@ -10,28 +10,28 @@ from typing import Any
 
 from scattershot_common.errors import ScattershotError
 from scattershot_common.store import files
-from scattershot_common.store.layer_stats import Layers
-from scattershot_common.store.location import Place
+from scattershot_common.store.layer_stats import LayerStats
+from scattershot_common.store.location import Location
 from scattershot_master import text
 from scattershot_master.diagnosis.diagnose import case_of, diagnose
 from scattershot_master.diagnosis.trial_case import Case, Finding
 from scattershot_master.show import layer_tables
 from scattershot_master.show.layout import Cell, Line, Page, line
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 
-def of_trial(board: Board, trial: TrialRecord, place: Place) -> tuple[list[Finding], Case]:
+def of_trial(state: StudyState, trial: TrialRecord, place: Location) -> tuple[list[Finding], Case]:
     """Return what is found in one trial, and what it was found in."""
-    case = case_of(board, trial, Layers.read(place, trial.number).lines)
+    case = case_of(state, trial, LayerStats.read(place, trial.number).lines)
     return diagnose(case), case
 
 
-def trial_page(board: Board, trial: TrialRecord, found: Sequence[Finding], case: Case) -> Page:
+def trial_page(state: StudyState, trial: TrialRecord, found: Sequence[Finding], case: Case) -> Page:
     """Return the page about one trial."""
     head: list[Line] = [
         line(
             Cell(f"trial {trial.number}", "bold"),
-            f" · {trial.state} · {text.plural(trial.done, 'epoch')} · study {board.name}",
+            f" · {trial.state} · {text.plural(trial.done, 'epoch')} · study {state.name}",
         )
     ]
     if trial.reason:
@@ -95,11 +95,11 @@ def lines_of(found: Sequence[Finding]) -> list[Line]:
 
 
 def trial_data(
-    board: Board, trial: TrialRecord, found: Sequence[Finding], case: Case
+    state: StudyState, trial: TrialRecord, found: Sequence[Finding], case: Case
 ) -> dict[str, Any]:
     """Return a trial's diagnosis as plain data, with its layers as they were recorded."""
     return {
-        "study": board.name,
+        "study": state.name,
         "trial": trial.number,
         "state": trial.state,
         "reason": trial.reason,

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.live import Live
 
-from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_master import text as words
 from scattershot_master.show.layout import Cell, Line, line, plain
 from scattershot_master.show.live_frame import Pace, picture, progress_line
 from scattershot_master.show.terminal import Drawing
 from scattershot_master.state import progress
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 #: Seconds between two pictures, and between two lines of a log.
 PICTURE_S, LINE_S = 0.25, 5.0
@@ -43,16 +43,18 @@ class LiveView:
         self._noted: deque[float] = deque(maxlen=AT_ONCE)
         self._lately: deque[Line] = deque(maxlen=LATELY)
 
-    def update(self, board: Board, workers: Sequence[Pulse], *, rate: float | None = None) -> None:
+    def update(
+        self, state: StudyState, workers: Sequence[Heartbeat], *, rate: float | None = None
+    ) -> None:
         """Show the state of things, if the last picture or line is old enough.
 
         `rate` is in trials per second; None before there is evidence.
         """
         now = self._clock()
-        if now < self._due or not board.study:
+        if now < self._due or not state.study:
             return
         begun = time.perf_counter()
-        stages = progress.stages(board)
+        stages = progress.stages(state)
         speed = self._rate.look(now, sum(stage.trained for stage in stages))
         left = progress.time_left(stages, speed)
         if self._pictures:
@@ -60,12 +62,12 @@ class LiveView:
             pace = Pace(now - self._begun, rate, left)
             size = (self._console.width, self._console.height)
             self._show(
-                Drawing(picture(board, stages, workers, self._lately, pace, size), wrap=False)
+                Drawing(picture(state, stages, workers, self._lately, pace, size), wrap=False)
             )
             self._due = now + max(PICTURE_S, (time.perf_counter() - begun) / SHARE)
             return
         self._due = now + LINE_S
-        text = progress_line(board, stages, left)
+        text = progress_line(state, stages, left)
         if text != self._line:
             self._line = text
             self._print([_stamped(text)])

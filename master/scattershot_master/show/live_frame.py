@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_master import text
 from scattershot_master.show import tables
 from scattershot_master.show.layout import Cell, Column, Line, Page, Sheet, height, line
 from scattershot_master.show.study_page import counts
 from scattershot_master.state import progress
 from scattershot_master.state.progress import StageProgress
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 #: The leaderboard has `BEST` rows where there is room; other parts go before it has too few.
 BEST, LEAST = 10, 5
@@ -30,36 +30,36 @@ class Pace(NamedTuple):
 
 
 def picture(
-    board: Board,
+    state: StudyState,
     stages: Sequence[StageProgress],
-    workers: Sequence[Pulse],
+    workers: Sequence[Heartbeat],
     lately: Sequence[Line],
     pace: Pace,
     size: tuple[int, int],
 ) -> Page:
     """Return the picture of a running study, as high as `size` (columns, rows) allows."""
     columns, rows = size
-    top: Page = [line(), _head(board, pace), line(), bars(stages, 30 if columns >= 120 else 16)]
+    top: Page = [line(), _head(state, pace), line(), bars(stages, 30 if columns >= 120 else 16)]
     foot: Page = [line(), *lately] if lately else []
     rows -= height(top) + AROUND
-    busy = _busy(board, workers, max(rows - height(foot) - BEST - 2, 3))
+    busy = _busy(state, workers, max(rows - height(foot) - BEST - 2, 3))
     # what has no room goes: first what was lately, then the workers, then trials
     if rows - height(busy) - height(foot) < LEAST:
         foot = []
     if rows - height(busy) - height(foot) < LEAST:
         busy = []
-    best = progress.leaders(board, max(min(BEST, rows - height(busy) - height(foot)), 0))
-    table = [line(), *tables.leaderboard(board, best)] if best else []
+    best = progress.leaders(state, max(min(BEST, rows - height(busy) - height(foot)), 0))
+    table = [line(), *tables.leaderboard(state, best)] if best else []
     return [*top, *table, *busy, *foot]
 
 
-def _head(board: Board, pace: Pace) -> Line:
-    parts = [Cell(board.name, "bold"), Cell(f" · {text.duration(pace.elapsed)}")]
+def _head(state: StudyState, pace: Pace) -> Line:
+    parts = [Cell(state.name, "bold"), Cell(f" · {text.duration(pace.elapsed)}")]
     if pace.left is not None:
         parts.append(Cell(f" · about {text.rough(pace.left)} left", "bold"))
     if pace.rate:
         parts.append(Cell(f" · {pace.rate:.3g} trials/s"))
-    return [*parts, Cell(" · "), *line(*counts(board))]
+    return [*parts, Cell(" · "), *line(*counts(state))]
 
 
 def bars(stages: Sequence[StageProgress], width: int) -> Sheet:
@@ -94,16 +94,16 @@ def _now(stage: StageProgress) -> str:
     if not stage.opened:
         return f"to come, {stage.epochs} epochs"
     shown = [
-        f"{stage.counts[state]} {state}"
-        for state in ("running", "paused", "killed", "failed")
-        if stage.counts[state]
+        f"{stage.counts[trial_state]} {trial_state}"
+        for trial_state in ("running", "paused", "killed", "failed")
+        if stage.counts[trial_state]
     ]
     return ", ".join(shown)
 
 
-def _busy(board: Board, workers: Sequence[Pulse], most: int) -> Page:
+def _busy(state: StudyState, workers: Sequence[Heartbeat], most: int) -> Page:
     """Return the workers with the trial each has now, on `most` lines below blank and titles."""
-    running = [board.trials[number] for number in board.by_state["running"]]
+    running = [state.trials[number] for number in state.by_state["running"]]
     by_worker = {trial.worker: trial for trial in running}
     devices = {pulse.name: pulse.device.partition(":")[0] for pulse in workers}
     names = sorted(devices.keys() | by_worker.keys(), key=_natural)
@@ -114,13 +114,13 @@ def _busy(board: Board, workers: Sequence[Pulse], most: int) -> Page:
         Column("device"),
         Column("trial", right=True),
         Column("epochs", right=True),
-        Column(board.metric, right=True),
+        Column(state.metric, right=True),
     ]
     rows = []
     for name in names if len(names) <= most else names[: most - 1]:
         cells = [Cell(text.one_line(name)), Cell(devices.get(name, text.NOTHING))]
         if trial := by_worker.get(name):
-            last = trial.history[-1].get(board.metric) if trial.history else None
+            last = trial.history[-1].get(state.metric) if trial.history else None
             done = Cell(f"{trial.done}/{trial.epochs}")
             rows.append([*cells, Cell(str(trial.number), "cyan"), done, tables.value(last)])
         else:
@@ -140,16 +140,20 @@ def _natural(name: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
 
 
-def progress_line(board: Board, stages: Sequence[StageProgress], left: float | None) -> str:
+def progress_line(state: StudyState, stages: Sequence[StageProgress], left: float | None) -> str:
     """Return how far the study is on one line, for a log."""
     stage = next((s for s in reversed(stages) if s.opened), None)
     parts = [f"{stage.name} {stage.done}/{stage.target}"] if stage else []
-    now = progress.counts(board)
+    now = progress.counts(state)
     parts.append(f"{now['running']} running")
-    if best := progress.leaders(board, 1):
+    if best := progress.leaders(state, 1):
         value = text.metric(best[0].best_value)
-        parts.append(f"best {board.metric} {value} (trial {best[0].number})")
-    parts += [f"{now[state]} {state}" for state in ("killed", "failed") if now[state]]
+        parts.append(f"best {state.metric} {value} (trial {best[0].number})")
+    parts += [
+        f"{now[trial_state]} {trial_state}"
+        for trial_state in ("killed", "failed")
+        if now[trial_state]
+    ]
     if left is not None:
         parts.append(f"about {text.rough(left)} left")
     return " · ".join(parts)

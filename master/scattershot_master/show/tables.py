@@ -10,7 +10,7 @@ from scattershot_common.trial import State, Value
 from scattershot_master import text
 from scattershot_master.show.layout import Cell, Column, Line, Page, Sheet, line
 from scattershot_master.state.progress import StageProgress, leaders
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 STYLES: Mapping[State, str] = {
     "waiting": "dim",
@@ -23,21 +23,21 @@ STYLES: Mapping[State, str] = {
 BEST = "bold green"
 
 
-def leaderboard(board: Board, trials: Sequence[TrialRecord]) -> Page:
+def leaderboard(state: StudyState, trials: Sequence[TrialRecord]) -> Page:
     """Return the table of `trials`, best first, with a column for every searched hyperparameter.
 
     Those that are the same in the whole study follow in a line of their own. Where it is narrow
     the hyperparameters stay the longest: they are what is searched.
     """
-    names, fixed = _by_kind(board)
-    write = {name: _format(board, trials, name) for name in names}
+    names, fixed = _by_kind(state)
+    write = {name: _format(state, trials, name) for name in names}
     columns = [
         Column("#", right=True),
         Column("trial", right=True),
         Column("state", extra=2),
         Column("stage", extra=3),
         Column("epochs", right=True),
-        Column(board.metric, right=True),
+        Column(state.metric, right=True),
         *(Column(name, right=_is_number(trials, name), extra=1) for name in names),
     ]
     rows = []
@@ -46,7 +46,7 @@ def leaderboard(board: Board, trials: Sequence[TrialRecord]) -> Page:
             [
                 Cell(str(place), "dim"),
                 Cell(str(trial.number), "bold"),
-                state(trial.state),
+                trial_state(trial.state),
                 Cell(trial.stage),
                 Cell(f"{trial.done}/{trial.epochs}"),
                 value(trial.best_value, BEST if place == 1 else "bold"),
@@ -62,20 +62,20 @@ def leaderboard(board: Board, trials: Sequence[TrialRecord]) -> Page:
     return page
 
 
-def top(board: Board, count: int) -> Page:
+def top(state: StudyState, count: int) -> Page:
     """Return the leaderboard's first `count` trials, and how many have no place in it."""
-    page: list[Line | Sheet] = [*leaderboard(board, leaders(board, count))]
-    without = sum(trial.best_epoch == 0 for trial in board.trials.values())
+    page: list[Line | Sheet] = [*leaderboard(state, leaders(state, count))]
+    without = sum(trial.best_epoch == 0 for trial in state.trials.values())
     if without:
         said = f"not ranked: {text.plural(without, 'trial')} without a finite value"
         page.append(line(Cell(said, "dim")))
     return page
 
 
-def _by_kind(board: Board) -> tuple[list[str], dict[str, Value]]:
+def _by_kind(state: StudyState) -> tuple[list[str], dict[str, Value]]:
     """Return the hyperparameters whose values differ between trials, and those fixed for all."""
     names, fixed = [], {}
-    for name, entry in board.study["space"].items():
+    for name, entry in state.study["space"].items():
         if not isinstance(entry, dict):
             fixed[name] = entry
         elif "value" in entry and "when" not in entry:
@@ -85,8 +85,8 @@ def _by_kind(board: Board) -> tuple[list[str], dict[str, Value]]:
     return names, fixed
 
 
-def _format(board: Board, trials: Iterable[TrialRecord], name: str) -> Callable[[Value], str]:
-    entry = board.study["space"].get(name, {})
+def _format(state: StudyState, trials: Iterable[TrialRecord], name: str) -> Callable[[Value], str]:
+    entry = state.study["space"].get(name, {})
     log = isinstance(entry, dict) and "loguniform" in entry
     return text.params_format([t.params[name] for t in trials if name in t.params], log)
 
@@ -118,7 +118,7 @@ def exact_params(values: Mapping[str, Value]) -> Sheet:
     return Sheet([Column(""), Column("", long=True)], rows)
 
 
-def state(name: State) -> Cell:
+def trial_state(name: State) -> Cell:
     """Return a state in its colour."""
     return Cell(name, STYLES[name])
 
@@ -182,7 +182,7 @@ def workers(last: Mapping[str, TrialRecord]) -> Sheet:
         [
             Cell(text.one_line(name)),
             Cell(str(trial.number)),
-            state(trial.state),
+            trial_state(trial.state),
             Cell(f"{trial.done}/{trial.epochs}"),
             value(trial.best_value),
         ]
@@ -205,7 +205,7 @@ def failures(groups: Sequence[tuple[str, Sequence[int]]]) -> Page:
 def ensemble(result: Mapping[str, Any]) -> Page:
     """Return the ensemble beside the best single model, and what each member adds.
 
-    `result` is the board's `ensemble`.
+    `result` is the study's state's `ensemble`.
     """
     score = text.one_line(str(result.get("score_name", "score")))
     validation, test = result.get("validation") or {}, result.get("test") or {}

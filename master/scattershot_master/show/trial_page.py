@@ -18,28 +18,28 @@ from scattershot_common.store.checkpoint_names import (
 )
 from scattershot_common.store.files import read as read_file
 from scattershot_common.store.files import read_header
-from scattershot_common.store.layer_stats import Layers
-from scattershot_common.store.location import Place
+from scattershot_common.store.layer_stats import LayerStats
+from scattershot_common.store.location import Location
 from scattershot_master import export
 from scattershot_master import text as words
 from scattershot_master.show import tables
 from scattershot_master.show.layout import Cell, Line, Page, Sheet, line, section
 from scattershot_master.state.ledger import LEDGER, read
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 #: So many of the last lines of a failed trial's traceback are shown.
 TAIL = 15
 
 
 @dataclass(slots=True)
-class OneTrial:
+class TrialView:
     """All that is known of one trial; without a ledger (`known` is false) its state is not."""
 
-    board: Board
+    state: StudyState
     record: TrialRecord
     known: bool
     #: Its checkpoints, by epoch, and why some of them cannot be read.
-    files: Sequence[Place] = ()
+    files: Sequence[Location] = ()
     damage: list[str] = field(default_factory=list)
     #: The end of the traceback, where the trial failed.
     error: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ class OneTrial:
     layers: Sequence[Mapping[str, Any]] = ()
 
 
-def find(folder: Path, number: int) -> OneTrial:
+def find(folder: Path, number: int) -> TrialView:
     """Return trial `number` of the study in `folder`, from its checkpoints and the ledger.
 
     Either is enough: a checkpoint's header has the history up to its epoch.
@@ -58,50 +58,50 @@ def find(folder: Path, number: int) -> OneTrial:
         ScattershotError: neither knows such a trial; says which there are.
     """
     known = (folder / LEDGER).exists()
-    board = read(folder) if known else Board()
-    files, trouble = _files(board, folder, number)
+    state = read(folder) if known else StudyState()
+    files, trouble = _files(state, folder, number)
     header, damage = _newest_header(files)
-    if number not in board.trials:
+    if number not in state.trials:
         if header is None:
-            raise ScattershotError(_unknown(folder, number, board, damage))
+            raise ScattershotError(_unknown(folder, number, state, damage))
         if not known:
             about = {"name": header["study"], "metric": header["metric"], "goal": header["goal"]}
-            board.study = {"study": about}
-        board.trials[number] = _record(header)
+            state.study = {"study": about}
+        state.trials[number] = _record(header)
         known = False
-    record = board.trials[number]
+    record = state.trials[number]
     if header is not None:
         names = {told.epoch: path.name for path in files if (told := parse_name(path.name))}
         for epoch in header["history"]:  # those the ledger has already change nothing
             done = int(epoch["epoch"])
             metrics = {name: value for name, value in epoch.items() if name != "epoch"}
-            board.apply({"e": "report", "t": number, "n": done, "m": metrics, "f": names.get(done)})
-    error = _traceback(board, folder, number) if record.state == "failed" or not known else []
-    layers = () if trouble else _layers(board, folder, number)
-    return OneTrial(board, record, known, files, damage, error, trouble, layers)
+            state.apply({"e": "report", "t": number, "n": done, "m": metrics, "f": names.get(done)})
+    error = _traceback(state, folder, number) if record.state == "failed" or not known else []
+    layers = () if trouble else _layers(state, folder, number)
+    return TrialView(state, record, known, files, damage, error, trouble, layers)
 
 
-def _files(board: Board, folder: Path, number: int) -> tuple[Sequence[Place], str]:
+def _files(state: StudyState, folder: Path, number: int) -> tuple[Sequence[Location], str]:
     try:
-        return list_checkpoints(_checkpoints(board, folder), number), ""
+        return list_checkpoints(_checkpoints(state, folder), number), ""
     except CheckpointError as error:
-        if number not in board.trials:
+        if number not in state.trials:
             raise
         return (), str(error)
 
 
-def _checkpoints(board: Board, folder: Path) -> Place:
-    return board.checkpoints(folder) if board.study else folder
+def _checkpoints(state: StudyState, folder: Path) -> Location:
+    return state.checkpoints(folder) if state.study else folder
 
 
-def _layers(board: Board, folder: Path, number: int) -> Sequence[Mapping[str, Any]]:
+def _layers(state: StudyState, folder: Path, number: int) -> Sequence[Mapping[str, Any]]:
     try:
-        return Layers.read(_checkpoints(board, folder), number).lines
+        return LayerStats.read(_checkpoints(state, folder), number).lines
     except CheckpointError:
         return ()
 
 
-def _newest_header(files: Sequence[Place]) -> tuple[Header | None, list[str]]:
+def _newest_header(files: Sequence[Location]) -> tuple[Header | None, list[str]]:
     damage: list[str] = []
     for path in reversed(files):
         try:
@@ -124,28 +124,28 @@ def _record(header: Header) -> TrialRecord:
     )
 
 
-def _unknown(folder: Path, number: int, board: Board, damage: list[str]) -> str:
+def _unknown(folder: Path, number: int, state: StudyState, damage: list[str]) -> str:
     if damage:
         return damage[0]
-    there = sorted(board.trials)
+    there = sorted(state.trials)
     if not there:
-        there = list_trials(_checkpoints(board, folder))
+        there = list_trials(_checkpoints(state, folder))
     having = f"it has {there[0]} to {there[-1]}" if there else "it has none yet"
     return f"there is no trial {number} in {folder}: {having}"
 
 
-def _traceback(board: Board, folder: Path, number: int) -> list[str]:
+def _traceback(state: StudyState, folder: Path, number: int) -> list[str]:
     try:
-        path = trial_folder(_checkpoints(board, folder), number) / "error.txt"
+        path = trial_folder(_checkpoints(state, folder), number) / "error.txt"
         text = read_file(path).decode(errors="replace")
     except CheckpointError:
         return []
     return text.rstrip().splitlines()[-TAIL:]
 
 
-def data(found: OneTrial, folder: Path) -> dict[str, Any]:
+def data(found: TrialView, folder: Path) -> dict[str, Any]:
     """Return the trial as `export` has it, with its "error" and its "checkpoints"."""
-    whole = export.trial(found.record, export.Kept(found.board, folder))
+    whole = export.trial(found.record, export.Kept(found.state, folder))
     if not found.known:
         whole["state"] = None
     return {
@@ -158,16 +158,16 @@ def data(found: OneTrial, folder: Path) -> dict[str, Any]:
     }
 
 
-def page(found: OneTrial) -> Page:
+def page(found: TrialView) -> Page:
     """Return the page about one trial; its hyperparameters are exact, to be used again."""
-    trial, metric = found.record, found.board.metric
+    trial, metric = found.record, found.state.metric
     epochs = f"{trial.done}/{trial.epochs} epochs" if found.known else f"{trial.done} epochs"
     blocks: list[Line | Sheet] = [
         line(
             Cell(f"trial {trial.number}", "bold"),
             " · ",
-            tables.state(trial.state) if found.known else Cell("state unknown: no ledger", "dim"),
-            f" · {epochs}{trial.stage and f' · stage {trial.stage}'} · study {found.board.name}",
+            tables.trial_state(trial.state) if found.known else Cell("state unknown: no ledger", "dim"),
+            f" · {epochs}{trial.stage and f' · stage {trial.stage}'} · study {found.state.name}",
         )
     ]
     if trial.reason:
@@ -185,13 +185,13 @@ def page(found: OneTrial) -> Page:
     return blocks
 
 
-def _diagnosis(found: OneTrial) -> list[Line]:
+def _diagnosis(found: TrialView) -> list[Line]:
     """Return what the rules find in the trial; `diagnose` tells more."""
     from scattershot_master.diagnosis import diagnose
     from scattershot_master.show import diagnosis_trial
 
     return diagnosis_trial.lines_of(
-        diagnose.diagnose(diagnose.case_of(found.board, found.record, found.layers))
+        diagnose.diagnose(diagnose.case_of(found.state, found.record, found.layers))
     )
 
 

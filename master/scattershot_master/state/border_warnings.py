@@ -11,7 +11,7 @@ from math import isfinite
 from scattershot_common.space.space import Box, Space
 from scattershot_master.state.borders import BorderWarning, warnings
 from scattershot_master.state.ranking import finite
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +25,21 @@ class StageWarning:
         return f"{self.stage} · {self.warning.text}"
 
 
-def border_warnings(board: Board) -> list[StageWarning]:
+def border_warnings(state: StudyState) -> list[StageWarning]:
     """Return the warnings of every stage that drew points, the latest stage's first.
 
     One that a later stage has answered is left out: that stage searched beyond the border, or
     raises the same warning with better evidence.
     """
-    space = Space.parse(board.study["space"])
+    space = Space.parse(state.study["space"])
     found: list[StageWarning] = []
     later: list[Box] = []
-    for stage in reversed(board.stages):
+    for stage in reversed(state.stages):
         if stage.box is None:
             continue
         box = Box.from_json(stage.box)
-        trials = [board.trials[number] for number in stage.trials]
-        drawn = [trial.params for trial in finite(board, trials)]
+        trials = [state.trials[number] for number in stage.trials]
+        drawn = [trial.params for trial in finite(state, trials)]
         fruitless = [trial.params for trial in trials if _fruitless(trial)]
         raised = {(one.warning.axis, one.warning.side) for one in found}
         for warning in warnings(space, box, drawn, fruitless=fruitless):

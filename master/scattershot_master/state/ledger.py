@@ -1,4 +1,4 @@
-"""Owns `ledger.jsonl`: events appended before they count, folded into a `Board` on reading."""
+"""Owns `ledger.jsonl`: events appended before they count, folded into a `StudyState` on reading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scattershot_common.errors import ScattershotError
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 #: The ledger's name in a study's folder.
 LEDGER = "ledger.jsonl"
@@ -43,7 +43,7 @@ class Ledger:
         """
         self.folder = folder
         self.path = folder / LEDGER
-        self.board = Board()
+        self.state = StudyState()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab+")
@@ -82,18 +82,18 @@ class Ledger:
         with _uncollected():
             events, sound = parse(data)
             for event in events:
-                self.board.apply(event)
+                self.state.apply(event)
         if sound < len(data):
             self._file.truncate(sound)
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Add an event and let it count on the board; it is written at the next `commit`."""
+        """Apply an event to the state; it is written at the next `commit`."""
         event = {"e": kind, **fields}
         if kind != "report":
             event["at"] = round(time.time(), 3)
         self._pending.append(json.dumps(event, separators=(",", ":")).encode() + b"\n")
         self._urgent |= kind in _SYNC_AT_ONCE
-        self.board.apply(event)
+        self.state.apply(event)
 
     def commit(self, *, sync: bool = False) -> None:
         """Write what was appended; after it, the events survive this process.
@@ -113,7 +113,7 @@ class Ledger:
             ):
                 os.fsync(self._file.fileno())
                 self._unsynced_since, self._urgent = None, False
-                self.synced_cursor = self.board.cursor
+                self.synced_cursor = self.state.cursor
         except OSError as error:
             raise _refused(self.path, error) from error
 
@@ -173,8 +173,8 @@ def _is_event(value: object) -> bool:
     return isinstance(value, dict) and "e" in value
 
 
-def read(folder: Path) -> Board:
-    """Return the board of the study in `folder`, without a lock and without touching anything.
+def read(folder: Path) -> StudyState:
+    """Return the state of the study in `folder`, without a lock and without touching anything.
 
     Raises:
         ScattershotError: there is no study in it.
@@ -183,13 +183,13 @@ def read(folder: Path) -> Board:
         data = (folder / LEDGER).read_bytes()
     except OSError:
         raise ScattershotError(f"there is no study in {folder} ({LEDGER} is missing)") from None
-    board = Board()
+    state = StudyState()
     with _uncollected():
         for event in parse(data)[0]:
-            board.apply(event)
-    if not board.study:
+            state.apply(event)
+    if not state.study:
         raise ScattershotError(f"the study in {folder} has not begun: its {LEDGER} is empty")
-    return board
+    return state
 
 
 def _refused(path: Path, error: OSError) -> ScattershotError:

@@ -11,7 +11,7 @@ from heapq import nsmallest
 from typing import Any
 
 from scattershot_common.trial import STATES, State
-from scattershot_master.state.study_state import Board, StageRecord, TrialRecord
+from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 
 #: A rate is taken over this many seconds, and over more where they hold fewer epochs than this.
 WINDOW_S, WINDOW_EPOCHS = 30.0, 20
@@ -46,19 +46,19 @@ class StageProgress:
     notes: list[str] = field(default_factory=list)
 
 
-def stages(board: Board) -> list[StageProgress]:
+def stages(state: StudyState) -> list[StageProgress]:
     """Return the progress of every stage of the study file, those to come included."""
     found: list[StageProgress] = []
     used, before = _Used(), dict[int, int]()
     most = 0
-    for index, settings in enumerate(board.study["stage"]):
+    for index, settings in enumerate(state.study["stage"]):
         epochs = int(settings["epochs"])
         going_on = settings.get("continue")
         stage = StageProgress(str(settings["name"]), epochs, int(going_on or settings["trials"]))
-        if index < len(board.stages):
-            _count(board, board.stages[index], stage, before, used)
-        elif not board.finished:
-            share = used.share if _kills(board.study, settings) else 1.0
+        if index < len(state.stages):
+            _count(state, state.stages[index], stage, before, used)
+        elif not state.finished:
+            share = used.share if _kills(state.study, settings) else 1.0
             stage.left = stage.target * (epochs - most if going_on else epochs) * share
         found.append(stage)
         most = max(most, epochs)
@@ -77,7 +77,7 @@ class _Used:
 
 
 def _count(
-    board: Board,
+    state: StudyState,
     record: StageRecord,
     stage: StageProgress,
     before: dict[int, int],
@@ -90,26 +90,26 @@ def _count(
     """
     stage.opened, stage.closed = True, record.closed
     stage.target, stage.notes = record.target, record.notes
-    sign, counts = board.sign, stage.counts
+    sign, counts = state.sign, stage.counts
     best, best_trial = -math.inf, None
     living = own = spent = 0  # budgets of the living and of the ended, epochs of the ended
     partly = 0  # epochs of the living
     for number in record.trials:
-        trial = board.trials[number]
-        state, value = trial.state, trial.best_value
+        trial = state.trials[number]
+        trial_state, value = trial.state, trial.best_value
         base = before.get(number, 0)
         budget = stage.epochs - base
         if trial.stage != record.name:  # it has gone on to a later stage
-            state = "complete"
-            value = _best_by(board, trial, stage.epochs)
+            trial_state = "complete"
+            value = _best_by(state, trial, stage.epochs)
             before[number] = stage.epochs
         if value * sign > best:
             best, best_trial = value * sign, number
-        counts[state] += 1
-        if state == "complete":
+        counts[trial_state] += 1
+        if trial_state == "complete":
             own += budget
             spent += budget
-        elif state in ("killed", "failed"):
+        elif trial_state in ("killed", "failed"):
             own += budget
             spent += max(trial.done - base, 0)
         else:
@@ -129,12 +129,12 @@ def _count(
         stage.left = (living - partly) * share
 
 
-def _best_by(board: Board, trial: TrialRecord, epoch: int) -> float:
+def _best_by(state: StudyState, trial: TrialRecord, epoch: int) -> float:
     """Return the best value of a trial up to `epoch`; NaN where there is none."""
     if trial.best_epoch <= epoch:
         return trial.best_value
-    values = [line.get(board.metric, math.nan) for line in trial.history if line["epoch"] <= epoch]
-    pick = max if board.sign > 0 else min
+    values = [line.get(state.metric, math.nan) for line in trial.history if line["epoch"] <= epoch]
+    pick = max if state.sign > 0 else min
     return pick(filter(math.isfinite, values), default=math.nan)
 
 
@@ -143,23 +143,23 @@ def _kills(study: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
     return bool(study.get("kill", {}).get("rule") if rules is None else rules)
 
 
-def counts(board: Board) -> dict[State, int]:
+def counts(state: StudyState) -> dict[State, int]:
     """Return how many trials are in each state."""
-    return {state: len(numbers) for state, numbers in board.by_state.items()}
+    return {trial_state: len(numbers) for trial_state, numbers in state.by_state.items()}
 
 
-def leaders(board: Board, count: int) -> list[TrialRecord]:
+def leaders(state: StudyState, count: int) -> list[TrialRecord]:
     """Return the `count` best trials, best first, without sorting them all.
 
     Trials without a finite value are never among them; ties go by number, as in `ranking`.
     """
-    sign = -board.sign
+    sign = -state.sign
     keys = (
         (sign * trial.best_value, trial.number)
-        for trial in board.trials.values()
+        for trial in state.trials.values()
         if math.isfinite(trial.best_value)
     )
-    return [board.trials[number] for _, number in nsmallest(count, keys)]
+    return [state.trials[number] for _, number in nsmallest(count, keys)]
 
 
 class Rate:
@@ -196,63 +196,63 @@ def time_left(progress: Iterable[StageProgress], rate: float | None) -> float | 
     return left / rate if rate and left > 0 else None
 
 
-def rate_from_ends(board: Board, now: float) -> float | None:
+def rate_from_ends(state: StudyState, now: float) -> float | None:
     """Return the epochs per second of the trials that ended last, or None before there are some.
 
     For commands that only look: the ledger has no time for single epochs. `now` is in seconds
     since 1970.
     """
     ended = sorted(
-        (trial for trial in board.trials.values() if trial.ended <= now and not trial.living),
+        (trial for trial in state.trials.values() if trial.ended <= now and not trial.living),
         key=lambda trial: trial.ended,
     )[-WINDOW_EPOCHS:]
     if len(ended) < LEAST_ENDED:
         return None
-    budgets = {stage["name"]: int(stage["epochs"]) for stage in board.study["stage"]}
+    budgets = {stage["name"]: int(stage["epochs"]) for stage in state.study["stage"]}
     epochs = sum(
-        trial.done - max((budgets[name] for name in _before(board, trial)), default=0)
+        trial.done - max((budgets[name] for name in _before(state, trial)), default=0)
         for trial in ended[1:]
     )
     seconds = now - ended[0].ended
     return epochs / seconds if seconds > 0 and epochs > 0 else None
 
 
-def _before(board: Board, trial: TrialRecord) -> Iterator[str]:
+def _before(state: StudyState, trial: TrialRecord) -> Iterator[str]:
     """Yield the names of the stages a trial has been through before its last one."""
-    for stage in board.stages:
+    for stage in state.stages:
         if stage.name == trial.stage:
             return
         if trial.number in stage.trials:
             yield stage.name
 
 
-def elapsed(board: Board, now: float) -> float:
+def elapsed(state: StudyState, now: float) -> float:
     """Return the seconds from the study's begin to `now`, or to its last trial's end."""
-    if board.finished:
-        ends = [trial.ended for trial in board.trials.values() if not math.isnan(trial.ended)]
-        now = max(ends, default=board.begun)
-    return max(now - board.begun, 0.0)
+    if state.finished:
+        ends = [trial.ended for trial in state.trials.values() if not math.isnan(trial.ended)]
+        now = max(ends, default=state.begun)
+    return max(now - state.begun, 0.0)
 
 
-def failures(board: Board) -> list[tuple[str, list[int]]]:
+def failures(state: StudyState) -> list[tuple[str, list[int]]]:
     """Return why trials failed, the most frequent first, and which did.
 
     Reasons that differ in their numbers only are one reason.
     """
     groups: dict[str, tuple[str, list[int]]] = {}
-    for number in sorted(board.by_state["failed"]):
-        reason = board.trials[number].reason or "no reason was given"
+    for number in sorted(state.by_state["failed"]):
+        reason = state.trials[number].reason or "no reason was given"
         groups.setdefault(re.sub(r"\d+(\.\d+)?", "#", reason), (reason, []))[1].append(number)
     return sorted(groups.values(), key=lambda group: -len(group[1]))
 
 
-def last_trials(board: Board) -> dict[str, TrialRecord]:
+def last_trials(state: StudyState) -> dict[str, TrialRecord]:
     """Return the trial each worker took last (the one it runs, if it runs one), by its name.
 
     Only a trial's last attempt is known.
     """
     last: dict[str, TrialRecord] = {}
-    for trial in board.trials.values():
+    for trial in state.trials.values():
         if not trial.worker:
             continue
         known = last.get(trial.worker)

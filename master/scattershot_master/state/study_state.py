@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from scattershot_common.bus.fusion_choice import Kind
 from scattershot_common.store import location
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 from scattershot_common.trial import ENDED, STATES, State, Value, trial_seed
 
-#: One line of a ledger. "e" names the event; the other keys are those `Board.apply` reads.
+#: One line of a ledger. "e" names the event; the other keys are those `StudyState.apply` reads.
 Event = Mapping[str, Any]
 
 
@@ -73,7 +73,7 @@ class StageRecord:
 
 
 @dataclass
-class Board:
+class StudyState:
     """The fold. `apply` is the only thing that changes it."""
 
     study: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Board:
         store: str | None = self.study.get("checkpoints", {}).get("store")
         return store
 
-    def checkpoints(self, folder: Path) -> Place:
+    def checkpoints(self, folder: Path) -> Location:
         """Return what holds `trials/`; `folder` is the study's. Raises like `place.root`."""
         return location.root(self.store, folder, self.name)
 
@@ -271,16 +271,16 @@ _CHANGES: dict[str, State] = {
     "failed": "failed",
 }
 _HANDLERS = {
-    "study": Board._study,
-    "settings": Board._settings,
-    "home": Board._home,
-    "stage": Board._stage,
-    "closed": Board._closed,
-    "sampled": Board._sampled,
-    "started": Board._started,
-    "kill": Board._kill,
-    "settled": Board._settled,
-    "ensemble": Board._ensemble,
-    "kind": Board._kind,
-    "finished": Board._finished,
+    "study": StudyState._study,
+    "settings": StudyState._settings,
+    "home": StudyState._home,
+    "stage": StudyState._stage,
+    "closed": StudyState._closed,
+    "sampled": StudyState._sampled,
+    "started": StudyState._started,
+    "kill": StudyState._kill,
+    "settled": StudyState._settled,
+    "ensemble": StudyState._ensemble,
+    "kind": StudyState._kind,
+    "finished": StudyState._finished,
 }

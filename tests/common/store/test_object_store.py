@@ -22,7 +22,7 @@ from scattershot_common.store.checkpoint_names import (
     resolve,
     trial_folder,
 )
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 from support import s3_server
 from support.s3_server import KEY, SECRET
 
@@ -35,13 +35,15 @@ def sealed(epoch: int, attempt: int = 1, size: int = 6) -> bytearray:
     return files.seal(save(tensors, files.metadata(header)))
 
 
-def put(study: Place, epoch: int, value: float = 0.5, attempt: int = 1, trial: int = 3) -> Place:
+def put(
+    study: Location, epoch: int, value: float = 0.5, attempt: int = 1, trial: int = 3
+) -> Location:
     path = trial_folder(study, trial) / checkpoint_name("acc", value, trial, epoch)
     files.write(path, sealed(epoch, attempt), sync=False)
     return path
 
 
-def asking(study: Place) -> list[Callable[[], object]]:
+def asking(study: Location) -> list[Callable[[], object]]:
     """Return every call that asks a store for something."""
     path = trial_folder(study, 3) / checkpoint_name("acc", 0.5, 3, 1)
     return [
@@ -60,7 +62,7 @@ def asking(study: Place) -> list[Callable[[], object]]:
 
 
 @pytest.fixture(params=["disk", "s3"])
-def study(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def study(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """A study's place on a disk, then in a store: what follows must hold for both."""
     if request.param == "disk":
         return tmp_path / "digits"
@@ -68,7 +70,7 @@ def study(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def store(bucket: str) -> Place:
+def store(bucket: str) -> Location:
     return location.root(bucket, Path(), "digits")
 
 
@@ -91,7 +93,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 # ---- alike
 
 
-def test_a_checkpoint_comes_back_as_it_was_written(study: Place) -> None:
+def test_a_checkpoint_comes_back_as_it_was_written(study: Location) -> None:
     path, data = study / "x", sealed(7)
     files.write(path, data, sync=False)
     assert files.load(path) == files.read(path) == data
@@ -101,13 +103,13 @@ def test_a_checkpoint_comes_back_as_it_was_written(study: Place) -> None:
     assert files.exists(path) and not files.exists(path.parent / "gone")
 
 
-def test_writing_again_replaces_the_whole(study: Place) -> None:
+def test_writing_again_replaces_the_whole(study: Location) -> None:
     path = put(study, 7)
     files.write(path, b"shorter", sync=True)
     assert files.read(path) == b"shorter"
 
 
-def test_a_trials_checkpoints_are_listed_by_epoch_and_nothing_else(study: Place) -> None:
+def test_a_trials_checkpoints_are_listed_by_epoch_and_nothing_else(study: Location) -> None:
     assert list_checkpoints(study, 3) == [] and list_trials(study) == [] and list_all(study) == {}
     paths = [put(study, epoch, 1 / epoch) for epoch in (10, 9, 11)]
     other = put(study, 1, trial=12)
@@ -125,7 +127,7 @@ def test_a_trials_checkpoints_are_listed_by_epoch_and_nothing_else(study: Place)
     assert str(resolve(study, 12, other.name)) == str(other)
 
 
-def test_the_newest_sound_checkpoint_is_found_and_the_damaged_are_told(study: Place) -> None:
+def test_the_newest_sound_checkpoint_is_found_and_the_damaged_are_told(study: Location) -> None:
     assert files.newest_valid(study, 3) is None
     put(study, 1, 0.9)
     put(study, 2, 0.8, attempt=1)
@@ -146,7 +148,7 @@ def test_the_newest_sound_checkpoint_is_found_and_the_damaged_are_told(study: Pl
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", (2**63).to_bytes(8, "little") + b"{}"])
-def test_what_is_no_checkpoint_is_refused_in_one_line(study: Place, data: bytes) -> None:
+def test_what_is_no_checkpoint_is_refused_in_one_line(study: Location, data: bytes) -> None:
     path = study / "x"
     files.write(path, data, sync=False)
     for read in (files.read_header, files.load, lambda path: files.tensors(path, "")):
@@ -155,14 +157,14 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(study: Place, data: bytes)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_removing_goes_through_all_and_what_is_gone_is_fine(study: Place) -> None:
+def test_removing_goes_through_all_and_what_is_gone_is_fine(study: Location) -> None:
     paths = [put(study, epoch) for epoch in (1, 2)]
     files.remove([paths[0], study / "gone", paths[1]])
     assert list_checkpoints(study, 3) == []
     files.remove(paths)
 
 
-def test_a_missing_checkpoint_is_an_error_of_its_own(study: Place) -> None:
+def test_a_missing_checkpoint_is_an_error_of_its_own(study: Location) -> None:
     path = trial_folder(study, 3) / checkpoint_name("acc", 0.5, 3, 1)
     for read in (files.read_header, files.load, lambda path: files.tensors(path, "")):
         with pytest.raises(CheckpointError, match=r"no such file: .*moved or removed") as caught:
@@ -173,13 +175,13 @@ def test_a_missing_checkpoint_is_an_error_of_its_own(study: Place) -> None:
 # ---- a store's own
 
 
-def test_a_write_is_one_put_of_the_whole(store: Place, calls: list[Any]) -> None:
+def test_a_write_is_one_put_of_the_whole(store: Location, calls: list[Any]) -> None:
     data = sealed(1)
     files.write(store / "x", data, sync=True)
     assert [(method, about["Body"]) for method, about in calls] == [("put_object", data)]
 
 
-def test_of_a_large_checkpoint_the_head_alone_is_read(store: Place, calls: list[Any]) -> None:
+def test_of_a_large_checkpoint_the_head_alone_is_read(store: Location, calls: list[Any]) -> None:
     path = store / "x"
     files.write(path, sealed(7, size=1_000_000), sync=False)
     calls.clear()
@@ -190,14 +192,14 @@ def test_of_a_large_checkpoint_the_head_alone_is_read(store: Place, calls: list[
     assert first == "0" and int(last) < 100_000
 
 
-def test_a_header_longer_than_the_first_read_is_read_whole(store: Place) -> None:
+def test_a_header_longer_than_the_first_read_is_read_whole(store: Location) -> None:
     header = {"trial": 3, "epoch": 1, "history": [{"epoch": n, "loss": 0.5} for n in range(9000)]}
     data = files.seal(save({"w": np.zeros(10**6, np.float32)}, files.metadata(header)))
     files.write(store / "x", data, sync=False)
     assert len(files.read_header(store / "x")["history"]) == 9000
 
 
-def test_all_trials_are_listed_by_one_call(store: Place, calls: list[Any]) -> None:
+def test_all_trials_are_listed_by_one_call(store: Location, calls: list[Any]) -> None:
     for trial in range(5):
         put(store, 1, trial=trial)
     calls.clear()
@@ -205,7 +207,7 @@ def test_all_trials_are_listed_by_one_call(store: Place, calls: list[Any]) -> No
     assert [method for method, _ in calls].count("list_objects_v2") <= 1 and len(calls) <= 1
 
 
-def test_what_others_write_and_remove_is_seen_at_once(store: Place, s3: str) -> None:
+def test_what_others_write_and_remove_is_seen_at_once(store: Location, s3: str) -> None:
     assert list_checkpoints(store, 3) == []
     path = put(store, 1)
     code = (
@@ -219,13 +221,13 @@ def test_what_others_write_and_remove_is_seen_at_once(store: Place, s3: str) -> 
     assert not files.exists(path)
 
 
-def test_a_syncer_leaves_a_stores_files_to_it(store: Place) -> None:
+def test_a_syncer_leaves_a_stores_files_to_it(store: Location) -> None:
     syncer = files.Syncer()
     syncer.note(put(store, 1))
     syncer.flush()
 
 
-def test_a_store_has_no_temp_files_to_clean(store: Place) -> None:
+def test_a_store_has_no_temp_files_to_clean(store: Location) -> None:
     files.write(store / ".tmp-1-aa", b"somebody's", sync=False)
     assert files.clean_stale(store, 0) == []
     assert files.exists(store / ".tmp-1-aa")

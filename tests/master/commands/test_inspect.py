@@ -186,12 +186,12 @@ def test_diagnose_tells_what_holds_for_the_study_and_for_its_trials(study: Path,
 
 def test_diagnose_of_a_trial_reads_its_layers(study: Path, run: Run) -> None:
     from scattershot_common.store.files import write
-    from scattershot_common.store.layer_stats import Layers
+    from scattershot_common.store.layer_stats import LayerStats
 
     assert "were not recorded" in run("diagnose", "69", study)
     line = {"epoch": 1, "activations": [{"name": "1", "kind": "ReLU", "dead": 0.9}]}
     path = study / "trials" / "00069" / "layers.json"
-    write(path, Layers([line]).data(), sync=False)
+    write(path, LayerStats([line]).data(), sync=False)
     try:
         for command in ("diagnose", "show"):
             assert "dead_relus 90% of the units of 1 were 0" in run(command, "00069", study)
@@ -221,10 +221,10 @@ SEEN: dict[str, object] = {
 def layered(study: Path) -> Iterator[Path]:
     """The study, with layers of trial 69 that were looked at twice."""
     from scattershot_common.store.files import write
-    from scattershot_common.store.layer_stats import Layers
+    from scattershot_common.store.layer_stats import LayerStats
 
     path = study / "trials" / "00069" / "layers.json"
-    write(path, Layers([{"epoch": 4}, SEEN]).data(), sync=False)
+    write(path, LayerStats([{"epoch": 4}, SEEN]).data(), sync=False)
     yield study
     path.unlink()
 

@@ -18,36 +18,36 @@ from scattershot_master.killers.build import build
 from scattershot_master.show import diagnosis_study
 from scattershot_master.show import study_page as pages
 from scattershot_master.show.layout import plain
-from scattershot_master.state.study_state import Board, StageRecord, TrialRecord
+from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 from support.synthetic_study import Simulation
 
 
 @pytest.fixture(scope="module")
-def board() -> Board:
+def state() -> StudyState:
     return Simulation().run()
 
 
-def study_of(board: Board) -> Any:
-    return diagnosis_study.of_study(board, Path("nowhere"))
+def study_of(state: StudyState) -> Any:
+    return diagnosis_study.of_study(state, Path("nowhere"))
 
 
-def test_rates_above_which_all_trials_diverge_are_named(board: Board) -> None:
-    (found,) = STUDY_RULES["rates"](study_of(board))
-    broken = [t.params["lr"] for t in board.trials.values() if t.history and t.params["lr"] > 4]  # type: ignore[operator]
+def test_rates_above_which_all_trials_diverge_are_named(state: StudyState) -> None:
+    (found,) = STUDY_RULES["rates"](study_of(state))
+    broken = [t.params["lr"] for t in state.trials.values() if t.history and t.params["lr"] > 4]  # type: ignore[operator]
     assert (
         f"all {len(broken)} trials from lr {min(broken):.3g} on diverge; the next" in found.evidence
     )
     assert "upper bound of lr down" in found.remedy
 
 
-def test_the_hyperparameter_that_decides_is_the_most_important(board: Board) -> None:
-    shares = importances(study_of(board))
+def test_the_hyperparameter_that_decides_is_the_most_important(state: StudyState) -> None:
+    shares = importances(study_of(state))
     assert next(iter(shares)) == "lr" and shares["lr"] > 0.5
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_a_hyperparameter_under_a_condition_is_told_with_it(board: Board) -> None:
-    (found,) = STUDY_RULES["importance"](study_of(board))
+def test_a_hyperparameter_under_a_condition_is_told_with_it(state: StudyState) -> None:
+    (found,) = STUDY_RULES["importance"](study_of(state))
     assert "momentum (with optimizer) " in found.evidence and ", optimizer " in found.evidence
 
 
@@ -56,11 +56,11 @@ def test_a_hyperparameter_under_a_condition_is_told_with_it(board: Board) -> Non
     [(0.5, "; fix b, which hardly matters "), (0.01, "; fix a, b, which hardly matter ")],
 )
 def test_what_hardly_matters_is_told_in_words_that_fit(
-    board: Board, monkeypatch: pytest.MonkeyPatch, share: float, told: str
+    state: StudyState, monkeypatch: pytest.MonkeyPatch, share: float, told: str
 ) -> None:
     module = sys.modules["scattershot_master.diagnosis.study.importance"]
     monkeypatch.setattr(module, "importances", lambda _: {"lr": 1 - share, "a": share, "b": 0.01})
-    (found,) = STUDY_RULES["importance"](study_of(board))
+    (found,) = STUDY_RULES["importance"](study_of(state))
     assert told in found.remedy
 
 
@@ -69,15 +69,15 @@ def test_what_hardly_matters_is_told_in_words_that_fit(
 def test_a_study_without_a_value_has_no_rule_fail(
     rule: str, history: list[dict[str, float]]
 ) -> None:
-    board = small([[0.5]] * 24, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
-    for trial in board.trials.values():
+    state = small([[0.5]] * 24, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
+    for trial in state.trials.values():
         trial.history = [{"epoch": epoch, **line} for epoch, line in enumerate(history, 1)]
         trial.best_value = nan
-    assert STUDY_RULES[rule](study_of(board)) == []
+    assert STUDY_RULES[rule](study_of(state)) == []
 
 
-def test_accuracies_within_one_error_of_the_best_are_told_to_be_chance(board: Board) -> None:
-    study = study_of(board)
+def test_accuracies_within_one_error_of_the_best_are_told_to_be_chance(state: StudyState) -> None:
+    study = study_of(state)
     assert STUDY_RULES["chance"](study) == []  # how many examples validated is not known
     number, case = next(iter(study.cases.items()))
     study.cases[number] = Case(case.history, [{"epoch": 1, "val_examples": 100}])
@@ -85,31 +85,31 @@ def test_accuracies_within_one_error_of_the_best_are_told_to_be_chance(board: Bo
     assert "100 validation examples" in found.evidence
 
 
-def small(values: list[list[float]], **study: Any) -> Board:
+def small(values: list[list[float]], **study: Any) -> StudyState:
     """Return a study of a stage with these accuracies, a trial a line; `study` are its tables."""
-    board, epochs = Board(), max(map(len, values))
+    state, epochs = StudyState(), max(map(len, values))
     stage = {"name": "coarse", "trials": len(values), "epochs": epochs}
-    board.study = {
+    state.study = {
         "study": {"name": "small", "metric": "val_accuracy"},
         "space": {"lr": {"uniform": [0.0, 1.0]}, "layers": {"choice": [1, 2]}},
         "stage": [stage],
         "kill": {"rule": [], "grace": 1, "min_peers": 3},
         **study,
     }
-    board.stages = [StageRecord("coarse", 0, len(values), [*range(len(values))])]
+    state.stages = [StageRecord("coarse", 0, len(values), [*range(len(values))])]
     for number, curve in enumerate(values):
         params: dict[str, Value] = {"lr": number / 10, "layers": 1}
         trial = TrialRecord(number, "coarse", params, 0, epochs, epochs, "complete")
         trial.history = [{"epoch": e, "val_accuracy": one} for e, one in enumerate(curve, 1)]
-        trial.best_value = max(curve) if board.sign > 0 else min(curve)
-        board.trials[number] = trial
-    return board
+        trial.best_value = max(curve) if state.sign > 0 else min(curve)
+        state.trials[number] = trial
+    return state
 
 
-def test_all_trials_diverging_is_told(board: Board) -> None:
-    study = study_of(board)
+def test_all_trials_diverging_is_told(state: StudyState) -> None:
+    study = study_of(state)
     broken = {n: one for n, one in study.cases.items() if one.params["lr"] > 4}
-    hopeless = StudyCase(board, broken, study.findings)
+    hopeless = StudyCase(state, broken, study.findings)
     (found,) = STUDY_RULES["rates"](hopeless)
     low, high = (one([case.params["lr"] for case in broken.values()]) for one in (min, max))
     assert found.evidence == f"all {len(broken)} trials diverge, at lr {low:.3g} to {high:.3g}"
@@ -118,25 +118,25 @@ def test_all_trials_diverging_is_told(board: Board) -> None:
 
 
 def test_updates_that_are_too_large_are_not_taken_for_a_rate_that_is_too_low() -> None:
-    board = small([[0.1, 0.5]] * 5)
+    state = small([[0.1, 0.5]] * 5)
     losses = [2.0, 1.0, 1.8, 0.9, 1.7, 0.8, 1.6, 0.7]
     history = [{"epoch": e, "train_loss": x, "update_ratio": 0.1} for e, x in enumerate(losses, 1)]
-    cases = {n: Case(history, params=t.params) for n, t in board.trials.items()}
+    cases = {n: Case(history, params=t.params) for n, t in state.trials.items()}
     findings = {number: diagnose(case) for number, case in cases.items()}
     assert all("update_ratio" in {one.rule for one in found} for found in findings.values())
-    assert STUDY_RULES["rates"](StudyCase(board, cases, findings)) == []
+    assert STUDY_RULES["rates"](StudyCase(state, cases, findings)) == []
 
 
 def rated(*trials: tuple[float, bool], high: bool = True, space: Any = None) -> list[Finding]:
     """Return what the rule on rates finds in trials of (rate, whether it is bad)."""
-    board = small([[0.5]] * len(trials))
-    board.study["space"] = space or {"lr": {"loguniform": [1e-4, 10.0]}}
+    state = small([[0.5]] * len(trials))
+    state.study["space"] = space or {"lr": {"loguniform": [1e-4, 10.0]}}
     rule = "diverged" if high else "slow"
     cases, findings = {}, {}
     for n, (rate, bad) in enumerate(trials):
-        cases[n] = Case(board.trials[n].history, params=dict.fromkeys(board.study["space"], rate))
+        cases[n] = Case(state.trials[n].history, params=dict.fromkeys(state.study["space"], rate))
         findings[n] = [Finding(rule, "", "", "")] * bad
-    return STUDY_RULES["rates"](StudyCase(board, cases, findings))
+    return STUDY_RULES["rates"](StudyCase(state, cases, findings))
 
 
 WELL = [(0.001 * n, False) for n in range(1, 9)]
@@ -175,11 +175,11 @@ def test_rates_that_are_too_slow_are_told_in_words_that_fit() -> None:
 
 
 def test_a_rate_that_is_no_number_is_left_alone() -> None:
-    board = small([[0.5]] * 4)
-    board.study["space"] = {"lr": {"choice": ["low", "high"]}}
-    for trial in board.trials.values():
+    state = small([[0.5]] * 4)
+    state.study["space"] = {"lr": {"choice": ["low", "high"]}}
+    for trial in state.trials.values():
         trial.params = {"lr": "high"}
-    assert STUDY_RULES["rates"](study_of(board)) == []
+    assert STUDY_RULES["rates"](study_of(state)) == []
 
 
 def test_rates_that_look_the_same_have_more_digits() -> None:
@@ -199,31 +199,31 @@ def test_every_learning_rate_is_looked_at_and_chance_is_told_from_cause() -> Non
     assert len(rated(*broken, space=space)) == 1  # one of them is to blame, or both
 
 
-def chance_in(board: Board, examples: int = 0) -> list[Finding]:
+def chance_in(state: StudyState, examples: int = 0) -> list[Finding]:
     line = [{"epoch": 1, "val_examples": examples}]
-    cases = {n: Case(trial.history, line) for n, trial in board.trials.items()}
-    return STUDY_RULES["chance"](StudyCase(board, cases, {}))
+    cases = {n: Case(trial.history, line) for n, trial in state.trials.items()}
+    return STUDY_RULES["chance"](StudyCase(state, cases, {}))
 
 
-def alike(board: Board, *numbers: int, **what: Value) -> None:
+def alike(state: StudyState, *numbers: int, **what: Value) -> None:
     """Give trials the hyperparameters of trial 0, but for `what`."""
     for number in numbers:
-        board.trials[number].params = {**board.trials[0].params, **what}
+        state.trials[number].params = {**state.trials[0].params, **what}
 
 
 GOOD = [[0.90], [0.85], [0.88], [0.70], [0.5], [0.4]]
 
 
 def test_the_larger_of_validation_error_and_spread_of_near_identical_trials_is_the_noise() -> None:
-    board = small(GOOD)
-    assert chance_in(board) == []  # nothing is known of the noise
-    assert chance_in(board, 10_000) == []  # 0.003
-    alike(board, 1, 2, lr=0.01)
+    state = small(GOOD)
+    assert chance_in(state) == []  # nothing is known of the noise
+    assert chance_in(state, 10_000) == []  # 0.003
+    alike(state, 1, 2, lr=0.01)
     for examples in (0, 10_000):  # 0.0252 is the deviation of 0.90, 0.85 and 0.88
-        (found,) = chance_in(board, examples)
+        (found,) = chance_in(state, examples)
         assert found.evidence.startswith("2 of 6 trials lie within 0.0252 of the best")
         assert "3 trials that differ by little but their seeds (0, 1, 2)" in found.evidence
-    (found,) = chance_in(board, 25)  # 0.06
+    (found,) = chance_in(state, 25)  # 0.06
     assert found.evidence.startswith("3 of 6 trials lie within 0.06 of the best")
     assert "0.0252" in found.evidence
 
@@ -237,60 +237,60 @@ def test_an_accuracy_in_percent_has_its_error_in_percent() -> None:
 
 def test_trials_of_other_hyperparameters_or_age_are_not_near_identical() -> None:
     for what in ({"lr": 0.015}, {"layers": 2}):
-        board = small(GOOD)
-        alike(board, 1, 2, **what)
-        assert chance_in(board) == []
-    alike(board, 1, 2)
-    assert chance_in(board)
-    board.trials[1].history.append({"epoch": 2, "val_accuracy": 0.8})
-    assert chance_in(board) == []
+        state = small(GOOD)
+        alike(state, 1, 2, **what)
+        assert chance_in(state) == []
+    alike(state, 1, 2)
+    assert chance_in(state)
+    state.trials[1].history.append({"epoch": 2, "val_accuracy": 0.8})
+    assert chance_in(state) == []
 
 
 def test_rates_a_tenth_apart_are_not_near_identical_in_however_many_decades() -> None:
-    board = small(GOOD)
-    board.study["space"]["lr"] = {"loguniform": [1e-12, 1.0]}
-    for trial in board.trials.values():
+    state = small(GOOD)
+    state.study["space"]["lr"] = {"loguniform": [1e-12, 1.0]}
+    for trial in state.trials.values():
         trial.params["lr"] = 10.0 ** (-4 - trial.number)
-    alike(board, 1, 2, lr=1.04e-4)
-    assert chance_in(board)
-    alike(board, 1, 2, lr=1.1e-4)
-    assert chance_in(board) == []
+    alike(state, 1, 2, lr=1.04e-4)
+    assert chance_in(state)
+    alike(state, 1, 2, lr=1.1e-4)
+    assert chance_in(state) == []
 
 
 def test_two_trials_or_equal_values_tell_no_noise() -> None:
-    board = small(GOOD)
-    alike(board, 1)
-    assert chance_in(board) == []
-    board = small([[0.9], [0.9], [0.9], [0.7], [0.5], [0.4]])
-    alike(board, 1, 2)
-    assert chance_in(board) == []
+    state = small(GOOD)
+    alike(state, 1)
+    assert chance_in(state) == []
+    state = small([[0.9], [0.9], [0.9], [0.7], [0.5], [0.4]])
+    alike(state, 1, 2)
+    assert chance_in(state) == []
 
 
 def test_only_trials_near_the_best_tell_the_noise() -> None:
-    board = small([[0.95], [0.6], [0.7], [0.8], [0.9], [0.4], [0.3], [0.2]])
+    state = small([[0.95], [0.6], [0.7], [0.8], [0.9], [0.4], [0.3], [0.2]])
     for number in (2, 3):
-        board.trials[number].params = dict(board.trials[1].params)
-    assert chance_in(board) == []
+        state.trials[number].params = dict(state.trials[1].params)
+    assert chance_in(state) == []
 
 
 def test_the_spread_tells_the_noise_of_a_metric_that_is_minimized() -> None:
     about = {"name": "small", "metric": "val_loss", "goal": "minimize"}
-    board = small([[0.10], [0.15], [0.12], [0.5], [0.6], [0.7]], study=about)
-    assert chance_in(board, 25) == []  # binomial is the error of an accuracy
-    alike(board, 1, 2)
-    (found,) = chance_in(board, 25)
+    state = small([[0.10], [0.15], [0.12], [0.5], [0.6], [0.7]], study=about)
+    assert chance_in(state, 25) == []  # binomial is the error of an accuracy
+    alike(state, 1, 2)
+    (found,) = chance_in(state, 25)
     assert found.evidence.startswith("2 of 6 trials lie within 0.0252 of the best val_loss, 0.1")
 
 
 def test_a_killer_that_would_have_killed_a_late_winner_is_found() -> None:
     late = [[0.1, 0.2, 0.99], *[[0.5 + n / 100] * 3 for n in range(7)]]
-    board = small(late, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
-    (found,) = STUDY_RULES["killed_winner"](study_of(board))
+    state = small(late, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
+    (found,) = STUDY_RULES["killed_winner"](study_of(state))
     assert "best trial, 0, would have been killed at epoch 1 of stage coarse" in found.evidence
     assert found.evidence.endswith("the best value would have been 0.56 instead of 0.99")
     assert "grace above 1" in found.remedy
-    board.study["kill"]["grace"] = 3
-    assert STUDY_RULES["killed_winner"](study_of(board)) == []
+    state.study["kill"]["grace"] = 3
+    assert STUDY_RULES["killed_winner"](study_of(state)) == []
 
 
 LATE = [[0.1, 0.2, 0.3, 0.99], *[[0.5 + n / 100] * 4 for n in range(7)]]
@@ -299,10 +299,10 @@ EARLY = [[0.9, 0.1, 0.1, 0.1], *[[0.5 + n / 100] * 4 for n in range(7)]]
 MEDIAN: dict[str, Any] = {"rule": ["median"], "grace": 1, "min_peers": 3}
 
 
-def told(board: Board, examples: int = 0) -> list[Finding]:
+def told(state: StudyState, examples: int = 0) -> list[Finding]:
     """Return what the rules on killers find, with as many validation examples."""
-    cases = {n: Case(t.history, [layer(examples)]) for n, t in board.trials.items()}
-    study = StudyCase(board, cases, {})
+    cases = {n: Case(t.history, [layer(examples)]) for n, t in state.trials.items()}
+    study = StudyCase(state, cases, {})
     return [one for rule in ("killed_winner", "killers") for one in STUDY_RULES[rule](study)]
 
 
@@ -312,34 +312,34 @@ def layer(examples: int) -> dict[str, int]:
 
 def test_a_kill_after_the_best_epoch_does_no_harm() -> None:
     # its loss explodes where its value is no longer the best
-    board = small(EARLY, kill={"rule": ["diverged"], "grace": 1, "factor": 2.0})
-    for line, loss in zip(board.trials[0].history, [1.0, 99.0, 99.0, 99.0], strict=True):
+    state = small(EARLY, kill={"rule": ["diverged"], "grace": 1, "factor": 2.0})
+    for line, loss in zip(state.trials[0].history, [1.0, 99.0, 99.0, 99.0], strict=True):
         line["val_loss"] = loss
-    (found,) = told(board)
+    (found,) = told(state)
     assert "would have been killed" not in found.evidence
-    board.trials[0].history[3]["val_accuracy"] = board.trials[0].best_value = 0.95
-    assert told(board)[0].rule == "killed_winner"  # it would have come back
+    state.trials[0].history[3]["val_accuracy"] = state.trials[0].best_value = 0.95
+    assert told(state)[0].rule == "killed_winner"  # it would have come back
 
 
 @pytest.mark.parametrize("examples", [0, 100])
 def test_where_another_is_as_good_or_within_the_noise_no_harm_is_done(examples: int) -> None:
-    board = small([*LATE, [0.6, 0.7, 0.7, 0.985 if examples else 0.99]], kill=MEDIAN)
-    assert [one.rule for one in told(board, examples)] == ["killers"]
-    assert "would have been killed" not in told(board, examples)[0].evidence
+    state = small([*LATE, [0.6, 0.7, 0.7, 0.985 if examples else 0.99]], kill=MEDIAN)
+    assert [one.rule for one in told(state, examples)] == ["killers"]
+    assert "would have been killed" not in told(state, examples)[0].evidence
     if examples:
-        assert [one.rule for one in told(board)] == ["killed_winner", "killers"]
+        assert [one.rule for one in told(state)] == ["killed_winner", "killers"]
 
 
 def test_a_winner_that_was_killed_at_its_best_is_told_by_the_record() -> None:
-    board = small([[0.9], *[[0.5] * 4] * 7], kill=MEDIAN)
-    winner = board.trials[0]
+    state = small([[0.9], *[[0.5] * 4] * 7], kill=MEDIAN)
+    winner = state.trials[0]
     winner.state, winner.best_epoch, winner.reason = "killed", 1, "asked for by hand"
-    assert STUDY_RULES["killed_winner"](study_of(board)) == []
+    assert STUDY_RULES["killed_winner"](study_of(state)) == []
     winner.reason = "median rule: best 0.9 by epoch 1"
-    (found,) = STUDY_RULES["killed_winner"](study_of(board))
+    (found,) = STUDY_RULES["killed_winner"](study_of(state))
     assert found.evidence.startswith("the best trial, 0, was killed at epoch 1 of stage coarse")
     winner.history.append({"epoch": 2, "val_accuracy": 0.4})
-    assert STUDY_RULES["killed_winner"](study_of(board)) == []
+    assert STUDY_RULES["killed_winner"](study_of(state)) == []
 
 
 def test_fewer_than_eight_trials_say_nothing_of_killers() -> None:
@@ -347,8 +347,8 @@ def test_fewer_than_eight_trials_say_nothing_of_killers() -> None:
 
 
 def test_a_study_judges_one_trial_after_the_other_so_the_first_ones_save_nothing() -> None:
-    board = small([[0.9 - n / 100] * 4 for n in range(8)], kill=MEDIAN | {"rule": []})
-    (found,) = told(board)
+    state = small([[0.9 - n / 100] * 4 for n in range(8)], kill=MEDIAN | {"rule": []})
+    (found,) = told(state)
     # the fourth to the eighth have three peers, all of them better: 5 of 8 end at epoch 1 of 4
     assert "median (47%)" in found.evidence
     worst_first = small([[0.1 + n / 100] * 4 for n in range(8)], kill=MEDIAN | {"rule": []})
@@ -359,8 +359,8 @@ def test_a_study_judges_one_trial_after_the_other_so_the_first_ones_save_nothing
 
 @pytest.mark.parametrize("own", [[], ["diverged"], ["patience", "median"]])
 def test_every_built_in_killer_is_replayed_whatever_the_study_used(own: list[str]) -> None:
-    board = small(LATE, kill={"rule": own, "grace": 1, "min_peers": 3, "patience": 2})
-    (found,) = STUDY_RULES["killers"](study_of(board))
+    state = small(LATE, kill={"rule": own, "grace": 1, "min_peers": 3, "patience": 2})
+    (found,) = STUDY_RULES["killers"](study_of(state))
     killed, _, spared = found.evidence.partition("; ")
     for rule in ("halving", "sync_halving", "median", "percentile"):
         assert f" {rule} (epoch 1 of stage coarse)" in killed
@@ -370,40 +370,40 @@ def test_every_built_in_killer_is_replayed_whatever_the_study_used(own: list[str
 
 
 def test_a_killer_that_the_study_used_alone_is_not_told_among_the_others() -> None:
-    board = small(LATE, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
-    (found,) = STUDY_RULES["killers"](study_of(board))
+    state = small(LATE, kill={"rule": ["median"], "grace": 1, "min_peers": 3})
+    (found,) = STUDY_RULES["killers"](study_of(state))
     assert "median" not in found.evidence and "percentile" in found.evidence
 
 
 def test_no_killer_that_would_have_spared_the_winner_is_no_advice_for_one() -> None:
-    board = small(LATE, kill={"rule": [], "grace": 2, "min_peers": 3, "patience": 9})
-    (found,) = STUDY_RULES["killers"](study_of(board))
+    state = small(LATE, kill={"rule": [], "grace": 2, "min_peers": 3, "patience": 9})
+    (found,) = STUDY_RULES["killers"](study_of(state))
     assert " halving (epoch 2 of stage coarse)" in found.evidence
     assert found.remedy.endswith("grace below 3")
 
 
 def test_a_minimized_metric_is_replayed_with_its_sign() -> None:
-    board = small(
+    state = small(
         [[-one for one in line] for line in LATE],
         study={"name": "small", "metric": "val_accuracy", "goal": "minimize"},
         kill={"rule": ["median"], "grace": 1, "min_peers": 3},
     )
-    (found,) = STUDY_RULES["killed_winner"](study_of(board))
+    (found,) = STUDY_RULES["killed_winner"](study_of(state))
     assert "median rule: best -0.1 by epoch 1" in found.evidence
 
 
 def test_a_trial_that_goes_on_is_not_judged_again_by_the_epochs_it_has() -> None:
-    board = small([[0.1, 0.9, 0.95, 0.99], [0.5, 0.5, 0.5, 0.5], [0.6, 0.6, 0.6, 0.6], [0.7, 0.7]])
-    board.study["stage"] = [
+    state = small([[0.1, 0.9, 0.95, 0.99], [0.5, 0.5, 0.5, 0.5], [0.6, 0.6, 0.6, 0.6], [0.7, 0.7]])
+    state.study["stage"] = [
         {"name": "coarse", "trials": 4, "epochs": 2},
         {"name": "final", "continue": 3, "epochs": 4, "kill": ["median"]},
     ]
-    board.stages.append(StageRecord("final", 1, 3, [0, 1, 2]))
+    state.stages.append(StageRecord("final", 1, 3, [0, 1, 2]))
     median = build(["median"], {"min_peers": 1})
-    assert 0 not in replay(board, {0: [], 1: median}).killed
-    assert replay(board, {0: median, 1: []}).killed[0].stage == "coarse"
+    assert 0 not in replay(state, {0: [], 1: median}).killed
+    assert replay(state, {0: median, 1: []}).killed[0].stage == "coarse"
     # three are there at epoch 3; of the fourth epochs two are saved
-    found = replay(board, {0: [], 1: median})
+    found = replay(state, {0: [], 1: median})
     assert {n: one.epoch for n, one in found.killed.items()} == {1: 3, 2: 3}
     assert (found.trained, found.saved) == (4 * 2 + 3 * 2, 2)
 
@@ -441,14 +441,14 @@ def test_a_model_is_not_too_small_where_larger_ones_come_no_further(
 def test_a_run_whose_trials_have_no_value_ends_with_a_diagnosis_all_the_same(
     tmp_path: Path,
 ) -> None:
-    board = small([[nan, nan]] * 3)
-    board.begun = 0.0
-    for trial in board.trials.values():
+    state = small([[nan, nan]] * 3)
+    state.begun = 0.0
+    for trial in state.trials.values():
         trial.best_value = nan
         for line in trial.history:
             line["train_loss"] = nan
-    shown = plain(pages.final(board, tmp_path))
+    shown = plain(pages.final(state, tmp_path))
     assert "trial 0; no trial has a value: diverged the loss was nan at epoch 1" in shown
-    for trial in board.trials.values():
+    for trial in state.trials.values():
         trial.history = []
-    assert "diagnosis" not in plain(pages.final(board, tmp_path))
+    assert "diagnosis" not in plain(pages.final(state, tmp_path))

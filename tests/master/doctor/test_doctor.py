@@ -16,7 +16,7 @@ from rq.command import PUBSUB_CHANNEL_TEMPLATE
 
 from scattershot_common.bus import folder_probe, heartbeat
 from scattershot_common.bus.connection import URL_VARIABLE, connect
-from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_common.bus.signing import SECRET_VARIABLE
 from scattershot_common.errors import ScattershotError
 from scattershot_common.store import shared_folder
@@ -52,7 +52,7 @@ class PretendWorker:
 
     def __init__(self, url: str, name: str, root: Path | None, version: str = OWN) -> None:
         self._connection = connect(url)
-        heartbeat.write(self._connection, Pulse(name, name, 1, "cpu", version, 0.0))
+        heartbeat.write(self._connection, Heartbeat(name, name, 1, "cpu", version, 0.0))
         self.pubsub: Any = self._connection.pubsub()  # type: ignore[no-untyped-call]
         self.pubsub.subscribe(PUBSUB_CHANNEL_TEMPLATE % name)
         self._name, self._root = name, root
@@ -430,9 +430,9 @@ def test_the_master_looks_at_torch_without_importing_it() -> None:
 
 def test_workers_are_counted_by_device_and_machine() -> None:
     there = [
-        Pulse("a", "one", 1, "cuda:0", OWN, 0.0),
-        Pulse("b", "one", 2, "cuda:1", OWN, 0.0),
-        Pulse("c", "two", 3, "cpu", OWN, 0.0),
+        Heartbeat("a", "one", 1, "cuda:0", OWN, 0.0),
+        Heartbeat("b", "one", 2, "cuda:1", OWN, 0.0),
+        Heartbeat("c", "two", 3, "cpu", OWN, 0.0),
     ]
     count, versions = workers.check(there)
     assert count.found == "3 on 2 machines: 1 on cpu, 2 on cuda"

@@ -16,7 +16,7 @@ from scattershot_common.store.checkpoint_names import checkpoint_name, trial_fol
 from scattershot_master.ensemble import build as building
 from scattershot_master.ensemble.align_predictions import score_name
 from scattershot_master.ensemble.build import build
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import study_file
 
 Array = NDArray[Any]
@@ -36,25 +36,25 @@ class Study:
 
     def __init__(self, folder: Path, metric: str = "val_accuracy", task: str = "digits") -> None:
         self.folder = folder
-        self.board = Board()
+        self.state = StudyState()
         study = study_file(study={"name": "built", "task": task, "metric": metric})
         dumped = study.model_dump(mode="json", by_alias=True)
         self.apply("study", study=dumped, uid="u")
         self.apply("stage", stage="coarse", index=0, target=99, box=[])
 
     def apply(self, kind: str, **fields: Any) -> None:
-        self.board.apply({"e": kind, "at": 1.0, **fields})
+        self.state.apply({"e": kind, "at": 1.0, **fields})
 
     def trial(self, value: float, **tensors: Array) -> Path:
         """Add a trial whose best epoch had `value` and left a checkpoint with these tensors."""
-        number = len(self.board.trials)
-        name = checkpoint_name(self.board.metric, value, number, 1)
+        number = len(self.state.trials)
+        name = checkpoint_name(self.state.metric, value, number, 1)
         path = trial_folder(self.folder, number) / name
         header = {"trial": number, "epoch": 1, "state": {}}
         data = safetensors.numpy.save(tensors, files.metadata(header))
         files.write(path, files.seal(data), sync=False)
         self.apply("sampled", t=number, p={"lr": number / 10}, epochs=1, until=1)
-        self.apply("report", t=number, a=1, n=1, m={self.board.metric: value}, f=name)
+        self.apply("report", t=number, a=1, n=1, m={self.state.metric: value}, f=name)
         return path
 
     def predicting(self, wrong: str) -> Path:
@@ -63,7 +63,7 @@ class Study:
         return self.trial(value, predictions=right, targets=TARGETS[: len(wrong)])
 
     def build(self, size: int = 3, method: str = "greedy") -> dict[str, Any]:
-        return build(self.board, self.folder, size=size, method=method)
+        return build(self.state, self.folder, size=size, method=method)
 
 
 def members(result: dict[str, Any]) -> dict[int, int]:
@@ -89,7 +89,7 @@ def test_models_that_err_in_different_places_are_better_together(study: Study) -
     assert (result["method"], result["score_name"]) == ("greedy", "accuracy")
     assert (result["test"], result["note"]) == (None, "")
     first = result["members"][0]
-    assert first["checkpoint"] == study.board.trials[0].best_checkpoint
+    assert first["checkpoint"] == study.state.trials[0].best_checkpoint
     assert (first["epoch"], first["value"]) == (1, pytest.approx(4 / 6))
     assert all(member["gain"] > 0 for member in result["members"])
     json.dumps(result, allow_nan=False)
@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_note(study: Study) -> None:
 def test_a_checkpoint_whose_name_is_none_is_skipped_with_a_note(study: Study) -> None:
     study.predicting("......")
     study.predicting("x.....")
-    study.board.trials[0].best_checkpoint = "../../../etc/passwd"
+    study.state.trials[0].best_checkpoint = "../../../etc/passwd"
     result = study.build()
     assert members(result) == {1: 1}
     assert "refused '../../../etc/passwd'" in result["note"]
@@ -344,7 +344,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
 
 def look(study: Study, ensemble: dict[str, Any], **more: Any) -> dict[str, Any]:
     about: dict[str, Any] = {"data": None, "paths": [study.folder], "threads": 1, **more}
-    return building.test_members(study.board, study.folder, ensemble, **about)
+    return building.test_members(study.state, study.folder, ensemble, **about)
 
 
 def test_the_ensemble_and_the_best_single_model_are_tested_once(

@@ -14,7 +14,7 @@ from scattershot_common.task.check_result import CheckResult
 from scattershot_master.recipe import curves, plan, steps
 from scattershot_master.recipe.html import Step, page
 from scattershot_master.recipe.write_toml import written
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 STUDY = """\
 [study]
@@ -189,20 +189,20 @@ def test_most_of_the_curves_must_agree() -> None:
 
 
 def test_the_best_trials_are_diagnosed_with_evidence_and_remedy(tmp_path: Path) -> None:
-    board = Board()
-    board.apply({"e": "study", "uid": "u", "at": 0.0, "study": plan.search(study(), None)})
-    board.apply({"e": "stage", "stage": "fine", "index": 0, "target": 2})
+    state = StudyState()
+    state.apply({"e": "study", "uid": "u", "at": 0.0, "study": plan.search(study(), None)})
+    state.apply({"e": "stage", "stage": "fine", "index": 0, "target": 2})
     losses = [1.0, 0.5, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1]
     for number in (0, 1):
         params = {"lr": 0.1, "optimizer": "adamw", "layers": 2}
-        board.apply({"e": "sampled", "t": number, "p": params, "epochs": 8, "until": 8})
-        board.apply({"e": "started", "t": number, "a": 1, "w": "w", "at": 1.0})
+        state.apply({"e": "sampled", "t": number, "p": params, "epochs": 8, "until": 8})
+        state.apply({"e": "started", "t": number, "a": 1, "w": "w", "at": 1.0})
         for n, loss in enumerate(losses, 1):
             line = {"val_loss": loss, "train_loss": 1 / 2**n}
-            board.apply({"e": "report", "t": number, "n": n, "m": line})
-        board.apply({"e": "complete", "t": number, "a": 1, "at": 2.0})
+            state.apply({"e": "report", "t": number, "n": n, "m": line})
+        state.apply({"e": "complete", "t": number, "a": 1, "at": 2.0})
     searched = parse(written(plan.search(study(), None)))
-    step, reading = steps.curves_step(Step("Loss curves", "?"), board, searched, tmp_path)
+    step, reading = steps.curves_step(Step("Loss curves", "?"), state, searched, tmp_path)
     assert any(
         said.startswith("Overfitting (trials 0, 1): the validation loss rose from 0.5")
         and "regularize more" in said
@@ -230,7 +230,7 @@ def test_the_range_holds_what_every_sweep_suggests() -> None:
 
 
 def test_a_stage_without_any_value_stops_the_recipe_with_the_reason() -> None:
-    board = Board()
+    state = StudyState()
     for event in [
         {"e": "study", "uid": "u", "at": 0.0, "study": plan.search(study(), None)},
         {"e": "stage", "stage": "coarse", "index": 0, "target": 1},
@@ -238,8 +238,8 @@ def test_a_stage_without_any_value_stops_the_recipe_with_the_reason() -> None:
         {"e": "started", "t": 0, "a": 1, "w": "w", "at": 1.0},
         {"e": "failed", "t": 0, "a": 1, "r": "no disk", "at": 2.0},
     ]:
-        board.apply(event)
-    step = steps.stage_step(Step("Coarse", "?"), board, 0)
+        state.apply(event)
+    step = steps.stage_step(Step("Coarse", "?"), state, 0)
     assert step.outcome == "stopped" and "no disk" in step.decided
 
 

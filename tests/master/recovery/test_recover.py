@@ -22,7 +22,7 @@ from scattershot_master.recovery import files
 from scattershot_master.search import redis_study, search
 from scattershot_master.search.open_study import note_home
 from scattershot_master.state.ledger import LEDGER, Ledger, read
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import Master, Watcher, study_file, table
 from support.pretend_worker import PretendWorkers
 
@@ -70,9 +70,9 @@ def command(*words: object) -> Any:
     return json.loads(result.stdout)
 
 
-def sealed(board: Board, folder: Path) -> None:
+def sealed(state: StudyState, folder: Path) -> None:
     """Write into the checkpoints what a real worker would have written into them."""
-    for record in board.trials.values():
+    for record in state.trials.values():
         for path in list_checkpoints(folder, record.number):
             told = parse_name(path.name)
             assert told is not None
@@ -85,37 +85,37 @@ def sealed(board: Board, folder: Path) -> None:
                 "epoch": told.epoch,
                 "params": record.params,
                 "seed": record.seed,
-                "metric": board.metric,
-                "goal": board.goal,
-                "value": history[-1][board.metric],
+                "metric": state.metric,
+                "goal": state.goal,
+                "value": history[-1][state.metric],
                 "history": history,
             }
             path.write_bytes(store.seal(safetensors.numpy.save({}, store.metadata(header))))
 
 
-def stopped_at(reports: int, url: str, root: Path, study: StudyFile = STUDY) -> Board:
-    """Run the study until so many epochs are reported and all trials stand; return its board."""
+def stopped_at(reports: int, url: str, root: Path, study: StudyFile = STUDY) -> StudyState:
+    """Run the study until so many epochs are reported and all trials stand; return its state."""
     master: Master
     gate = threading.Event()
 
     def fault(trial: int, attempt: int, epoch: int) -> str:
         return "wait" if len(workers.trained) >= reports and not gate.is_set() else ""
 
-    def look(board: Board) -> None:
-        if sum(trial.done for trial in board.trials.values()) >= reports:
+    def look(state: StudyState) -> None:
+        if sum(trial.done for trial in state.trials.values()) >= reports:
             master.search.stopping = True
 
     with PretendWorkers(url, 3, seed=1, fault=fault, folder=root) as workers:
         master = Master(url, root, study, Watcher(look))
         master.run()
-    board = read(root / NAME)
+    state = read(root / NAME)
     (root / NAME / "study.toml").write_text(TOML)
-    sealed(board, root / NAME)
-    return board
+    sealed(state, root / NAME)
+    return state
 
 
-def finish(url: str, root: Path, study: StudyFile = STUDY) -> Board:
-    """Run the study to its end; return its board as its ledger has it."""
+def finish(url: str, root: Path, study: StudyFile = STUDY) -> StudyState:
+    """Run the study to its end; return its state as its ledger has it."""
     with PretendWorkers(url, 2, folder=root):
         assert Master(url, root, study).run()
     return read(root / NAME)
@@ -140,11 +140,11 @@ def lines_of(folder: Path) -> list[bytes]:
     return (folder / LEDGER).read_bytes().splitlines(keepends=True)
 
 
-def results(board: Board) -> list[object]:
+def results(state: StudyState) -> list[object]:
     """Return what the trials with results came to."""
     return [
         (one.number, one.stage, one.params, one.seed, one.history, one.best_checkpoint)
-        for one in board.trials.values()
+        for one in state.trials.values()
         if one.history
     ]
 
@@ -352,8 +352,8 @@ def test_where_code_and_data_lie_is_recovered_from_a_damaged_ledger(
     ledger.close()
     damage(copy / NAME, [5])
     command("recover", copy / NAME, "--json")
-    board = read(copy / NAME)
-    assert (board.home, board.data) == (str(tmp_path), "data")
+    state = read(copy / NAME)
+    assert (state.home, state.data) == (str(tmp_path), "data")
 
 
 def test_a_ledger_that_lacks_a_line_is_recovered_too(copy: Path, ended: Path) -> None:
@@ -400,17 +400,19 @@ def test_a_sound_ledger_is_left_as_it_is(copy: Path) -> None:
 def test_a_redis_that_lost_the_study_is_given_it_again(
     redis_url: str, tmp_path: Path, ended: Path
 ) -> None:
-    board = stopped_at(12, redis_url, tmp_path)
+    state = stopped_at(12, redis_url, tmp_path)
     connection: Any = connect(redis_url)
     connection.flushall()
     told = command("recover", tmp_path / NAME, "--redis", redis_url, "--json")
     assert told["redis"]["lost"] and not told["redis"]["namesake"]
-    assert told["redis"]["living"] == board.living > 0
+    assert told["redis"]["living"] == state.living > 0
     keys = Keys(NAME)
-    for number in board.by_state["waiting"]:
-        record = board.trials[number]
-        state, epoch, attempt = connection.hmget(keys.trial(number), "state", "epoch", "attempt")
-        assert (state, int(epoch), int(attempt)) == ("waiting", record.done, record.attempts)
+    for number in state.by_state["waiting"]:
+        record = state.trials[number]
+        trial_state, epoch, attempt = connection.hmget(
+            keys.trial(number), "state", "epoch", "attempt"
+        )
+        assert (trial_state, int(epoch), int(attempt)) == ("waiting", record.done, record.attempts)
     assert not connection.exists(keys.master), "the study is free for its master"
     assert table(finish(redis_url, tmp_path)) == table(read(ended / NAME))
 
@@ -504,5 +506,5 @@ def test_a_value_that_is_no_number_survives(redis_url: str, tmp_path: Path) -> N
     assert results_text(read(tmp_path / NAME)) == results_text(before)
 
 
-def results_text(board: Board) -> str:
-    return json.dumps(results(board))
+def results_text(state: StudyState) -> str:
+    return json.dumps(results(state))

@@ -9,7 +9,7 @@ from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys
 from scattershot_common.store.checkpoint_names import checkpoint_name, is_checkpoint_of
 from scattershot_master.state.ledger import LEDGER
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import Master, Watcher, study_file, table
 from support.pretend_worker import PretendWorkers
 
@@ -21,9 +21,9 @@ def run(url: str, root: Path, *strangers: dict[str, str]) -> Master:
     """Run the study while `strangers` come along in its stream; return its master."""
     told = False
 
-    def look(board: Board) -> None:
+    def look(state: StudyState) -> None:
         nonlocal told
-        if not told and board.by_state["running"]:
+        if not told and state.by_state["running"]:
             for fields in strangers:
                 connect(url).xadd(Keys(NAME).events, fields)  # type: ignore[arg-type]
             told = True
@@ -35,13 +35,13 @@ def run(url: str, root: Path, *strangers: dict[str, str]) -> Master:
 
 
 def test_events_that_only_a_master_writes_are_passed_over(redis_url: str, tmp_path: Path) -> None:
-    expected = table(run(redis_url, tmp_path / "undisturbed").board)
+    expected = table(run(redis_url, tmp_path / "undisturbed").state)
     connect(redis_url).flushdb()
     kinds = ("finished", "study", "stage", "settled", "sampled", "ensemble", "kill", "nonsense")
     strangers = [{"e": kind, "t": "0", "a": "1"} for kind in kinds]
     master = run(redis_url, tmp_path / "disturbed", *strangers, {"e": "report", "t": "999"})
-    assert table(master.board) == expected
-    assert not master.board.finished
+    assert table(master.state) == expected
+    assert not master.state.finished
     lines = (tmp_path / "disturbed" / NAME / LEDGER).read_text().splitlines()
     assert sum(json.loads(line)["e"] == "skipped" for line in lines) == len(strangers) + 1
 
@@ -63,6 +63,6 @@ def test_a_checkpoint_that_is_not_the_trials_is_refused_and_told(
     stranger = {"e": "report", "t": "0", "a": "1", "n": "1", "m": metrics, "f": name}
     master = run(redis_url, tmp_path, stranger)
     assert f"trial 0: refused {name!r} as a checkpoint" in master.view.notes
-    for trial in master.board.trials.values():
+    for trial in master.state.trials.values():
         for file in (trial.checkpoint, trial.best_checkpoint):
             assert not file or is_checkpoint_of(trial.number, file)

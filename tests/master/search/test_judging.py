@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scattershot_master.search.judging import Judge, stage_killers
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import study_file
 
 
@@ -18,32 +18,32 @@ class Scene:
             stage=[{"name": "coarse", "trials": trials, "epochs": 9}],
             kill=kill,
         )
-        self.board = Board()
+        self.state = StudyState()
         dumped = study.model_dump(mode="json", by_alias=True)
-        self.board.apply({"e": "study", "study": dumped, "uid": "u", "at": 1.0})
+        self.state.apply({"e": "study", "study": dumped, "uid": "u", "at": 1.0})
         stage = {"stage": "coarse", "index": 0, "target": trials, "box": []}
-        self.board.apply({"e": "stage", "at": 1.0, **stage})
+        self.state.apply({"e": "stage", "at": 1.0, **stage})
         for number in range(trials):
             sampled = {"t": number, "p": {}, "epochs": 9, "until": 9}
-            self.board.apply({"e": "sampled", "at": 1.0, **sampled})
+            self.state.apply({"e": "sampled", "at": 1.0, **sampled})
         self.killers = stage_killers(study, 0)
-        self.judge = Judge(self.board, self.board.stages[0], self.killers)
+        self.judge = Judge(self.state, self.state.stages[0], self.killers)
 
     def report(self, number: int, value: float, **more: float) -> None:
-        epoch = self.board.trials[number].done + 1
+        epoch = self.state.trials[number].done + 1
         metrics = {"val_accuracy": value, **more}
-        self.board.apply({"e": "report", "t": number, "a": 1, "n": epoch, "m": metrics})
+        self.state.apply({"e": "report", "t": number, "a": 1, "n": epoch, "m": metrics})
 
     def verdicts(self, number: int, values: Sequence[float]) -> list[str]:
         found = []
         for value in values:
             self.report(number, value)
-            found.append(self.judge.verdict(self.board.trials[number]))
+            found.append(self.judge.verdict(self.state.trials[number]))
         return found
 
     def again(self) -> None:
         """Judge on as a master that was started again."""
-        self.judge = Judge(self.board, self.board.stages[0], self.killers)
+        self.judge = Judge(self.state, self.state.stages[0], self.killers)
 
 
 def test_nobody_is_killed_without_a_rule() -> None:
@@ -53,7 +53,7 @@ def test_nobody_is_killed_without_a_rule() -> None:
 def test_a_trial_is_killed_by_its_own_curve() -> None:
     scene = Scene(rule="diverged")
     assert scene.verdicts(0, [0.5, 0.6, math.nan])[:2] == ["", ""]
-    reason = scene.judge.verdict(scene.board.trials[0])
+    reason = scene.judge.verdict(scene.state.trials[0])
     assert reason == "diverged rule: its metric is nan at epoch 3"
 
 
@@ -74,7 +74,7 @@ def test_judging_a_report_again_after_a_restart_says_the_same() -> None:
     for number, value in enumerate([0.6, 0.7, 0.8, 0.1]):
         (said,) = scene.verdicts(number, [value])
     scene.again()
-    assert scene.judge.verdict(scene.board.trials[3]) == said != ""
+    assert scene.judge.verdict(scene.state.trials[3]) == said != ""
 
 
 def test_smaller_is_better_where_the_goal_is_to_minimize() -> None:
@@ -90,17 +90,17 @@ def test_the_loss_that_is_judged_is_the_training_loss_else_the_validation_loss()
     scene = Scene(rule="diverged", factor=10.0)
     for losses in ({"train_loss": 2.0, "val_loss": 99.0}, {"train_loss": 2.0, "val_loss": 9e9}):
         scene.report(0, 0.5, **losses)
-        assert scene.judge.verdict(scene.board.trials[0]) == ""
+        assert scene.judge.verdict(scene.state.trials[0]) == ""
     scene.report(1, 0.5, val_loss=2.0)
-    assert scene.judge.verdict(scene.board.trials[1]) == ""
+    assert scene.judge.verdict(scene.state.trials[1]) == ""
     scene.report(1, 0.5, val_loss=99.0)
-    assert "loss 99 is above 20" in scene.judge.verdict(scene.board.trials[1])
+    assert "loss 99 is above 20" in scene.judge.verdict(scene.state.trials[1])
 
 
 def test_a_metric_that_was_not_reported_is_no_number() -> None:
     scene = Scene(rule="diverged")
-    scene.board.apply({"e": "report", "t": 0, "a": 1, "n": 1, "m": {"other": 1.0}})
-    assert "its metric is nan" in scene.judge.verdict(scene.board.trials[0])
+    scene.state.apply({"e": "report", "t": 0, "a": 1, "n": 1, "m": {"other": 1.0}})
+    assert "its metric is nan" in scene.judge.verdict(scene.state.trials[0])
 
 
 def test_the_last_epoch_of_the_budget_is_never_judged() -> None:
@@ -113,6 +113,6 @@ def test_a_continued_trial_brings_its_history_to_its_peers() -> None:
         scene.verdicts(number, [value] * 3)
     scene.again()
     scene.report(0, 0.9)
-    assert scene.judge.verdict(scene.board.trials[0]) == ""
+    assert scene.judge.verdict(scene.state.trials[0]) == ""
     scene.report(1, 0.5)
-    assert scene.judge.verdict(scene.board.trials[1]).startswith("median rule")
+    assert scene.judge.verdict(scene.state.trials[1]).startswith("median rule")

@@ -13,7 +13,7 @@ from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys
 from scattershot_common.bus.server import EmbeddedServer
 from scattershot_master.search import redis_study, search
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import Master, Watcher, study_file, table
 from support.pretend_worker import PretendWorkers
 from support.waiting import eventually
@@ -41,7 +41,7 @@ def undisturbed(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
     with PretendWorkers(server.url, 1):
         master = Master(server.url, tmp_path_factory.mktemp("undisturbed"), STUDY)
         assert master.run()
-    return table(master.board)
+    return table(master.state)
 
 
 _PICTURE = """
@@ -68,8 +68,8 @@ class Memory:
         self._picture: dict[bytes, bytes] = {}
         self.lost = self.restarted = False
 
-    def look(self, board: Board) -> None:
-        epochs = sum(trial.done for trial in board.trials.values())
+    def look(self, state: StudyState) -> None:
+        epochs = sum(trial.done for trial in state.trials.values())
         if not self._picture and epochs >= self._first:
             flat = self._redis.eval(_PICTURE, 0)
             self._picture = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -104,18 +104,18 @@ def test_a_study_comes_to_the_same_end_though_redis_has_lost_its_last_moments(
     first = rng.randrange(1, 40)
     memory = Memory(server.url, (first, first + rng.randrange(1, 12)), unread=unread)
 
-    def restarted(self: redis_study.Dispatch) -> bool:
+    def restarted(self: redis_study.RedisStudy) -> bool:
         was, memory.restarted = memory.restarted, False
         return was and noticed
 
     # what nobody noticed is found because it is missing, a little later
     monkeypatch.setattr(redis_study, "_LOST_AFTER", 1e6 if noticed else 0.2)
-    monkeypatch.setattr(redis_study.Dispatch, "restarted", restarted)
+    monkeypatch.setattr(redis_study.RedisStudy, "restarted", restarted)
     with PretendWorkers(server.url, 3, seed=seed):
         master = Master(server.url, tmp_path, STUDY, Watcher(memory.look, seconds=40))
         assert master.run()
     assert memory.lost
-    assert table(master.board) == undisturbed
+    assert table(master.state) == undisturbed
 
 
 def test_a_server_that_was_started_again_is_noticed(tmp_path: Path) -> None:

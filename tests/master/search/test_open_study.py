@@ -32,7 +32,7 @@ def begin(tmp_path: Path) -> Callable[..., Path]:
         text = f'[study]\nname = "{now.study.name}"\n'
         named, ledger = open_study(now, text, tmp_path, fresh=fresh)
         ledger.close()
-        assert named.study.name == ledger.folder.name == ledger.board.name
+        assert named.study.name == ledger.folder.name == ledger.state.name
         return ledger.folder
 
     return opened
@@ -46,9 +46,9 @@ def test_a_new_study_gets_a_folder_of_its_name(begin: Callable[..., Path], tmp_p
     folder = begin(study())
     assert folder == tmp_path / "digits"
     assert (folder / "study.toml").read_text() == '[study]\nname = "digits"\n'
-    board = read(folder)
-    assert len(board.uid) == 16
-    assert StudyFile.model_validate(board.study) == study()
+    state = read(folder)
+    assert len(state.uid) == 16
+    assert StudyFile.model_validate(state.study) == study()
 
 
 def test_the_same_study_goes_on_in_its_folder_and_nothing_is_written(
@@ -201,9 +201,9 @@ def test_other_settings_may_change_and_open_a_finished_study_again(
     ledger.close()
     uid = read(folder).uid
     assert begin(study(**change)) == folder
-    board = read(folder)
-    assert (board.uid, board.finished) == (uid, False)
-    assert StudyFile.model_validate(board.study) == study(**change)
+    state = read(folder)
+    assert (state.uid, state.finished) == (uid, False)
+    assert StudyFile.model_validate(state.study) == study(**change)
 
 
 def test_a_study_that_another_master_runs_cannot_be_opened(

@@ -13,48 +13,50 @@ from scattershot_master.killers.base import Killer, Verdict
 from scattershot_master.killers.build import build
 from scattershot_master.search import planning
 from scattershot_master.search.judging import stage_killers
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import SPACE, study_file
 
 HALVING = build(["sync_halving"], {"grace": 1, "eta": 3})
 
 
-def board_of(study: StudyFile) -> Board:
-    board = Board()
+def state_of(study: StudyFile) -> StudyState:
+    state = StudyState()
     dumped = study.model_dump(mode="json", by_alias=True)
-    board.apply({"e": "study", "study": dumped, "uid": "u1", "at": 1.0})
-    return board
+    state.apply({"e": "study", "study": dumped, "uid": "u1", "at": 1.0})
+    return state
 
 
-def open_next(board: Board, study: StudyFile, killers: Sequence[Killer] = ()) -> dict[str, Any]:
-    fields = planning.next_stage(board, study, killers)
+def open_next(
+    state: StudyState, study: StudyFile, killers: Sequence[Killer] = ()
+) -> dict[str, Any]:
+    fields = planning.next_stage(state, study, killers)
     assert fields is not None
-    board.apply({"e": "stage", "at": 2.0, **fields})
+    state.apply({"e": "stage", "at": 2.0, **fields})
     return fields
 
 
 def sample(
-    board: Board, study: StudyFile, count: int = 999, killers: Sequence[Killer] = ()
+    state: StudyState, study: StudyFile, count: int = 999, killers: Sequence[Killer] = ()
 ) -> list[dict[str, Any]]:
-    points = planning.next_points(board, study, killers, count)
+    points = planning.next_points(state, study, killers, count)
     for point in points:
-        board.apply({"e": "sampled", "at": 3.0, **point})
+        state.apply({"e": "sampled", "at": 3.0, **point})
     return points
 
 
-def train(board: Board, number: int, values: Sequence[float], end: str = "complete") -> None:
+def train(state: StudyState, number: int, values: Sequence[float], end: str = "complete") -> None:
     """Report values from where the trial is, and end its attempt."""
-    trial = board.trials[number]
+    trial = state.trials[number]
     about = {"t": number, "a": trial.attempts + 1, "at": 4.0}
-    board.apply({"e": "started", "w": "w1", **about})
+    state.apply({"e": "started", "w": "w1", **about})
     for epoch, value in enumerate(values, trial.done + 1):
-        board.apply({"e": "report", "n": epoch, "m": {"val_accuracy": value}, "f": "f", **about})
+        state.apply({"e": "report", "n": epoch, "m": {"val_accuracy": value}, "f": "f", **about})
     if end:
-        board.apply({"e": end, **about})
+        state.apply({"e": end, **about})
 
 
-def close(board: Board) -> None:
-    board.apply({"e": "closed", "index": len(board.stages) - 1, "at": 5.0})
+def close(state: StudyState) -> None:
+    state.apply({"e": "closed", "index": len(state.stages) - 1, "at": 5.0})
 
 
 # ---- stages
@@ -62,57 +64,57 @@ def close(board: Board) -> None:
 
 def test_stages_open_in_their_order_and_none_after_the_last() -> None:
     study = study_file()
-    board = board_of(study)
-    assert planning.current_stage(board) is None
+    state = state_of(study)
+    assert planning.current_stage(state) is None
     for index, name in enumerate(["coarse", "fine", "final"]):
-        fields = open_next(board, study)
+        fields = open_next(state, study)
         assert (fields["stage"], fields["index"]) == (name, index)
-        stage = planning.current_stage(board)
+        stage = planning.current_stage(state)
         assert stage is not None
         assert stage.name == name
-        for point in sample(board, study):
-            train(board, point["t"], [0.5] * point["epochs"])
+        for point in sample(state, study):
+            train(state, point["t"], [0.5] * point["epochs"])
         for number in stage.trials if name == "final" else []:
-            train(board, number, [0.5] * 4)
-        assert planning.stage_done(board, stage)
-        close(board)
-    assert planning.next_stage(board, study, []) is None
+            train(state, number, [0.5] * 4)
+        assert planning.stage_done(state, stage)
+        close(state)
+    assert planning.next_stage(state, study, []) is None
 
 
 def test_a_stage_is_done_when_all_its_trials_are_sampled_and_have_ended() -> None:
     study = study_file()
-    board = board_of(study)
-    open_next(board, study)
-    stage = board.stages[0]
-    assert not planning.stage_done(board, stage)
-    sample(board, study, 9)
+    state = state_of(study)
+    open_next(state, study)
+    stage = state.stages[0]
+    assert not planning.stage_done(state, stage)
+    sample(state, study, 9)
     ends = ["complete", "killed", "failed"] * 3
     for number, end in enumerate(ends):
-        train(board, number, [0.5], end)
-    assert not planning.stage_done(board, stage)  # the tenth is still to come
-    sample(board, study)
+        train(state, number, [0.5], end)
+    assert not planning.stage_done(state, stage)  # the tenth is still to come
+    sample(state, study)
     for end in ("", "waiting", "paused"):
-        train(board, 9, [], end)
-        assert not planning.stage_done(board, stage)
-    train(board, 9, [], "failed")
-    assert planning.stage_done(board, stage)
+        train(state, 9, [], end)
+        assert not planning.stage_done(state, stage)
+    train(state, 9, [], "failed")
+    assert planning.stage_done(state, stage)
 
 
 def test_a_refined_stage_draws_from_the_box_around_the_best() -> None:
     study = study_file()
-    board = board_of(study)
-    assert open_next(board, study)["box"] == study.space.whole().to_json()
-    for point in sample(board, study):
-        train(board, point["t"], [-abs(math.log10(float(point["p"]["lr"])) + 2)])
-    close(board)
-    fields = open_next(board, study)
+    state = state_of(study)
+    assert open_next(state, study)["box"] == study.space.whole().to_json()
+    for point in sample(state, study):
+        train(state, point["t"], [-abs(math.log10(float(point["p"]["lr"])) + 2)])
+    close(state)
+    fields = open_next(state, study)
     box = Box.from_json(fields["box"])
     assert box != study.space.whole()
     assert any(note.startswith("lr: [1e-05, 1] → [") for note in fields["notes"])
     low, high = box.sides[0][0]
     assert 0.1 <= high - low < 0.7
     assert low < study.space.locate({"lr": 1e-2, "dropout": 0.1, "units": 16})[0] < high
-    for point in sample(board, study):
+    for point in sample(state, study):
         assert low <= study.space.locate(point["p"])[0] <= high
 
 
@@ -124,15 +126,15 @@ def test_refining_starts_from_the_last_stage_that_drew_points() -> None:
         {"name": "finer", "trials": 4, "epochs": 1, "refine": 0.5},
     ]
     study = study_file(stage=stages)
-    board = board_of(study)
+    state = state_of(study)
     widths = []
     for stage in stages:
-        fields = open_next(board, study)
-        for point in sample(board, study):
-            train(board, point["t"], [-abs(math.log10(float(point["p"]["lr"])) + 2)])
-        for number in board.stages[-1].trials if "continue" in stage else []:
-            train(board, number, [0.0])
-        close(board)
+        fields = open_next(state, study)
+        for point in sample(state, study):
+            train(state, point["t"], [-abs(math.log10(float(point["p"]["lr"])) + 2)])
+        for number in state.stages[-1].trials if "continue" in stage else []:
+            train(state, number, [0.0])
+        close(state)
         if fields.get("box"):
             ((low, high),) = Box.from_json(fields["box"]).sides[0]
             widths.append(high - low)
@@ -141,12 +143,12 @@ def test_refining_starts_from_the_last_stage_that_drew_points() -> None:
 
 def test_refining_around_nothing_searches_the_whole_space_and_says_so() -> None:
     study = study_file()
-    board = board_of(study)
-    open_next(board, study)
-    for point in sample(board, study):
-        train(board, point["t"], [math.nan], "failed")
-    close(board)
-    fields = open_next(board, study)
+    state = state_of(study)
+    open_next(state, study)
+    for point in sample(state, study):
+        train(state, point["t"], [math.nan], "failed")
+    close(state)
+    fields = open_next(state, study)
     assert fields["box"] == study.space.whole().to_json()
     assert fields["notes"] == [
         "no trial before has a finite result: the whole space is searched again"
@@ -161,13 +163,13 @@ def continuing(ends: Iterable[tuple[float, str]], count: int, epochs: int = 9) -
         {"name": "final", "continue": count, "epochs": epochs},
     ]
     study = study_file(stage=stages)
-    board = board_of(study)
-    open_next(board, study)
-    sample(board, study, len(ends))
+    state = state_of(study)
+    open_next(state, study)
+    sample(state, study, len(ends))
     for number, (value, end) in enumerate(ends):
-        train(board, number, [value] * 4, end)
-    close(board)
-    return open_next(board, study, HALVING)
+        train(state, number, [value] * 4, end)
+    close(state)
+    return open_next(state, study, HALVING)
 
 
 def test_the_best_complete_trials_go_on_with_the_larger_budget() -> None:
@@ -201,14 +203,14 @@ def test_a_stage_that_nobody_can_join_is_done_at_once() -> None:
         {"name": "final", "continue": 2, "epochs": 9},
     ]
     study = study_file(stage=stages)
-    board = board_of(study)
-    open_next(board, study)
-    for point in sample(board, study):
-        train(board, point["t"], [0.5], "killed")
-    close(board)
-    open_next(board, study)
-    assert planning.stage_done(board, board.stages[1])
-    assert planning.next_points(board, study, [], 5) == []
+    state = state_of(study)
+    open_next(state, study)
+    for point in sample(state, study):
+        train(state, point["t"], [0.5], "killed")
+    close(state)
+    open_next(state, study)
+    assert planning.stage_done(state, state.stages[1])
+    assert planning.next_points(state, study, [], 5) == []
 
 
 def test_trials_that_have_the_epochs_already_do_not_go_on() -> None:
@@ -218,15 +220,15 @@ def test_trials_that_have_the_epochs_already_do_not_go_on() -> None:
         {"name": "again", "continue": 2, "epochs": 9},
     ]
     study = study_file(stage=stages)
-    board = board_of(study)
-    open_next(board, study)
-    for number in [point["t"] for point in sample(board, study)]:
-        train(board, number, [0.5 + number / 10] * 4)
-    close(board)
-    assert open_next(board, study)["trials"] == [2]
-    train(board, 2, [0.9] * 5)
-    close(board)
-    assert open_next(board, study)["trials"] == [1, 0]
+    state = state_of(study)
+    open_next(state, study)
+    for number in [point["t"] for point in sample(state, study)]:
+        train(state, number, [0.5 + number / 10] * 4)
+    close(state)
+    assert open_next(state, study)["trials"] == [2]
+    train(state, 2, [0.9] * 5)
+    close(state)
+    assert open_next(state, study)["trials"] == [1, 0]
 
 
 # ---- points
@@ -239,7 +241,7 @@ def test_points_are_the_same_however_many_are_drawn_at_a_time(
     sampler: str, chunks: list[int]
 ) -> None:
     study = study_file(study={"name": "points", "task": "digits", "sampler": sampler})
-    whole, parts = board_of(study), board_of(study)
+    whole, parts = state_of(study), state_of(study)
     open_next(whole, study)
     open_next(parts, study)
     expected = sample(whole, study)
@@ -253,9 +255,9 @@ def test_points_depend_on_the_studys_seed_and_the_stages_name_alone() -> None:
     def points(seed: int = 0, name: str = "coarse", **more: Any) -> list[Any]:
         stages = [{"name": name, "trials": 5, "epochs": 3, **more}]
         study = study_file(study={"name": "p", "task": "digits", "seed": seed}, stage=stages)
-        board = board_of(study)
-        open_next(board, study)
-        return [point["p"] for point in sample(board, study)]
+        state = state_of(study)
+        open_next(state, study)
+        return [point["p"] for point in sample(state, study)]
 
     assert points() == points(kill="none") == points()
     assert points() != points(seed=1)
@@ -266,28 +268,28 @@ def test_points_depend_on_the_studys_seed_and_the_stages_name_alone() -> None:
 
 def test_numbers_go_on_from_stage_to_stage() -> None:
     study = study_file()
-    board = board_of(study)
+    state = state_of(study)
     for _ in range(2):
-        open_next(board, study)
-        sample(board, study)
-        close(board)
-    assert [stage.trials for stage in board.stages] == [[*range(10)], [*range(10, 16)]]
+        open_next(state, study)
+        sample(state, study)
+        close(state)
+    assert [stage.trials for stage in state.stages] == [[*range(10)], [*range(10, 16)]]
 
 
 def test_a_space_of_fixed_values_can_be_sampled() -> None:
     study = study_file(space={"lr": 0.1})
-    board = board_of(study)
-    open_next(board, study)
-    assert [point["p"] for point in sample(board, study, 2)] == [{"lr": 0.1}] * 2
+    state = state_of(study)
+    open_next(state, study)
+    assert [point["p"] for point in sample(state, study, 2)] == [{"lr": 0.1}] * 2
 
 
 def test_points_tell_the_budget_and_the_first_stop() -> None:
     study = study_file(stage=[{"name": "long", "trials": 2, "epochs": 30}])
-    board = board_of(study)
-    open_next(board, study)
-    (first,) = planning.next_points(board, study, HALVING, 1)
+    state = state_of(study)
+    open_next(state, study)
+    (first,) = planning.next_points(state, study, HALVING, 1)
     assert (first["t"], first["epochs"], first["until"]) == (0, 30, 1)
-    (first,) = planning.next_points(board, study, [], 1)
+    (first,) = planning.next_points(state, study, [], 1)
     assert first["until"] == 30
 
 
@@ -334,79 +336,79 @@ def rung_of(
     killers: Sequence[Killer] = HALVING,
     trials: int | None = None,
     goal: str = "maximize",
-) -> tuple[Board, StudyFile]:
-    """Return a board on which trials stand at their first rung with these values."""
+) -> tuple[StudyState, StudyFile]:
+    """Return a study's state on which trials stand at their first rung with these values."""
     stages = [{"name": "coarse", "trials": trials or len(values), "epochs": 9}]
     tables = {"study": {"name": "rungs", "task": "digits", "goal": goal}, "stage": stages}
     study = study_file(**tables)
-    board = board_of(study)
-    open_next(board, study, killers)
-    sample(board, study, len(values), killers)
+    state = state_of(study)
+    open_next(state, study, killers)
+    sample(state, study, len(values), killers)
     for number, value in enumerate(values):
-        train(board, number, [value], "paused")
-    return board, study
+        train(state, number, [value], "paused")
+    return state, study
 
 
 def test_a_rung_is_settled_when_everybody_stands_at_it() -> None:
-    board, _ = rung_of([0.1, 0.9, 0.5, 0.7])
-    rung = planning.due_rung(board, HALVING)
+    state, _ = rung_of([0.1, 0.9, 0.5, 0.7])
+    rung = planning.due_rung(state, HALVING)
     assert rung is not None
     assert (rung["n"], rung["go"], rung["until"]) == (1, [1, 3], 3)
     assert [number for number, _ in rung["kill"]] == [0, 2]
     assert "0.5 is not among the best 2 of 4" in rung["kill"][1][1]
 
 
-@pytest.mark.parametrize("state", ["waiting", "running"])
-def test_a_rung_waits_for_everybody_who_lives(state: str) -> None:
-    board, _ = rung_of([0.1, 0.9, 0.5, 0.7])
-    train(board, 2, [], "" if state == "running" else state)
-    assert board.trials[2].state == state
-    assert planning.due_rung(board, HALVING) is None
-    train(board, 2, [], "failed")
-    rung = planning.due_rung(board, HALVING)
+@pytest.mark.parametrize("trial_state", ["waiting", "running"])
+def test_a_rung_waits_for_everybody_who_lives(trial_state: str) -> None:
+    state, _ = rung_of([0.1, 0.9, 0.5, 0.7])
+    train(state, 2, [], "" if trial_state == "running" else trial_state)
+    assert state.trials[2].state == trial_state
+    assert planning.due_rung(state, HALVING) is None
+    train(state, 2, [], "failed")
+    rung = planning.due_rung(state, HALVING)
     assert rung is not None
     assert (rung["go"], [number for number, _ in rung["kill"]]) == ([1], [0, 3])
 
 
 def test_a_rung_waits_for_trials_that_are_not_sampled_yet() -> None:
-    board, study = rung_of([0.1, 0.9], trials=3)
-    assert planning.due_rung(board, HALVING) is None
-    sample(board, study, killers=HALVING)
-    assert planning.due_rung(board, HALVING) is None
-    train(board, 2, [0.5], "paused")
-    assert planning.due_rung(board, HALVING) is not None
+    state, study = rung_of([0.1, 0.9], trials=3)
+    assert planning.due_rung(state, HALVING) is None
+    sample(state, study, killers=HALVING)
+    assert planning.due_rung(state, HALVING) is None
+    train(state, 2, [0.5], "paused")
+    assert planning.due_rung(state, HALVING) is not None
 
 
 def test_a_rung_waits_for_the_end_of_trials_that_are_to_be_killed() -> None:
-    board, _ = rung_of([0.1, 0.9, 0.5, 0.7])
-    board.apply({"e": "kill", "t": 3, "r": "diverged", "at": 5.0})
-    assert planning.due_rung(board, HALVING) is None
-    board.apply({"e": "killed", "t": 3, "a": 1, "r": "diverged", "at": 5.0})
-    rung = planning.due_rung(board, HALVING)
+    state, _ = rung_of([0.1, 0.9, 0.5, 0.7])
+    state.apply({"e": "kill", "t": 3, "r": "diverged", "at": 5.0})
+    assert planning.due_rung(state, HALVING) is None
+    state.apply({"e": "killed", "t": 3, "a": 1, "r": "diverged", "at": 5.0})
+    rung = planning.due_rung(state, HALVING)
     assert rung is not None
     assert rung["go"] == [1]
 
 
 def test_nobody_at_a_rung_is_no_rung() -> None:
-    board, _ = rung_of([], trials=2)
-    assert planning.due_rung(board, HALVING) is None
+    state, _ = rung_of([], trials=2)
+    assert planning.due_rung(state, HALVING) is None
 
 
 def test_ties_at_a_rung_go_to_the_lower_number_and_nan_never_goes_on() -> None:
-    board, _ = rung_of([math.nan, 0.5, 0.5, 0.5, math.inf, -math.inf])
-    rung = planning.due_rung(board, HALVING)
+    state, _ = rung_of([math.nan, 0.5, 0.5, 0.5, math.inf, -math.inf])
+    rung = planning.due_rung(state, HALVING)
     assert rung is not None
     assert rung["go"] == [1, 2]
-    board, _ = rung_of([math.nan] * 4)
-    rung = planning.due_rung(board, HALVING)
+    state, _ = rung_of([math.nan] * 4)
+    rung = planning.due_rung(state, HALVING)
     assert rung is not None
     assert (rung["go"], len(rung["kill"])) == ([], 4)
 
 
 def test_the_smaller_goes_on_where_the_goal_is_to_minimize() -> None:
     killers = build(["sync_halving"], {"grace": 1, "eta": 3}, minimize=True)
-    board, _ = rung_of([0.1, 0.9, 0.5], killers=killers, goal="minimize")
-    rung = planning.due_rung(board, killers)
+    state, _ = rung_of([0.1, 0.9, 0.5], killers=killers, goal="minimize")
+    rung = planning.due_rung(state, killers)
     assert rung is not None
     assert rung["go"] == [0]
     assert "0.5 is not among" in dict(rung["kill"])[2]
@@ -414,11 +416,11 @@ def test_the_smaller_goes_on_where_the_goal_is_to_minimize() -> None:
 
 def test_a_trial_stands_by_its_best_value_unless_the_last_one_is_none() -> None:
     killers = [Stopping(at=(3,))]
-    board, _ = rung_of([], killers=killers, trials=2)
+    state, _ = rung_of([], killers=killers, trials=2)
     study = study_file(stage=[{"name": "coarse", "trials": 2, "epochs": 9}])
-    sample(board, study, killers=killers)
-    train(board, 0, [0.2, 0.8, 0.3], "paused")
-    train(board, 1, [0.2, 0.9, math.nan], "paused")
+    sample(state, study, killers=killers)
+    train(state, 0, [0.2, 0.8, 0.3], "paused")
+    train(state, 1, [0.2, 0.9, math.nan], "paused")
     settled: dict[int, float] = {}
 
     class Looking(Stopping):
@@ -426,7 +428,7 @@ def test_a_trial_stands_by_its_best_value_unless_the_last_one_is_none() -> None:
             settled.update(standings)
             return {}
 
-    planning.due_rung(board, [Looking(at=(3,))])
+    planning.due_rung(state, [Looking(at=(3,))])
     assert settled[0] == 0.8
     assert math.isnan(settled[1])
 
@@ -437,8 +439,8 @@ def test_each_killer_settles_its_own_rungs_and_the_first_reason_counts() -> None
         Stopping(at=(1,), kills=(0, 1), word="first"),
         Stopping(at=(1, 2), kills=(1, 2), word="second"),
     ]
-    board, _ = rung_of([0.5] * 4, killers=killers)
-    rung = planning.due_rung(board, killers)
+    state, _ = rung_of([0.5] * 4, killers=killers)
+    rung = planning.due_rung(state, killers)
     assert rung is not None
     assert rung["kill"] == [(0, "first"), (1, "first"), (2, "second")]
     assert (rung["go"], rung["until"]) == ([3], 2)
@@ -446,10 +448,10 @@ def test_each_killer_settles_its_own_rungs_and_the_first_reason_counts() -> None
 
 def test_trials_at_a_later_rung_wait_for_those_at_an_earlier_one() -> None:
     killers = [Stopping(at=(1, 3))]
-    board, _ = rung_of([0.5, 0.6], killers=killers)
-    board.apply({"e": "settled", "n": 1, "go": [1], "kill": [], "until": 3, "at": 6.0})
-    train(board, 1, [0.6, 0.6], "paused")
-    rung = planning.due_rung(board, killers)
+    state, _ = rung_of([0.5, 0.6], killers=killers)
+    state.apply({"e": "settled", "n": 1, "go": [1], "kill": [], "until": 3, "at": 6.0})
+    train(state, 1, [0.6, 0.6], "paused")
+    rung = planning.due_rung(state, killers)
     assert rung is not None
     assert (rung["n"], rung["go"], rung["kill"]) == (1, [0], [])
 

@@ -15,7 +15,7 @@ from scattershot_common.bus.study_info import StudyInfo, fetch
 from scattershot_common.bus.trial_state import Answer, Step, TrialStates, finish, report
 from scattershot_common.errors import ScattershotError
 from scattershot_master.search import redis_study as module
-from scattershot_master.search.redis_study import Dispatch, stop_trial
+from scattershot_master.search.redis_study import RedisStudy, stop_trial
 from scattershot_master.state.study_state import TrialRecord
 from support.waiting import eventually
 
@@ -23,8 +23,8 @@ INFO = StudyInfo("digits", "u1", "digits", "val_accuracy", "maximize")
 
 
 @pytest.fixture
-def dispatch(redis_url: str) -> Dispatch:
-    made = Dispatch(redis_url, INFO)
+def dispatch(redis_url: str) -> RedisStudy:
+    made = RedisStudy(redis_url, INFO)
     made.take()
     return made
 
@@ -39,7 +39,7 @@ def record(number: int, **known: Any) -> TrialRecord:
     return TrialRecord(number, **{**fields, **known})
 
 
-def claim(dispatch: Dispatch, number: int, attempt: int = 1) -> None:
+def claim(dispatch: RedisStudy, number: int, attempt: int = 1) -> None:
     assert dispatch.states.claim(number, attempt, "w1").granted
 
 
@@ -48,15 +48,15 @@ def trained(number: int) -> list[Step]:
     return [report(number, 1, epoch, {}, f"file{epoch}") for epoch in range(1, 5)]
 
 
-def lose(dispatch: Dispatch, number: int) -> None:
+def lose(dispatch: RedisStudy, number: int) -> None:
     dispatch.connection.zadd(dispatch.states.keys.running, {str(number): 1}, xx=True)
 
 
-def jobs(dispatch: Dispatch) -> list[str]:
+def jobs(dispatch: RedisStudy) -> list[str]:
     return dispatch.queue.waiting()
 
 
-def spec(dispatch: Dispatch, job: str) -> tuple[TrialSpec, int]:
+def spec(dispatch: RedisStudy, job: str) -> tuple[TrialSpec, int]:
     """Return what a worker gets of a job."""
     rq = dispatch.queue.rq
     text, attempt, *_ = Job.fetch(job, connection=rq.connection, serializer=rq.serializer).args
@@ -66,14 +66,14 @@ def spec(dispatch: Dispatch, job: str) -> tuple[TrialSpec, int]:
 # ---- the study
 
 
-def test_a_master_publishes_its_study(dispatch: Dispatch, redis: Redis) -> None:
+def test_a_master_publishes_its_study(dispatch: RedisStudy, redis: Redis) -> None:
     assert fetch(redis, "digits") == INFO
     assert dispatch.published()
     redis.flushdb()
     assert not dispatch.published()
 
 
-def test_the_claim_is_renewed_and_given_back(dispatch: Dispatch, redis: Redis) -> None:
+def test_the_claim_is_renewed_and_given_back(dispatch: RedisStudy, redis: Redis) -> None:
     key = Keys("digits").master
     redis.pexpire(key, 1000)
     dispatch.renew()
@@ -82,16 +82,16 @@ def test_the_claim_is_renewed_and_given_back(dispatch: Dispatch, redis: Redis) -
     assert not redis.exists(key)
 
 
-def test_a_claim_that_ran_out_is_taken_again(dispatch: Dispatch, redis: Redis) -> None:
+def test_a_claim_that_ran_out_is_taken_again(dispatch: RedisStudy, redis: Redis) -> None:
     redis.delete(Keys("digits").master)
     dispatch.renew()
     assert redis.get(Keys("digits").master) == dispatch.token
 
 
 def test_a_master_that_lost_its_claim_gives_nothing_back(
-    dispatch: Dispatch, redis_url: str, redis: Redis
+    dispatch: RedisStudy, redis_url: str, redis: Redis
 ) -> None:
-    other = Dispatch(redis_url, INFO)
+    other = RedisStudy(redis_url, INFO)
     with pytest.raises(ScattershotError, match="take over with --take-over"):
         other.take()
     other.take(by_force=True)
@@ -102,10 +102,10 @@ def test_a_master_that_lost_its_claim_gives_nothing_back(
 
 
 def test_the_claim_of_a_killed_master_is_waited_out(
-    dispatch: Dispatch, redis_url: str, redis: Redis
+    dispatch: RedisStudy, redis_url: str, redis: Redis
 ) -> None:
     redis.pexpire(Keys("digits").master, 1200)
-    other = Dispatch(redis_url, INFO)
+    other = RedisStudy(redis_url, INFO)
     notes: list[str] = []
     other.outwait(notes.append)
     other.take()
@@ -113,7 +113,7 @@ def test_the_claim_of_a_killed_master_is_waited_out(
 
 
 def test_a_master_that_lives_is_not_waited_for(
-    dispatch: Dispatch, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    dispatch: RedisStudy, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
 
@@ -124,22 +124,22 @@ def test_a_master_that_lives_is_not_waited_for(
 
     monkeypatch.setattr(time, "sleep", sleep)
     dispatch.connection.pexpire(Keys("digits").master, 14_000)
-    Dispatch(redis_url, INFO).outwait()
+    RedisStudy(redis_url, INFO).outwait()
     assert len(slept) == 3
 
 
 def test_where_no_master_was_nothing_is_waited_for(redis_url: str) -> None:
     notes: list[str] = []
-    Dispatch(redis_url, INFO).outwait(notes.append)
+    RedisStudy(redis_url, INFO).outwait(notes.append)
     assert not notes
 
 
 def test_a_master_that_is_refused_publishes_nothing(
-    dispatch: Dispatch, redis_url: str, redis: Redis
+    dispatch: RedisStudy, redis_url: str, redis: Redis
 ) -> None:
     elsewhere = StudyInfo("digits", "u1", "digits", "val_accuracy", "maximize", data="/elsewhere")
     with pytest.raises(ScattershotError, match="another master"):
-        Dispatch(redis_url, elsewhere).take()
+        RedisStudy(redis_url, elsewhere).take()
     assert fetch(redis, "digits") == INFO
 
 
@@ -148,7 +148,7 @@ def test_a_master_that_is_refused_publishes_nothing(
     [("", True), ("99-9", True), ("100-2", True), ("100-10", False), ("101-0", False)],
 )
 def test_redis_forgets_trials_whose_events_the_ledger_lacks(
-    dispatch: Dispatch, redis: Redis, redis_url: str, cursor: str, forgotten: bool
+    dispatch: RedisStudy, redis: Redis, redis_url: str, cursor: str, forgotten: bool
 ) -> None:
     dispatch.send([record(number) for number in range(3)])
     claim(dispatch, 1)
@@ -167,7 +167,7 @@ def test_redis_forgets_trials_whose_events_the_ledger_lacks(
 # ---- trials
 
 
-def test_trials_are_sent_with_all_that_a_worker_needs(dispatch: Dispatch) -> None:
+def test_trials_are_sent_with_all_that_a_worker_needs(dispatch: RedisStudy) -> None:
     dispatch.send([record(0), record(1, attempts=2, checkpoint="file", failures=1)])
     assert jobs(dispatch) == [job_id("digits", 0, 1), job_id("digits", 1, 3)]
     sent, attempt = spec(dispatch, jobs(dispatch)[1])
@@ -176,26 +176,26 @@ def test_trials_are_sent_with_all_that_a_worker_needs(dispatch: Dispatch) -> Non
     assert dispatch.states.claim(1, 3, "w1").until == 4
 
 
-def test_a_trial_that_is_sent_twice_at_once_is_put_on_the_queue_once(dispatch: Dispatch) -> None:
+def test_a_trial_that_is_sent_twice_at_once_is_put_on_the_queue_once(dispatch: RedisStudy) -> None:
     dispatch.send([record(0), record(1), record(0)])
     assert jobs(dispatch) == [job_id("digits", 0, 1), job_id("digits", 1, 1)]
 
 
 def test_many_trials_are_sent_in_portions_and_in_their_order(
-    dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+    dispatch: RedisStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_AT_ONCE", 3)
     dispatch.send([record(number, attempts=number % 2) for number in range(10)])
     assert jobs(dispatch) == [job_id("digits", one, one % 2 + 1) for one in range(10)]
 
 
-def test_nothing_to_send_is_no_round_trip(dispatch: Dispatch) -> None:
+def test_nothing_to_send_is_no_round_trip(dispatch: RedisStudy) -> None:
     dispatch.connection.close()
     dispatch.states = None  # type: ignore[assignment]
     dispatch.send([])
 
 
-def test_only_trials_that_wait_are_put_on_the_queue(dispatch: Dispatch) -> None:
+def test_only_trials_that_wait_are_put_on_the_queue(dispatch: RedisStudy) -> None:
     trials = [record(number) for number in range(6)]
     dispatch.send(trials)
     for number, end in enumerate(("paused", "complete", "killed", "failed")):
@@ -207,7 +207,7 @@ def test_only_trials_that_wait_are_put_on_the_queue(dispatch: Dispatch) -> None:
     assert jobs(dispatch) == [job_id("digits", 5, 1)]
 
 
-def test_a_larger_budget_wakes_a_paused_trial_for_its_next_attempt(dispatch: Dispatch) -> None:
+def test_a_larger_budget_wakes_a_paused_trial_for_its_next_attempt(dispatch: RedisStudy) -> None:
     dispatch.send([record(0)])
     claim(dispatch, 0)
     dispatch.states.run([*trained(0), finish(0, 1, "paused")])
@@ -217,7 +217,7 @@ def test_a_larger_budget_wakes_a_paused_trial_for_its_next_attempt(dispatch: Dis
     assert (again.epoch, again.checkpoint, again.until) == (4, "file4", 9)
 
 
-def test_what_is_on_the_queue_is_not_put_there_again(dispatch: Dispatch) -> None:
+def test_what_is_on_the_queue_is_not_put_there_again(dispatch: RedisStudy) -> None:
     trials = [record(number) for number in range(3)]
     dispatch.send(trials)
     dispatch.send(trials, queued=[*jobs(dispatch)[:2]])
@@ -225,7 +225,7 @@ def test_what_is_on_the_queue_is_not_put_there_again(dispatch: Dispatch) -> None
     assert jobs(dispatch).count(job_id("digits", 2, 1)) == 2  # harmless: it is claimed once
 
 
-def test_a_lost_trial_goes_to_the_front_of_the_queue(dispatch: Dispatch) -> None:
+def test_a_lost_trial_goes_to_the_front_of_the_queue(dispatch: RedisStudy) -> None:
     trials = {number: record(number, worker="w1") for number in range(3)}
     dispatch.send([*trials.values()])
     claim(dispatch, 2)
@@ -239,7 +239,7 @@ def test_a_lost_trial_goes_to_the_front_of_the_queue(dispatch: Dispatch) -> None
     assert (event.kind, event.why, event.reason) == ("waiting", "lost", "its worker w1 was lost")
 
 
-def test_a_trial_lost_too_often_fails(dispatch: Dispatch) -> None:
+def test_a_trial_lost_too_often_fails(dispatch: RedisStudy) -> None:
     trials = {0: record(0, failures=1)}
     dispatch.send([*trials.values()])
     claim(dispatch, 0)
@@ -255,7 +255,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOST_AFTER", -1.0)
 
 
-def test_what_was_just_sent_is_not_looked_for(dispatch: Dispatch) -> None:
+def test_what_was_just_sent_is_not_looked_for(dispatch: RedisStudy) -> None:
     dispatch.send([record(0)])
     dispatch.queue.remove(jobs(dispatch))
     dispatch.find_lost([record(0)])
@@ -263,7 +263,7 @@ def test_what_was_just_sent_is_not_looked_for(dispatch: Dispatch) -> None:
 
 
 @pytest.mark.usefixtures("hurried")
-def test_trials_that_dropped_off_the_queue_are_put_back(dispatch: Dispatch) -> None:
+def test_trials_that_dropped_off_the_queue_are_put_back(dispatch: RedisStudy) -> None:
     trials = [record(number) for number in range(3)]
     dispatch.send(trials)
     dispatch.queue.remove([job_id("digits", 1, 1)])
@@ -276,7 +276,7 @@ def test_trials_that_dropped_off_the_queue_are_put_back(dispatch: Dispatch) -> N
 
 @pytest.mark.usefixtures("hurried")
 def test_trials_that_redis_has_forgotten_are_made_known_again(
-    dispatch: Dispatch, redis: Redis
+    dispatch: RedisStudy, redis: Redis
 ) -> None:
     redis.flushdb()
     dispatch.find_lost([record(0, attempts=1)])
@@ -285,7 +285,7 @@ def test_trials_that_redis_has_forgotten_are_made_known_again(
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_job_that_a_living_worker_has_taken_is_not_lost(dispatch: Dispatch) -> None:
+def test_a_job_that_a_living_worker_has_taken_is_not_lost(dispatch: RedisStudy) -> None:
     dispatch.send([record(0)])
     (job,) = jobs(dispatch)
     rq = dispatch.queue.rq
@@ -301,7 +301,7 @@ def test_a_job_that_a_living_worker_has_taken_is_not_lost(dispatch: Dispatch) ->
 
 @pytest.mark.parametrize("running", [False, True])
 def test_nobody_trains_what_has_ended_though_redis_has_lost_its_end(
-    dispatch: Dispatch, running: bool
+    dispatch: RedisStudy, running: bool
 ) -> None:
     trials = {number: record(number) for number in range(3)}
     dispatch.send([*trials.values()])
@@ -318,8 +318,8 @@ def test_nobody_trains_what_has_ended_though_redis_has_lost_its_end(
     assert dispatch.states.claim(1, 1, "w1").granted
 
 
-def test_the_queue_is_cleared_of_this_study_alone(dispatch: Dispatch, redis_url: str) -> None:
-    other = Dispatch(redis_url, StudyInfo("other", "u2", "digits", "val_accuracy", "maximize"))
+def test_the_queue_is_cleared_of_this_study_alone(dispatch: RedisStudy, redis_url: str) -> None:
+    other = RedisStudy(redis_url, StudyInfo("other", "u2", "digits", "val_accuracy", "maximize"))
     trials = [record(0), record(1, attempts=2)]
     dispatch.send(trials)
     other.send(trials)
@@ -349,7 +349,7 @@ def heard(redis: Redis) -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 @pytest.mark.parametrize("kind", ["kill", "hold"])
 def test_a_running_trial_is_flagged_and_its_worker_told(
-    dispatch: Dispatch,
+    dispatch: RedisStudy,
     redis: Redis,
     heard: Callable[[], list[dict[str, Any]]],
     kind: Literal["kill", "hold"],
@@ -364,7 +364,7 @@ def test_a_running_trial_is_flagged_and_its_worker_told(
 
 
 def test_a_waiting_trial_is_killed_at_once_and_not_held(
-    dispatch: Dispatch, heard: Callable[[], list[dict[str, Any]]]
+    dispatch: RedisStudy, heard: Callable[[], list[dict[str, Any]]]
 ) -> None:
     dispatch.send([record(0), record(1)])
     dispatch.stop([record(0)], "hold", "")
@@ -376,7 +376,7 @@ def test_a_waiting_trial_is_killed_at_once_and_not_held(
     assert heard() == []
 
 
-def test_stopping_tells_which_state_a_trial_was_in(dispatch: Dispatch) -> None:
+def test_stopping_tells_which_state_a_trial_was_in(dispatch: RedisStudy) -> None:
     dispatch.send([record(0), record(1)])
     claim(dispatch, 1)
     asked = [stop_trial(dispatch.states, number, "kill", "so") for number in (0, 0, 1, 7)]

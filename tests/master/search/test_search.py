@@ -25,7 +25,7 @@ from scattershot_common.study.settings import StudyFile
 from scattershot_master.search import redis_study, search
 from scattershot_master.search.redis_study import stop_trial
 from scattershot_master.state.ledger import LEDGER, read
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import STAGES, Master, Watcher, study_file, table
 from support.pretend_worker import Metrics, Params, PretendWorkers, curve
 from support.waiting import eventually
@@ -55,7 +55,7 @@ def undisturbed(
                 master = Master(redis_url, tmp_path_factory.mktemp("undisturbed"), study)
                 assert master.run()
             connect(redis_url).flushdb()
-            _TABLES[key] = table(master.board)
+            _TABLES[key] = table(master.state)
         return _TABLES[key]
 
     return run
@@ -76,21 +76,21 @@ def events(root: Path, kind: str = "") -> list[dict[str, Any]]:
     return [event for line in lines if (event := json.loads(line))["e"] == kind or not kind]
 
 
-def once(condition: Callable[[Board], object], act: Callable[[], object]) -> Watcher:
-    """Return a view that acts when the board first fulfils the condition."""
+def once(condition: Callable[[StudyState], object], act: Callable[[], object]) -> Watcher:
+    """Return a view that acts when the study's state first fulfils the condition."""
     done = False
 
-    def look(board: Board) -> None:
+    def look(state: StudyState) -> None:
         nonlocal done
-        if not done and condition(board):
+        if not done and condition(state):
             done = True
             act()
 
     return Watcher(look)
 
 
-def reported(board: Board) -> int:
-    return sum(trial.done for trial in board.trials.values())
+def reported(state: StudyState) -> int:
+    return sum(trial.done for trial in state.trials.values())
 
 
 # ---- a study, undisturbed
@@ -100,14 +100,14 @@ def test_a_study_of_three_stages_runs_to_its_end(redis_url: str, tmp_path: Path)
     with PretendWorkers(redis_url, 2):
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
-    board = master.board
-    assert [len(stage.trials) for stage in board.stages] == [10, 6, 3]
-    assert all(stage.closed for stage in board.stages)
-    assert sorted(board.trials) == list(range(16))
-    final = [board.trials[number] for number in board.stages[2].trials]
+    state = master.state
+    assert [len(stage.trials) for stage in state.stages] == [10, 6, 3]
+    assert all(stage.closed for stage in state.stages)
+    assert sorted(state.trials) == list(range(16))
+    final = [state.trials[number] for number in state.stages[2].trials]
     assert [trial.done for trial in final] == [8, 8, 8]
-    assert {trial.state for trial in board.trials.values()} == {"complete", "killed"}
-    assert board.living == 0
+    assert {trial.state for trial in state.trials.values()} == {"complete", "killed"}
+    assert state.living == 0
     assert connect(redis_url).llen(f"rq:queue:{QUEUE}") == 0
 
 
@@ -117,7 +117,7 @@ def test_every_trial_is_trained_once_for_each_of_its_epochs(redis_url: str, tmp_
         master.run()
     trained = [(trial, epoch) for trial, _, epoch in workers.trained]
     assert len(trained) == len(set(trained))
-    for trial in master.board.trials.values():
+    for trial in master.state.trials.values():
         assert [line["epoch"] for line in trial.history] == list(range(1, trial.done + 1))
         assert (trial.number, trial.done + 1) not in trained
 
@@ -130,7 +130,7 @@ def test_the_table_is_the_same_on_one_worker_and_on_four(
     with PretendWorkers(redis_url, 4, seed=seed):
         master = Master(redis_url, tmp_path, STUDY)
         master.run()
-    assert table(master.board) == expected
+    assert table(master.state) == expected
     assert table(read(tmp_path / NAME)) == expected
 
 
@@ -142,8 +142,8 @@ def test_waiting_trials_are_enough_for_all_workers_and_not_many_more(
     queue = TrialQueue(connect(redis_url, decode=False))
     gate = threading.Event()
 
-    def look(board: Board) -> None:
-        if len(board.by_state["running"]) == 5:
+    def look(state: StudyState) -> None:
+        if len(state.by_state["running"]) == 5:
             queued.append(len(queue.waiting()))
             if len(queued) > 3:
                 gate.set()
@@ -190,9 +190,9 @@ def test_trials_without_a_value_never_win_whatever_the_timing(
     with PretendWorkers(redis_url, 4, seed=seed, curve=bent):
         master = Master(redis_url, tmp_path, STUDY)
         master.run()
-    assert table(master.board) == expected
-    assert not {6, 8, 11} & set(master.board.stages[2].trials)
-    assert all(master.board.trials[number].state == "killed" for number in (6, 8, 11))
+    assert table(master.state) == expected
+    assert not {6, 8, 11} & set(master.state.stages[2].trials)
+    assert all(master.state.trials[number].state == "killed" for number in (6, 8, 11))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -206,8 +206,8 @@ def test_diverged_trials_do_not_count_at_a_rung_whatever_the_timing(
     with PretendWorkers(redis_url, 4, seed=seed, curve=bent):
         master = Master(redis_url, tmp_path, study)
         master.run()
-    assert table(master.board) == expected
-    assert master.board.trials[0].reason == "diverged rule: its metric is nan at epoch 1"
+    assert table(master.state) == expected
+    assert master.state.trials[0].reason == "diverged rule: its metric is nan at epoch 1"
     go, *_ = events(tmp_path, "settled")
     assert (len(go["go"]), len(go["kill"])) == (3, 6)
 
@@ -219,11 +219,11 @@ def test_a_study_without_any_value_ends_with_notes(redis_url: str, tmp_path: Pat
     with PretendWorkers(redis_url, 2, curve=nothing):
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
-    assert [len(stage.trials) for stage in master.board.stages] == [10, 6, 0]
-    assert master.board.stages[1].notes == [
+    assert [len(stage.trials) for stage in master.state.stages] == [10, 6, 0]
+    assert master.state.stages[1].notes == [
         "no trial before has a finite result: the whole space is searched again"
     ]
-    assert master.board.stages[2].notes == [
+    assert master.state.stages[2].notes == [
         "only 0 trials are complete and can go on, of 3 asked for"
     ]
 
@@ -236,10 +236,10 @@ def test_failed_trials_are_left_out_and_the_study_goes_on(redis_url: str, tmp_pa
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
     for number in (6, 8):
-        trial = master.board.trials[number]
+        trial = master.state.trials[number]
         assert (trial.state, trial.reason) == ("failed", "ValueError: no such layer")
         assert trial.done == 1
-        assert number not in master.board.stages[2].trials
+        assert number not in master.state.stages[2].trials
     assert "trial 6 failed: ValueError: no such layer" in master.view.notes
 
 
@@ -269,7 +269,7 @@ def test_trials_that_fail_in_different_ways_do_not_stop_a_study(
     with PretendWorkers(redis_url, 1, fault=fault):
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
-    assert len(master.board.by_state["failed"]) == 9
+    assert len(master.state.by_state["failed"]) == 9
 
 
 def test_trials_that_fail_alike_do_not_stop_a_study_in_which_another_one_learns(
@@ -282,15 +282,15 @@ def test_trials_that_fail_alike_do_not_stop_a_study_in_which_another_one_learns(
             return "wait" if epoch == 2 and not failed.is_set() else ""
         return "fail: ValueError: too large"
 
-    def look(board: Board) -> None:
-        if len(board.by_state["failed"]) == 9:
+    def look(state: StudyState) -> None:
+        if len(state.by_state["failed"]) == 9:
             failed.set()
 
     study = study_file(stage=[STAGES[0]], kill={"rule": "none"})
     with PretendWorkers(redis_url, 2, fault=fault):
         master = Master(redis_url, tmp_path, study, Watcher(look))
         assert master.run()
-    assert master.board.by_state["complete"] == {0}
+    assert master.state.by_state["complete"] == {0}
 
 
 # ---- what befalls workers
@@ -327,8 +327,8 @@ def test_a_trial_goes_on_when_its_worker_is_lost(
         if word == "zombie":
             eventually(lambda: workers.zombies_heard)
             assert workers.zombies_heard == [Answer.FENCED]
-    assert table(master.board) == expected
-    trial = master.board.trials[6]
+    assert table(master.state) == expected
+    trial = master.state.trials[6]
     assert trial.failures == (0 if word in ("drain", "drop") else 1)
     notes = [note for note in master.view.notes if note.startswith("trial 6 attempt ")]
     expected_note = {"vanish": "was lost", "zombie": "was lost", "crash": "its process exited"}
@@ -342,7 +342,7 @@ def test_a_trial_that_loses_every_worker_fails_in_the_end(redis_url: str, tmp_pa
     with PretendWorkers(redis_url, 2, fault=at(6, 2, "vanish", times=99)):
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
-    trial = master.board.trials[6]
+    trial = master.state.trials[6]
     assert (trial.state, trial.failures) == ("failed", 3)
     assert trial.reason == f"its worker {trial.worker} was lost"
 
@@ -361,12 +361,12 @@ def test_trials_that_dropped_off_the_queue_are_put_back(
         gate.set()
 
     waits: Callable[..., str] = lambda *_: "" if gate.is_set() else "wait"  # noqa: E731
-    view = once(lambda board: len(board.by_state["running"]) == 2, lose)
+    view = once(lambda state: len(state.by_state["running"]) == 2, lose)
     with PretendWorkers(redis_url, 2, fault=waits):
         master = Master(redis_url, tmp_path, STUDY, view)
         assert master.run()
     assert lost[0] >= 1
-    assert table(master.board) == expected
+    assert table(master.state) == expected
 
 
 # ---- kills and stops from outside
@@ -376,30 +376,30 @@ def kill(redis_url: str, trial: int, reason: str = "by hand") -> str:
     return stop_trial(TrialStates(connect(redis_url), NAME), trial, "kill", reason)
 
 
-@pytest.mark.parametrize("state", ["running", "waiting", "paused"])
+@pytest.mark.parametrize("trial_state", ["running", "waiting", "paused"])
 def test_a_trial_killed_by_hand_ends_with_its_reason(
-    redis_url: str, tmp_path: Path, state: str
+    redis_url: str, tmp_path: Path, trial_state: str
 ) -> None:
     asked: list[str] = []
     gate = threading.Event()
 
     def fault(trial: int, attempt: int, epoch: int) -> str:
-        stuck = {"running": trial == 3, "waiting": True, "paused": trial == 9}[state]
+        stuck = {"running": trial == 3, "waiting": True, "paused": trial == 9}[trial_state]
         return "wait" if stuck and not gate.is_set() else ""
 
-    def look(board: Board) -> None:
-        if not asked and board.trials.get(3) and board.trials[3].state == state:
+    def look(state: StudyState) -> None:
+        if not asked and state.trials.get(3) and state.trials[3].state == trial_state:
             asked.append(kill(redis_url, 3))
-        if asked and board.trials[3].state == "killed":
+        if asked and state.trials[3].state == "killed":
             gate.set()
 
     with PretendWorkers(redis_url, 2, fault=fault):
         master = Master(redis_url, tmp_path, STUDY, Watcher(look))
         assert master.run()
-    assert asked == [state]
-    assert master.board.trials[3].state == "killed"
+    assert asked == [trial_state]
+    assert master.state.trials[3].state == "killed"
     (event,) = [one for one in events(tmp_path, "killed") if one["t"] == 3 and one["r"]]
-    assert event["r"] == master.board.trials[3].reason == "by hand"
+    assert event["r"] == master.state.trials[3].reason == "by hand"
 
 
 def test_a_killed_trial_stays_killed_when_the_study_is_stopped_right_after(
@@ -408,8 +408,8 @@ def test_a_killed_trial_stays_killed_when_the_study_is_stopped_right_after(
     gate = threading.Event()
     master: Master
 
-    def look(board: Board) -> None:
-        if board.trials and board.trials[0].state == "running":
+    def look(state: StudyState) -> None:
+        if state.trials and state.trials[0].state == "running":
             kill(redis_url, 0)
             kill(redis_url, 0, "again")
             stop_trial(master.dispatch.states, 0, "hold", "")
@@ -444,25 +444,25 @@ def test_a_stopped_study_holds_its_trials_and_goes_on_as_if_nothing_had_happened
 
     with PretendWorkers(redis_url, 3, seed=seed, fault=fault) as workers:
         while len(limits) > 1:
-            view = once(lambda board: reported(board) >= limits[0], lambda: stop(redis_url))
+            view = once(lambda state: reported(state) >= limits[0], lambda: stop(redis_url))
             master = Master(redis_url, tmp_path, STUDY, view)
             assert not master.run()
-            board = read(tmp_path / NAME)
-            assert not board.by_state["running"]
+            state = read(tmp_path / NAME)
+            assert not state.by_state["running"]
             assert connection.llen(f"rq:queue:{QUEUE}") == 0
             assert connection.zcard(Keys(NAME).running) == 0
             assert not connection.exists(Keys(NAME).master)
             limits.pop(0)
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
-    assert table(master.board) == expected
-    assert sum(trial.failures for trial in master.board.trials.values()) == 0
+    assert table(master.state) == expected
+    assert sum(trial.failures for trial in master.state.trials.values()) == 0
 
 
 def test_a_stop_is_heeded_once_and_by_the_master_it_was_meant_for(
     redis_url: str, tmp_path: Path
 ) -> None:
-    view = once(lambda board: board.by_state["waiting"], lambda: stop(redis_url))
+    view = once(lambda state: state.by_state["waiting"], lambda: stop(redis_url))
     assert not Master(redis_url, tmp_path, STUDY, view).run()  # no worker: no event comes after
     first = Master(redis_url, tmp_path, STUDY)
     stop(redis_url)  # it dies before it hears of it
@@ -487,8 +487,8 @@ def test_a_trial_that_crashes_while_the_study_stops_is_held_in_its_next_attempt(
             return "crash" if signal == "hold" else "hush"
         return "wait" if attempts == "2" else "hush"  # the others keep the master waiting
 
-    def look(board: Board) -> None:
-        if len(board.by_state["running"]) == 2:
+    def look(state: StudyState) -> None:
+        if len(state.by_state["running"]) == 2:
             master.search.stopping = True
 
     with PretendWorkers(redis_url, 2, fault=fault):
@@ -496,9 +496,9 @@ def test_a_trial_that_crashes_while_the_study_stops_is_held_in_its_next_attempt(
         # a worker was faster than the master, and has the next attempt off the queue
         master.dispatch.clear_queue = lambda waiting: None  # type: ignore[method-assign]
         assert not master.run()
-    board = read(tmp_path / NAME)
-    assert not board.by_state["running"]
-    assert (board.trials[0].attempts, board.trials[0].failures) == (2, 1)
+    state = read(tmp_path / NAME)
+    assert not state.by_state["running"]
+    assert (state.trials[0].attempts, state.trials[0].failures) == (2, 1)
 
 
 # ---- what befalls the master
@@ -562,14 +562,14 @@ class Fate:
         self._synced = os.fstat(handle).st_size
 
 
-def run_to_its_end(redis_url: str, root: Path, study: StudyFile, fate: Fate) -> Board:
-    """Start masters until one comes to the end; return its board."""
+def run_to_its_end(redis_url: str, root: Path, study: StudyFile, fate: Fate) -> StudyState:
+    """Start masters until one comes to the end; return its state."""
     while True:
         master = Master(redis_url, root, study, take_over=True)
         fate.follow(master)
         try:
             assert master.search.run()
-            return master.board
+            return master.state
         except Death:
             pass
         finally:
@@ -587,9 +587,9 @@ def test_a_master_may_die_anywhere(
 ) -> None:
     expected = undisturbed()
     with PretendWorkers(redis_url, 3, seed=fate.left):
-        board = run_to_its_end(redis_url, tmp_path, STUDY, fate)
+        state = run_to_its_end(redis_url, tmp_path, STUDY, fate)
     assert fate.left < 4
-    assert table(board) == expected
+    assert table(state) == expected
     assert [event["t"] for event in events(tmp_path, "sampled")] == list(range(16))
     assert table(read(tmp_path / NAME)) == expected
 
@@ -606,9 +606,9 @@ def test_a_power_cut_may_take_what_the_disk_had_not_yet_got(
     fate.power_cut = True
     monkeypatch.setattr("scattershot_master.state.ledger.os.fsync", fate.fsync)
     with PretendWorkers(redis_url, 3, seed=fate.left):
-        board = run_to_its_end(redis_url, tmp_path, STUDY, fate)
+        state = run_to_its_end(redis_url, tmp_path, STUDY, fate)
     assert fate.left < 4
-    assert table(board) == expected
+    assert table(state) == expected
     assert [event["t"] for event in events(tmp_path, "sampled")] == list(range(16))
 
 
@@ -621,7 +621,7 @@ def test_trials_whose_workers_went_down_with_the_master_go_on_at_once(
         return "wait" if len(workers.trained) >= 4 else ""
 
     with PretendWorkers(redis_url, 3, fault=fault) as workers:
-        view = once(lambda board: len(board.by_state["running"]) == 3, die)
+        view = once(lambda state: len(state.by_state["running"]) == 3, die)
         first = Master(redis_url, tmp_path, STUDY, view)
         with pytest.raises(Death):
             first.search.run()
@@ -635,10 +635,10 @@ def test_trials_whose_workers_went_down_with_the_master_go_on_at_once(
     with PretendWorkers(redis_url, 3):
         second = Master(redis_url, tmp_path, STUDY, workers_gone=True)
         assert second.run()
-    assert table(second.board) == expected
+    assert table(second.state) == expected
     given_back = [event for event in events(tmp_path, "waiting") if event["y"] == "drain"]
     assert {str(event["t"]) for event in given_back} >= set(leases)
-    assert sum(trial.failures for trial in second.board.trials.values()) == 0
+    assert sum(trial.failures for trial in second.state.trials.values()) == 0
 
 
 def lapse(redis_url: str) -> None:
@@ -651,13 +651,13 @@ def lapse(redis_url: str) -> None:
 def test_a_new_master_gives_workers_time_before_it_takes_their_trials(
     redis_url: str, tmp_path: Path
 ) -> None:
-    looks: list[Board] = []
+    looks: list[StudyState] = []
 
     def fault(trial: int, attempt: int, epoch: int) -> str:
         return "hush" if len(looks) < 5 else ""
 
     with PretendWorkers(redis_url, 2, fault=fault):
-        view = once(lambda board: len(board.by_state["running"]) == 2, die)
+        view = once(lambda state: len(state.by_state["running"]) == 2, die)
         first = Master(redis_url, tmp_path, STUDY, view)
         with pytest.raises(Death):
             first.search.run()
@@ -670,14 +670,14 @@ def test_a_new_master_gives_workers_time_before_it_takes_their_trials(
 
 
 def test_workers_get_time_after_an_outage(redis_url: str, tmp_path: Path) -> None:
-    looks: list[Board] = []
+    looks: list[StudyState] = []
     left = [TimeoutError("away")]
 
     def fault(trial: int, attempt: int, epoch: int) -> str:
         return "hush" if epoch == 1 and len(looks) < 12 else ""
 
     def act() -> None:
-        if left and len(master.board.by_state["running"]) == 2:
+        if left and len(master.state.by_state["running"]) == 2:
             lapse(redis_url)
             raise left.pop()
         own()
@@ -721,11 +721,11 @@ def test_the_study_goes_on_when_redis_comes_back_with_its_data(
         os.kill(json.loads((own_redis.folder / "server.json").read_text())["pid"], signal.SIGKILL)
         own_redis._process.wait()  # type: ignore[union-attr]
 
-    view = once(lambda board: reported(board) >= 15, kill_redis)
+    view = once(lambda state: reported(state) >= 15, kill_redis)
     with PretendWorkers(own_redis.url, 3, seed=1):
         master = Master(own_redis.url, tmp_path, STUDY, view, tend=own_redis.tend)
         assert master.run()
-    assert table(master.board) == expected
+    assert table(master.state) == expected
     assert any(note.startswith("Redis does not answer") for note in view.notes)
     assert any(note.startswith("Redis is back") for note in view.notes)
 
@@ -744,11 +744,11 @@ def test_a_redis_that_lost_everything_is_given_it_again_from_the_ledger(
         connect(redis_url).flushall()
         emptied.set()
 
-    view = once(lambda board: reported(board) >= reports, empty)
+    view = once(lambda state: reported(state) >= reports, empty)
     with PretendWorkers(redis_url, 3, seed=1, fault=fault) as workers:
         master = Master(redis_url, tmp_path, STUDY, view)
         assert master.run()
-    assert table(master.board) == expected
+    assert table(master.state) == expected
     assert "Redis has lost its data; it is given again what the ledger holds" in view.notes
     assert len(events(tmp_path, "sampled")) == 16
 
@@ -761,12 +761,12 @@ def test_a_kill_that_redis_lost_is_asked_again(redis_url: str, tmp_path: Path) -
         del master.dispatch.stop
 
     # it pauses at the rung before it hears of its kill, and then Redis is emptied
-    view = once(lambda board: 0 in board.by_state["paused"], empty)
+    view = once(lambda state: 0 in state.by_state["paused"], empty)
     with PretendWorkers(redis_url, 2, curve=broken({0}, seeds_of(study))):
         master = Master(redis_url, tmp_path, study, view)
         master.dispatch.stop = lambda *_: None  # type: ignore[method-assign]
         assert master.run()
-    assert master.board.trials[0].reason.startswith("diverged rule")
+    assert master.state.trials[0].reason.startswith("diverged rule")
 
 
 @pytest.mark.parametrize("kind", ["stop", "what", "report"])
@@ -776,7 +776,7 @@ def test_what_others_write_to_the_stream_is_read_once(
     connection = connect(redis_url)
     seen: list[str] = []
     written: list[Any] = []
-    looks: list[Board] = []
+    looks: list[StudyState] = []
 
     def write() -> None:
         fields: Any = {"e": kind, "t": "0", "w": "another", "n": "0"}
@@ -789,7 +789,7 @@ def test_what_others_write_to_the_stream_is_read_once(
         return events
 
     # nothing else comes while both workers are silent
-    view = once(lambda board: len(board.by_state["running"]) == 2, write)
+    view = once(lambda state: len(state.by_state["running"]) == 2, write)
     master = Master(redis_url, tmp_path, STUDY, view)
     own, master.dispatch.stream.read = master.dispatch.stream.read, seeing  # type: ignore
     with PretendWorkers(redis_url, 2, fault=lambda *_: "" if len(looks) > 3 else "hush"):
@@ -816,7 +816,7 @@ def test_a_redis_that_takes_no_orders_for_a_while_is_waited_for(
         master = Master(redis_url, tmp_path, STUDY)
         own, master.dispatch.queue.put = master.dispatch.queue.put, put  # type: ignore
         assert master.run()
-    assert table(master.board) == expected
+    assert table(master.state) == expected
     assert "Redis does not answer (not now); waiting for it" in master.view.notes
 
 
@@ -825,7 +825,7 @@ def test_the_stream_keeps_what_the_disk_has_not_got(
 ) -> None:
     trims: list[Any] = []
 
-    def look(board: Board) -> None:
+    def look(state: StudyState) -> None:
         trims.append(connect(redis_url).hget(Keys(NAME).info, "trimmed") or "")
         assert place(trims[-1]) <= place(master.ledger.synced_cursor)
 
@@ -834,7 +834,7 @@ def test_the_stream_keeps_what_the_disk_has_not_got(
     with PretendWorkers(redis_url, 2):
         master = Master(redis_url, tmp_path, STUDY, Watcher(look))
         assert master.run()
-    assert "" < trims[-1] < master.board.cursor
+    assert "" < trims[-1] < master.state.cursor
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
@@ -845,13 +845,13 @@ def test_a_ledger_from_a_backup_is_gone_on_with_though_redis_knows_more(
     with PretendWorkers(redis_url, 2):
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
-        master.dispatch.trim(master.board.cursor)
+        master.dispatch.trim(master.state.cursor)
         connect(redis_url).xtrim(Keys(NAME).events, maxlen=0, approximate=False)
         whole = master.ledger.path.read_bytes().splitlines(keepends=True)
         master.ledger.path.write_bytes(b"".join(whole[: int(share * len(whole))]))
         again = Master(redis_url, tmp_path, STUDY)
         assert again.run()
-    assert table(again.board) == expected
+    assert table(again.state) == expected
     assert "the ledger ends before what Redis knows: Redis forgets it" in again.view.notes
 
 
@@ -882,7 +882,7 @@ def test_a_master_stops_when_another_takes_over(
 
     stopped = threading.Event()
 
-    view = once(lambda board: reported(board) >= 15, take_over)
+    view = once(lambda state: reported(state) >= 15, take_over)
     with PretendWorkers(redis_url, 2, fault=fault) as workers:
         first = Master(redis_url, tmp_path / "here", STUDY, view)
         with pytest.raises(ScattershotError, match="another master has taken over this study"):
@@ -891,7 +891,7 @@ def test_a_master_stops_when_another_takes_over(
         (second,) = others
         assert connect(redis_url).get(Keys(NAME).master) == second.dispatch.token
         assert second.run()
-    assert table(second.board) == expected
+    assert table(second.state) == expected
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -936,7 +936,7 @@ def test_a_full_disk_ends_the_search_with_everything_acted_upon_in_the_ledger(
         assert acted <= set(read(tmp_path / NAME).trials)
         again = Master(redis_url, tmp_path, STUDY)
         assert again.run()
-    assert table(again.board) == expected
+    assert table(again.state) == expected
 
 
 class FullDisk:
@@ -967,21 +967,21 @@ def test_how_trials_are_trained_stands_in_the_ledger_though_redis_loses_it(
 
     lost: list[bool] = []
 
-    def look(board: Board) -> None:
-        if board.kinds and not lost:
+    def look(state: StudyState) -> None:
+        if state.kinds and not lost:
             lost.append(True)
             connection.flushall()
 
-    asked = once(lambda board: len(board.trials) > 2, settle_and_lose)
+    asked = once(lambda state: len(state.trials) > 2, settle_and_lose)
 
-    def both(board: Board) -> None:
-        asked.look(board)
-        look(board)
+    def both(state: StudyState) -> None:
+        asked.look(state)
+        look(state)
 
     view = Watcher(both)
     with PretendWorkers(redis_url, 2):
         master = Master(redis_url, tmp_path, STUDY, view)
         assert master.run()
-    assert master.board.kinds == {"ab": "fused"}
+    assert master.state.kinds == {"ab": "fused"}
     assert "trials are trained fused: 3 times as fast" in view.notes
     assert fusion_choice.settled(connection, NAME, "ab") == "fused"

@@ -14,15 +14,15 @@ import safetensors.numpy
 from scattershot_common.errors import StoreUnreachable, StudyFileError
 from scattershot_common.store import files, object_store
 from scattershot_common.store.checkpoint_names import checkpoint_name, list_all, trial_folder
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 from scattershot_master import export
 from scattershot_master.ensemble.build import build
-from scattershot_master.search.checkpoint_cleanup import Retaining
+from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
 from scattershot_master.search.open_study import open_study
 from scattershot_master.show import study_page, trial_page
 from scattershot_master.show.layout import plain
 from scattershot_master.state.ledger import Ledger
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support import s3_server
 from support.pretend_master import STAGES, study_file
 
@@ -36,13 +36,13 @@ class Study:
     def __init__(self, root: Path, store: str) -> None:
         tables: dict[str, Any] = {**TABLES, "checkpoints": {"keep": 2, "store": store}}
         self.file, self.ledger = open_study(study_file(**tables), "", root, fresh=False)
-        self.folder, self.board = self.ledger.folder, self.ledger.board
+        self.folder, self.state = self.ledger.folder, self.ledger.state
         self.ledger.append("stage", stage="coarse", index=0, target=99, box=[])
-        self.place = self.board.checkpoints(self.folder)
+        self.place = self.state.checkpoints(self.folder)
 
-    def train(self, value: float, end: str = "complete") -> Place:
+    def train(self, value: float, end: str = "complete") -> Location:
         """Add a trial whose one epoch had `value`; return its checkpoint."""
-        number, metrics = len(self.board.trials), {"val_accuracy": value}
+        number, metrics = len(self.state.trials), {"val_accuracy": value}
         name = checkpoint_name("val_accuracy", value, number, 1)
         path = trial_folder(self.place, number) / name
         header = {
@@ -98,10 +98,10 @@ def test_what_ranks_below_the_best_is_removed_from_the_store(study: Study) -> No
     study.train(0.1)
     study.train(0.7)
     files.write(trial_folder(study.place, 0) / "error.txt", b"Traceback", sync=False)
-    keeping = Retaining(study.board, study.file, study.place)
+    keeping = CheckpointCleanup(study.state, study.file, study.place)
     for value in (0.8, 0.2, 0.9, math.pi / 100):
         study.train(value)
-        keeping.ended(study.board.trials[len(study.board.trials) - 1])
+        keeping.ended(study.state.trials[len(study.state.trials) - 1])
     keeping.settle()
     assert sorted(list_all(study.place)) == [2, 4]
     assert files.exists(trial_folder(study.place, 0) / "error.txt")
@@ -113,14 +113,14 @@ def test_what_an_earlier_master_left_is_removed_by_one_listing(
     for number in range(12):
         study.train(number / 100)
     listed = listings(monkeypatch)
-    Retaining(study.board, study.file, study.place).settle()
+    CheckpointCleanup(study.state, study.file, study.place).settle()
     assert sorted(list_all(study.place)) == [10, 11]
     assert len(listed) <= 3
 
 
 def test_a_store_that_is_away_does_not_stop_the_search(no_answer: Study) -> None:
-    keeping = Retaining(no_answer.board, no_answer.file, no_answer.place)
-    keeping.ended(no_answer.board.trials[0])
+    keeping = CheckpointCleanup(no_answer.state, no_answer.file, no_answer.place)
+    keeping.ended(no_answer.state.trials[0])
     keeping.settle()
 
 
@@ -130,15 +130,15 @@ def test_a_store_that_is_away_does_not_stop_the_search(no_answer: Study) -> None
 def test_checkpoints_are_shown_by_their_urls(study: Study) -> None:
     gone, best = study.train(0.5), study.train(0.9)
     files.remove([gone])
-    exported = export.export(study.board, study.folder)
+    exported = export.export(study.state, study.folder)
     assert [one["best_checkpoint"] for one in exported["trials"]] == [str(best), None]
-    assert [row["best_checkpoint"] for row in export.trial_rows(study.board, study.folder)] == [
+    assert [row["best_checkpoint"] for row in export.trial_rows(study.state, study.folder)] == [
         str(best),
         None,
     ]
-    status = plain(study_page.status(study.board, study.folder, running=False, now=0.0))
+    status = plain(study_page.status(study.state, study.folder, running=False, now=0.0))
     assert f"\n{best}\n" in status and f"checkpoints  {study.place}/trials\n" in status
-    assert f"its checkpoints in {study.place}" in plain(study_page.final(study.board, study.folder))
+    assert f"its checkpoints in {study.place}" in plain(study_page.final(study.state, study.folder))
 
 
 def test_an_export_asks_the_store_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_an_export_asks_the_store_once(study: Study, monkeypatch: pytest.MonkeyP
         study.train(value)
     listed = listings(monkeypatch)
     monkeypatch.setattr(object_store, "exists", lambda path: pytest.fail("one by one"))
-    assert all(one["best_checkpoint"] for one in export.export(study.board, study.folder)["trials"])
+    assert all(one["best_checkpoint"] for one in export.export(study.state, study.folder)["trials"])
     assert len(listed) == 1
 
 
@@ -176,7 +176,7 @@ def test_a_trial_that_the_ledger_lost_is_still_in_the_store(study: Study) -> Non
 def test_without_its_store_a_study_is_shown_from_the_ledger(
     no_answer: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exported = export.export(no_answer.board, no_answer.folder)
+    exported = export.export(no_answer.state, no_answer.folder)
     assert [(one["best_value"], one["best_checkpoint"]) for one in exported["trials"]] == [
         (0.9, None),
         (0.5, None),
@@ -195,14 +195,14 @@ def test_without_its_store_a_study_is_shown_from_the_ledger(
 def test_an_ensemble_is_built_from_the_store(study: Study) -> None:
     damaged, _ = study.train(0.9), study.train(0.5)
     files.write(damaged, files.read(damaged)[:-1], sync=False)
-    result = build(study.board, study.folder, size=2, method="top")
+    result = build(study.state, study.folder, size=2, method="top")
     assert [member["trial"] for member in result["members"]] == [1]
     assert f"{damaged} is damaged" in result["note"]
 
 
 def test_no_ensemble_is_built_while_its_store_is_away(no_answer: Study) -> None:
     with pytest.raises(StoreUnreachable):
-        build(no_answer.board, no_answer.folder, size=2, method="top")
+        build(no_answer.state, no_answer.folder, size=2, method="top")
 
 
 # ---- opening
@@ -229,4 +229,4 @@ def test_a_study_in_a_moved_folder_still_finds_its_store(study: Study, tmp_path:
     moved = Path(shutil.move(study.folder, tmp_path / "elsewhere"))
     found = trial_page.find(moved, 0)
     assert [str(path) for path in found.files] == [str(best)]
-    assert isinstance(found.board, Board)
+    assert isinstance(found.state, StudyState)

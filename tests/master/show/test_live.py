@@ -4,13 +4,13 @@ import time
 import pytest
 from rich.console import Console
 
-from scattershot_common.bus.heartbeat import Pulse
+from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_master.show import live
 from scattershot_master.show.layout import Sheet, laid_out, line, plain
 from scattershot_master.show.live import LINE_S, LiveView
 from scattershot_master.show.live_frame import Pace, picture
 from scattershot_master.state import progress
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.synthetic_study import Simulation
 
 
@@ -28,14 +28,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="module")
-def board() -> Board:
+def state() -> StudyState:
     simulation = Simulation(workers=3)
     simulation.run(150)
-    return simulation.board
+    return simulation.state
 
 
-def pulses(*names: str) -> list[Pulse]:
-    return [Pulse(name, "host", 1, "cuda:0", "0.1.0", 0.0) for name in names]
+def pulses(*names: str) -> list[Heartbeat]:
+    return [Heartbeat(name, "host", 1, "cuda:0", "0.1.0", 0.0) for name in names]
 
 
 def log_view(clock: Clock) -> tuple[LiveView, io.StringIO]:
@@ -75,24 +75,24 @@ def test_a_log_has_no_colours_and_is_never_wrapped(clock: Clock) -> None:
     assert "\x1b" not in file.getvalue()
 
 
-def test_a_log_gets_a_line_of_progress_now_and_then(board: Board, clock: Clock) -> None:
+def test_a_log_gets_a_line_of_progress_now_and_then(state: StudyState, clock: Clock) -> None:
     view, file = log_view(clock)
     for _ in range(100):
         clock.now += LINE_S / 50
-        view.update(board, [], rate=None)
+        view.update(state, [], rate=None)
     (said,) = file.getvalue().splitlines()
-    coarse = progress.stages(board)[0]
-    best = progress.leaders(board, 1)[0]
-    assert f"coarse {coarse.done}/48 · {len(board.by_state['running'])} running" in said
+    coarse = progress.stages(state)[0]
+    best = progress.leaders(state, 1)[0]
+    assert f"coarse {coarse.done}/48 · {len(state.by_state['running'])} running" in said
     assert f"best val_accuracy {best.best_value:.4f} (trial {best.number})" in said
     assert "left" not in said  # nothing has happened while it looked
 
 
-def test_a_log_does_not_repeat_itself(board: Board, clock: Clock) -> None:
+def test_a_log_does_not_repeat_itself(state: StudyState, clock: Clock) -> None:
     view, file = log_view(clock)
     for _ in range(10):
         clock.now += LINE_S
-        view.update(board, [])
+        view.update(state, [])
     assert file.getvalue().count("\n") == 1
 
 
@@ -101,7 +101,7 @@ def test_a_log_tells_how_much_time_is_left_once_there_is_evidence(clock: Clock) 
     view, file = log_view(clock)
     for count, _ in enumerate(simulation.events()):
         clock.now += 0.5
-        view.update(simulation.board, [])
+        view.update(simulation.state, [])
         if count == 120:
             break
     first, *later = file.getvalue().splitlines()
@@ -112,49 +112,49 @@ def test_a_log_tells_how_much_time_is_left_once_there_is_evidence(clock: Clock) 
 # ---- a terminal
 
 
-def test_a_terminal_gets_a_picture_with_all_parts(board: Board, clock: Clock) -> None:
+def test_a_terminal_gets_a_picture_with_all_parts(state: StudyState, clock: Clock) -> None:
     view, file = screen_view(clock)
     view.note("trial 3 killed at epoch 1: too bad", routine=True)
-    view.update(board, pulses("host-0-4000", "host-9-1"), rate=2.5)
+    view.update(state, pulses("host-0-4000", "host-9-1"), rate=2.5)
     shown = since(file)
     view.close()
     assert "2.5 trials/s" in shown
     assert "━" in shown and "to come, 8 epochs" in shown
-    best = progress.leaders(board, 1)[0]
+    best = progress.leaders(state, 1)[0]
     assert f"{best.params['lr']:.1e}" in shown
     assert "cuda" in shown and "idle" in shown
     assert "trial 3 killed at epoch 1: too bad" in shown
 
 
 def test_a_picture_is_not_drawn_more_often_than_four_times_a_second(
-    board: Board, clock: Clock
+    state: StudyState, clock: Clock
 ) -> None:
     view, file = screen_view(clock)
-    view.update(board, [])
+    view.update(state, [])
     since(file)
     for _ in range(10):
         clock.now += 0.02
-        view.update(board, [])
+        view.update(state, [])
     assert since(file) == ""
     clock.now += 1e6
-    view.update(board, [])
+    view.update(state, [])
     assert since(file) != ""
     view.close()
 
 
 def test_pictures_that_cost_much_come_less_often(
-    board: Board, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    state: StudyState, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view, file = screen_view(clock)
     seconds = iter(range(100))
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
-    view.update(board, [])  # takes a second
+    view.update(state, [])  # takes a second
     since(file)
     clock.now = 0.9 / live.SHARE
-    view.update(board, [])
+    view.update(state, [])
     assert since(file) == ""
     clock.now = 1.1 / live.SHARE
-    view.update(board, [])
+    view.update(state, [])
     assert since(file) != ""
     view.close()
 
@@ -165,9 +165,9 @@ def test_a_note_cannot_steer_the_terminal(clock: Clock) -> None:
     assert file.getvalue().endswith(" trial 3 failed:  [2Jboom and more\n")
 
 
-def test_a_note_stays_when_the_picture_goes(board: Board, clock: Clock) -> None:
+def test_a_note_stays_when_the_picture_goes(state: StudyState, clock: Clock) -> None:
     view, file = screen_view(clock)
-    view.update(board, [])
+    view.update(state, [])
     since(file)
     view.note("worker host-3 has gone")
     assert "worker host-3 has gone" in since(file)
@@ -175,15 +175,15 @@ def test_a_note_stays_when_the_picture_goes(board: Board, clock: Clock) -> None:
     assert "worker host-3 has gone" not in since(file)
 
 
-def test_a_flood_of_notes_comes_in_one_piece_and_whole(board: Board, clock: Clock) -> None:
+def test_a_flood_of_notes_comes_in_one_piece_and_whole(state: StudyState, clock: Clock) -> None:
     view, file = screen_view(clock)
-    view.update(board, [])
+    view.update(state, [])
     since(file)
     for number in range(200):
         view.note(f"note {number:03d}")
     assert since(file).count("note ") < 10
     clock.now += 1e6
-    view.update(board, [])
+    view.update(state, [])
     assert "note 199" in since(file)
     view.note("note 200")
     view.close()
@@ -200,26 +200,26 @@ def test_the_last_notes_are_not_lost_at_the_end(clock: Clock) -> None:
 
 @pytest.mark.parametrize("height", [18, 24, 30, 50])
 @pytest.mark.parametrize("workers", [0, 1, 3, 40])
-def test_a_picture_fits_the_terminal(board: Board, height: int, workers: int) -> None:
+def test_a_picture_fits_the_terminal(state: StudyState, height: int, workers: int) -> None:
     names = pulses(*(f"host-{index}-{4000 + index}" for index in range(workers)))
     lately = [line("killed")] * 3
-    page = picture(board, progress.stages(board), names, lately, Pace(1, None, None), (80, height))
+    page = picture(state, progress.stages(state), names, lately, Pace(1, None, None), (80, height))
     drawn = [laid_out(block, 80) if isinstance(block, Sheet) else [block] for block in page]
     assert sum(map(len, drawn)) <= height
 
 
-def test_in_a_low_terminal_trials_are_worth_more_than_kills_and_workers(board: Board) -> None:
-    stages, lately = progress.stages(board), [line("killed")] * 3
+def test_in_a_low_terminal_trials_are_worth_more_than_kills_and_workers(state: StudyState) -> None:
+    stages, lately = progress.stages(state), [line("killed")] * 3
     for height in (17, 22):
-        page = picture(board, stages, pulses("idle-1"), lately, Pace(1, None, None), (80, height))
+        page = picture(state, stages, pulses("idle-1"), lately, Pace(1, None, None), (80, height))
         assert plain(page).count("/2 ") >= 5
     assert "idle-1" in plain(page) and "killed\n" not in plain(page)
 
 
-def test_workers_that_have_no_room_are_counted(board: Board) -> None:
-    running = [board.trials[number].worker for number in board.by_state["running"]]
+def test_workers_that_have_no_room_are_counted(state: StudyState) -> None:
+    running = [state.trials[number].worker for number in state.by_state["running"]]
     names = pulses(*running, *(f"idle-{index}" for index in range(40)))
-    page = picture(board, progress.stages(board), names, [], Pace(1, None, None), (80, 24))
+    page = picture(state, progress.stages(state), names, [], Pace(1, None, None), (80, 24))
     last = plain(page).splitlines()[-1]
     shown = plain(page).count("idle-")
     assert last == f"{40 - shown} workers more, 0 at work"
@@ -228,8 +228,8 @@ def test_workers_that_have_no_room_are_counted(board: Board) -> None:
 def test_a_study_without_workers_says_so() -> None:
     simulation = Simulation()
     simulation.run(20)
-    for number in list(simulation.board.by_state["running"]):
-        simulation.board.apply({"e": "waiting", "t": number, "a": 1, "y": "drain"})
-    stages = progress.stages(simulation.board)
-    page = picture(simulation.board, stages, [], [], Pace(1, None, None), (80, 24))
+    for number in list(simulation.state.by_state["running"]):
+        simulation.state.apply({"e": "waiting", "t": number, "a": 1, "y": "drain"})
+    stages = progress.stages(simulation.state)
+    page = picture(simulation.state, stages, [], [], Pace(1, None, None), (80, 24))
     assert "no worker is here" in plain(page)

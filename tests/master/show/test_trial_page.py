@@ -172,10 +172,10 @@ def test_data_of_a_trial_are_those_of_an_export_and_its_files(folder: Path) -> N
 
 
 def test_a_trial_that_diverged_shows_where_its_curve_ends(folder: Path) -> None:
-    board = read(folder)
+    state = read(folder)
     number = next(
         trial.number
-        for trial in board.trials.values()
+        for trial in state.trials.values()
         if trial.history and math.isnan(trial.best_value)
     )
     assert "nan" in text(folder, number)

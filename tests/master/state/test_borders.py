@@ -196,10 +196,10 @@ def test_by_rank_studies_with_an_effect_have_a_warning_and_few_without_one(trial
 
 
 def test_of_trials_that_failed_further_out_a_study_knows() -> None:
-    board = Simulation(({"name": "a", "trials": 24, "epochs": 1},)).run()
-    trials = board.trials.values()
+    state = Simulation(({"name": "a", "trials": 24, "epochs": 1},)).run()
+    trials = state.trials.values()
     for trial in trials:
         trial.params["lr"] = trial.best_value = 1e-6 * 1.87 ** (trial.number + 1)
-    assert [one.warning.axis for one in border_warnings(board)] == ["lr"]
-    board.trials[23].best_value = nan
-    assert border_warnings(board) == []
+    assert [one.warning.axis for one in border_warnings(state)] == ["lr"]
+    state.trials[23].best_value = nan
+    assert border_warnings(state) == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scattershot_common.errors import ScattershotError
 from scattershot_master.state import ledger as module
 from scattershot_master.state.ledger import LEDGER, Ledger, parse, read
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import image, study_file
 from support.synthetic_study import Simulation
 
@@ -42,13 +42,13 @@ def test_what_was_committed_is_there_when_the_ledger_is_read_again(tmp_path: Pat
     ledger = begin(tmp_path)
     sample(ledger, 0)
     assert numbers(tmp_path) == []
-    assert sorted(ledger.board.trials) == [0]
+    assert sorted(ledger.state.trials) == [0]
     ledger.commit()
     assert numbers(tmp_path) == [0]
     sample(ledger, 1)
     ledger.close()
     again = Ledger(tmp_path)
-    assert sorted(again.board.trials) == [0, 1]
+    assert sorted(again.state.trials) == [0, 1]
     again.close()
 
 
@@ -56,8 +56,8 @@ def test_the_fold_of_the_file_is_the_board_in_memory(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     Simulation().run(to=ledger)
     ledger.commit()
-    assert len(ledger.board.trials) > 50
-    assert image(read(tmp_path)) == image(ledger.board)
+    assert len(ledger.state.trials) > 50
+    assert image(read(tmp_path)) == image(ledger.state)
     ledger.close()
 
 
@@ -139,7 +139,7 @@ def test_damage_in_the_middle_is_named_by_its_line(tmp_path: Path, damage: Any) 
             look(tmp_path)
     path.write_bytes(b"".join(lines[:3]))  # as the message says
     again = Ledger(tmp_path)
-    assert sorted(again.board.trials) == [0]
+    assert sorted(again.state.trials) == [0]
     again.close()
 
 
@@ -155,7 +155,7 @@ def test_an_empty_file_is_a_study_that_has_not_begun(tmp_path: Path) -> None:
     with pytest.raises(ScattershotError, match="has not begun"):
         read(tmp_path)
     ledger = Ledger(tmp_path)
-    assert image(ledger.board) == image(Board())
+    assert image(ledger.state) == image(StudyState())
     ledger.close()
 
 
@@ -290,7 +290,7 @@ import sys
 from pathlib import Path
 from scattershot_master.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
-first = len(ledger.board.trials)
+first = len(ledger.state.trials)
 for number in range(first, first + 10**9):
     ledger.append("sampled", t=number, p={"lr": 0.1, "note": "x" * 50}, epochs=4, until=4)
     if number % 7 == 0:

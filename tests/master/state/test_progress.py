@@ -5,12 +5,12 @@ import pytest
 from scattershot_master.state import progress
 from scattershot_master.state.progress import Rate, rate_from_ends, stages, time_left
 from scattershot_master.state.ranking import finite
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.synthetic_study import BEGUN, STAGES, Simulation
 
 
 @pytest.fixture(scope="module")
-def finished() -> Board:
+def finished() -> StudyState:
     return Simulation().run()
 
 
@@ -21,7 +21,7 @@ def part_of(limit: int) -> Simulation:
 
 
 def test_every_stage_of_the_study_file_has_its_progress_also_those_to_come() -> None:
-    shown = stages(part_of(60).board)
+    shown = stages(part_of(60).state)
     assert [(stage.name, stage.opened) for stage in shown] == [
         ("coarse", True),
         ("fine", False),
@@ -30,13 +30,13 @@ def test_every_stage_of_the_study_file_has_its_progress_also_those_to_come() -> 
     assert [stage.target for stage in shown] == [48, 24, 5]
 
 
-def test_counts_of_a_stage_add_up_to_its_trials(finished: Board) -> None:
+def test_counts_of_a_stage_add_up_to_its_trials(finished: StudyState) -> None:
     for stage in stages(finished):
         assert sum(stage.counts.values()) == stage.done == stage.target
         assert stage.work == 1.0
 
 
-def test_a_trial_that_went_on_counts_as_complete_where_it_came_from(finished: Board) -> None:
+def test_a_trial_that_went_on_counts_as_complete_where_it_came_from(finished: StudyState) -> None:
     by_name = {stage.name: stage for stage in stages(finished)}
     carried = finished.stages[2].trials
     origins = {
@@ -52,7 +52,7 @@ def test_a_trial_that_went_on_counts_as_complete_where_it_came_from(finished: Bo
         assert by_name[name].counts["complete"] == len(stayed) + len(numbers)
 
 
-def test_the_best_of_a_stage_is_what_it_was_when_the_stage_ended(finished: Board) -> None:
+def test_the_best_of_a_stage_is_what_it_was_when_the_stage_ended(finished: StudyState) -> None:
     _, fine, final = stages(finished)
     assert fine.best_trial is not None and final.best_trial is not None
     record = finished.trials[fine.best_trial]
@@ -62,12 +62,12 @@ def test_the_best_of_a_stage_is_what_it_was_when_the_stage_ended(finished: Board
 
 
 def test_a_stage_without_a_finite_value_has_no_best() -> None:
-    stage = stages(part_of(3).board)[0]
+    stage = stages(part_of(3).state)[0]
     assert stage.best_trial is None
     assert math.isnan(stage.best_value)
 
 
-def test_epochs_trained_are_those_reported(finished: Board) -> None:
+def test_epochs_trained_are_those_reported(finished: StudyState) -> None:
     trained = sum(stage.trained for stage in stages(finished))
     assert trained == sum(len(trial.history) for trial in finished.trials.values())
 
@@ -83,42 +83,42 @@ def test_trials_that_go_on_from_different_stages_bring_their_own_epochs() -> Non
     )
     for event in simulation.events():
         if event["e"] == "stage" and event["index"] == 2:
-            done = [simulation.board.trials[number].done for number in event["trials"]]
+            done = [simulation.state.trials[number].done for number in event["trials"]]
             assert sorted(set(done)) == [2, 8]
-            assert stages(simulation.board)[2].left == sum(30 - epochs for epochs in done)
-    trained = sum(stage.trained for stage in stages(simulation.board))
-    assert trained == sum(len(trial.history) for trial in simulation.board.trials.values())
+            assert stages(simulation.state)[2].left == sum(30 - epochs for epochs in done)
+    trained = sum(stage.trained for stage in stages(simulation.state))
+    assert trained == sum(len(trial.history) for trial in simulation.state.trials.values())
 
 
-def test_nothing_is_left_of_a_finished_study(finished: Board) -> None:
+def test_nothing_is_left_of_a_finished_study(finished: StudyState) -> None:
     assert sum(stage.left for stage in stages(finished)) == 0
 
 
 def test_without_rules_all_epochs_are_left() -> None:
     simulation = Simulation(rule="none")
     simulation.run(2)
-    assert sum(stage.left for stage in stages(simulation.board)) == 48 * 2 + 24 * 8 + 5 * (30 - 8)
+    assert sum(stage.left for stage in stages(simulation.state)) == 48 * 2 + 24 * 8 + 5 * (30 - 8)
 
 
 def test_trials_killed_early_shorten_what_is_expected_of_the_others() -> None:
-    shown = stages(part_of(220).board)
+    shown = stages(part_of(220).state)
     coarse = shown[0]
     assert coarse.done >= progress.LEAST_ENDED
     assert coarse.left < (coarse.target - coarse.done) * coarse.epochs
     assert shown[1].left < 24 * 8
 
 
-def test_leaders_are_the_ranking_s_first(finished: Board) -> None:
+def test_leaders_are_the_ranking_s_first(finished: StudyState) -> None:
     assert progress.leaders(finished, 7) == finite(finished)[:7]
     assert progress.leaders(finished, 10_000) == finite(finished)
 
 
 def test_leaders_of_a_loss_are_the_smallest() -> None:
-    board = Simulation().run(150)
-    board.study["study"].update(goal="minimize")
-    board.trials[0].best_value = 0.001
-    assert progress.leaders(board, 1)[0].number == 0
-    assert progress.leaders(board, 5) == finite(board)[:5]
+    state = Simulation().run(150)
+    state.study["study"].update(goal="minimize")
+    state.trials[0].best_value = 0.001
+    assert progress.leaders(state, 1)[0].number == 0
+    assert progress.leaders(state, 5) == finite(state)[:5]
 
 
 def test_a_rate_needs_evidence() -> None:
@@ -153,7 +153,7 @@ def test_a_rate_falls_while_nothing_comes() -> None:
 def test_the_time_left_is_right_for_a_study_that_goes_on_as_it_did() -> None:
     simulation = Simulation([{"name": "all", "trials": 60, "epochs": 10}], rule="none")
     simulation.run(500)
-    left = time_left(stages(simulation.board), rate_from_ends(simulation.board, simulation.now))
+    left = time_left(stages(simulation.state), rate_from_ends(simulation.state, simulation.now))
     now = simulation.now
     whole = Simulation([{"name": "all", "trials": 60, "epochs": 10}], rule="none")
     whole.run()
@@ -162,46 +162,46 @@ def test_the_time_left_is_right_for_a_study_that_goes_on_as_it_did() -> None:
 
 def test_there_is_no_time_left_before_trials_have_ended() -> None:
     simulation = part_of(60)
-    assert rate_from_ends(simulation.board, simulation.now) is None
-    assert time_left(stages(simulation.board), None) is None
+    assert rate_from_ends(simulation.state, simulation.now) is None
+    assert time_left(stages(simulation.state), None) is None
 
 
-def test_a_finished_study_took_until_its_last_trial_ended(finished: Board) -> None:
+def test_a_finished_study_took_until_its_last_trial_ended(finished: StudyState) -> None:
     last = max(trial.ended for trial in finished.trials.values() if not math.isnan(trial.ended))
     assert progress.elapsed(finished, BEGUN + 1e9) == last - BEGUN
 
 
 def test_failures_that_differ_in_numbers_only_are_one() -> None:
-    board = Simulation().run()
-    failed = sorted(board.by_state["failed"])
+    state = Simulation().run()
+    failed = sorted(state.by_state["failed"])
     assert len(failed) == 2
-    board.trials[failed[0]].reason = "RuntimeError: got 12.5 GiB"
-    board.trials[failed[1]].reason = "RuntimeError: got 3 GiB"
-    assert progress.failures(board) == [("RuntimeError: got 12.5 GiB", failed)]
-    board.trials[failed[1]].reason = "ValueError: no"
-    assert len(progress.failures(board)) == 2
+    state.trials[failed[0]].reason = "RuntimeError: got 12.5 GiB"
+    state.trials[failed[1]].reason = "RuntimeError: got 3 GiB"
+    assert progress.failures(state) == [("RuntimeError: got 12.5 GiB", failed)]
+    state.trials[failed[1]].reason = "ValueError: no"
+    assert len(progress.failures(state)) == 2
 
 
 def test_a_worker_s_last_trial_is_the_one_it_runs() -> None:
     simulation = part_of(100)
-    last = progress.last_trials(simulation.board)
-    running = {simulation.board.trials[n].worker: n for n in simulation.board.by_state["running"]}
+    last = progress.last_trials(simulation.state)
+    running = {simulation.state.trials[n].worker: n for n in simulation.state.by_state["running"]}
     assert running
     assert {name: last[name].number for name in running} == running
 
 
 def test_a_trial_taken_up_again_is_its_worker_s_last_although_it_began_long_ago() -> None:
     simulation = part_of(100)
-    board, worker = simulation.board, "host-7-1"
-    old = min(board.by_state["complete"], key=lambda number: board.trials[number].started)
-    other = max(board.by_state["killed"], key=lambda number: board.trials[number].ended)
-    board.trials[other].worker = worker
-    board.trials[old].worker, board.trials[old].ended = worker, math.nan
-    board.trials[old].state = "running"
-    assert progress.last_trials(board)[worker].number == old
+    state, worker = simulation.state, "host-7-1"
+    old = min(state.by_state["complete"], key=lambda number: state.trials[number].started)
+    other = max(state.by_state["killed"], key=lambda number: state.trials[number].ended)
+    state.trials[other].worker = worker
+    state.trials[old].worker, state.trials[old].ended = worker, math.nan
+    state.trials[old].state = "running"
+    assert progress.last_trials(state)[worker].number == old
 
 
 def test_stages_that_kill_nothing_are_expected_to_take_all_their_epochs() -> None:
     simulation = Simulation([*STAGES[:2], {**STAGES[2], "kill": "none"}])
     simulation.run(220)
-    assert stages(simulation.board)[2].left == 5 * (30 - 8)
+    assert stages(simulation.state)[2].left == 5 * (30 - 8)

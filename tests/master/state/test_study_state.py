@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scattershot_common.trial import ENDED, STATES, trial_seed
 from scattershot_master.search import search
 from scattershot_master.state.ledger import LEDGER
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 from support.pretend_master import Master, image, study_file
 from support.pretend_worker import PretendWorkers
 
@@ -19,11 +19,11 @@ BEGUN = {"e": "study", "study": STUDY, "uid": "u1", "at": 1.0}
 STAGE = {"e": "stage", "stage": "coarse", "index": 0, "target": 3, "box": [], "at": 2.0}
 
 
-def fold(*events: dict[str, Any]) -> Board:
-    board = Board()
+def fold(*events: dict[str, Any]) -> StudyState:
+    state = StudyState()
     for event in events:
-        board.apply(event)
-    return board
+        state.apply(event)
+    return state
 
 
 def sampled(number: int, until: int = 4) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def report(epoch: int, value: float, number: int = 0) -> dict[str, Any]:
     return {"e": "report", "t": number, "a": 1, "n": epoch, "m": metrics, "f": f"file{epoch}"}
 
 
-def change(state: str, attempt: int = 1, number: int = 0, **more: Any) -> dict[str, Any]:
-    return {"e": state, "t": number, "a": attempt, "at": 9.0, **more}
+def change(trial_state: str, attempt: int = 1, number: int = 0, **more: Any) -> dict[str, Any]:
+    return {"e": trial_state, "t": number, "a": attempt, "at": 9.0, **more}
 
 
 BASE = (BEGUN, STAGE, sampled(0), sampled(1), sampled(2))
@@ -68,42 +68,44 @@ def recorded(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_every_event_twice_changes_nothing(recorded: list[Any]) -> None:
     kinds = {"study", "stage", "closed", "sampled", "started", "report", "waiting", "paused"}
     assert kinds | {"settled", "complete", "failed"} <= {event["e"] for event in recorded}
-    board = Board()
+    state = StudyState()
     for event in recorded:
-        board.apply(event)
-        once = image(board)
-        board.apply(event)
-        assert image(board) == once, event
+        state.apply(event)
+        once = image(state)
+        state.apply(event)
+        assert image(state) == once, event
 
 
 def test_the_states_sets_always_say_what_the_trials_say(recorded: list[Any]) -> None:
-    board = Board()
+    state = StudyState()
     for event in recorded:
-        board.apply(event)
-        for state in STATES:
-            numbers = {trial.number for trial in board.trials.values() if trial.state == state}
-            assert board.by_state[state] == numbers
-        assert board.living == sum(trial.living for trial in board.trials.values())
+        state.apply(event)
+        for trial_state in STATES:
+            numbers = {
+                trial.number for trial in state.trials.values() if trial.state == trial_state
+            }
+            assert state.by_state[trial_state] == numbers
+        assert state.living == sum(trial.living for trial in state.trials.values())
 
 
 def test_events_of_a_later_version_are_passed_over_and_their_cursor_is_kept() -> None:
-    board = fold(*BASE, {"e": "extended", "more": 1, "c": "7-0"})
-    assert (board.cursor, len(board.trials)) == ("7-0", 3)
+    state = fold(*BASE, {"e": "extended", "more": 1, "c": "7-0"})
+    assert (state.cursor, len(state.trials)) == ("7-0", 3)
 
 
 def test_a_study_is_known_by_what_its_file_says() -> None:
-    board = fold(BEGUN)
-    assert (board.name, board.metric, board.goal) == ("pretended", "val_accuracy", "maximize")
+    state = fold(BEGUN)
+    assert (state.name, state.metric, state.goal) == ("pretended", "val_accuracy", "maximize")
     study = {**STUDY, "study": {**STUDY["study"], "goal": "minimize"}}
-    board = fold({**BEGUN, "study": study})
-    assert (board.goal, board.sign) == ("minimize", -1)
+    state = fold({**BEGUN, "study": study})
+    assert (state.goal, state.sign) == ("minimize", -1)
 
 
 def test_new_settings_open_a_finished_study_again() -> None:
-    board = fold(BEGUN, {"e": "finished", "at": 2.0})
-    assert board.finished
-    board.apply({"e": "settings", "study": STUDY, "at": 3.0})
-    assert (board.finished, board.uid, board.begun) == (False, "u1", 1.0)
+    state = fold(BEGUN, {"e": "finished", "at": 2.0})
+    assert state.finished
+    state.apply({"e": "settings", "study": STUDY, "at": 3.0})
+    assert (state.finished, state.uid, state.begun) == (False, "u1", 1.0)
 
 
 def test_a_sampled_trial_waits_with_the_seed_of_its_number() -> None:
@@ -140,41 +142,41 @@ def test_an_epoch_without_a_checkpoint_leaves_the_last_one_in_its_place() -> Non
 
 
 def test_an_epoch_that_comes_again_is_not_counted_twice() -> None:
-    board = fold(*BASE, started(), report(1, 0.5), report(2, 0.6), started(attempt=2))
-    before = image(board)
-    board.apply(report(1, 0.9))
-    board.apply(report(2, 0.9))
-    assert image(board) == before
+    state = fold(*BASE, started(), report(1, 0.5), report(2, 0.6), started(attempt=2))
+    before = image(state)
+    state.apply(report(1, 0.9))
+    state.apply(report(2, 0.9))
+    assert image(state) == before
 
 
-@pytest.mark.parametrize("state", sorted(ENDED))
-def test_what_comes_after_a_trials_end_changes_nothing(state: str) -> None:
-    board = fold(*BASE, started(), change(state, r="so"))
-    trial = board.trials[0]
-    assert (trial.state, trial.reason, trial.ended, trial.living) == (state, "so", 9.0, False)
-    before = image(board)
+@pytest.mark.parametrize("trial_state", sorted(ENDED))
+def test_what_comes_after_a_trials_end_changes_nothing(trial_state: str) -> None:
+    state = fold(*BASE, started(), change(trial_state, r="so"))
+    trial = state.trials[0]
+    assert (trial.state, trial.reason, trial.ended, trial.living) == (trial_state, "so", 9.0, False)
+    before = image(state)
     for late in ("waiting", "paused", *ENDED):
-        board.apply(change(late, r="late", y="lost"))
-        board.apply(change(late, attempt=2, r="late", y="lost"))
-    board.apply({"e": "kill", "t": 0, "r": "late", "at": 10.0})
-    board.apply(report(1, 0.9))
-    assert image(board) == before
+        state.apply(change(late, r="late", y="lost"))
+        state.apply(change(late, attempt=2, r="late", y="lost"))
+    state.apply({"e": "kill", "t": 0, "r": "late", "at": 10.0})
+    state.apply(report(1, 0.9))
+    assert image(state) == before
 
 
 def test_an_ended_trial_that_redis_let_start_again_stays_ended() -> None:
-    board = fold(*BASE, started(), report(1, 0.5), change("killed", r="so"), started(attempt=2))
-    trial = board.trials[0]
+    state = fold(*BASE, started(), report(1, 0.5), change("killed", r="so"), started(attempt=2))
+    trial = state.trials[0]
     assert (trial.state, trial.reason, trial.attempts) == ("killed", "so", 2)
-    assert board.by_state["killed"] == {0} and not board.by_state["running"]
+    assert state.by_state["killed"] == {0} and not state.by_state["running"]
 
 
 def test_what_an_earlier_attempt_did_changes_nothing() -> None:
-    board = fold(*BASE, started(), change("waiting", y="lost"), started(attempt=2))
-    before = image(board)
+    state = fold(*BASE, started(), change("waiting", y="lost"), started(attempt=2))
+    before = image(state)
     for late in ("waiting", "paused", "complete", "failed"):
-        board.apply(change(late))
-    board.apply(started())
-    assert image(board) == before
+        state.apply(change(late))
+    state.apply(started())
+    assert image(state) == before
 
 
 @pytest.mark.parametrize(
@@ -186,28 +188,28 @@ def test_crashes_and_losses_count_as_failures(why: str, failures: int) -> None:
 
 
 def test_the_first_start_and_the_last_end_are_kept() -> None:
-    board = fold(*BASE, started(), change("waiting"), {**started(attempt=2), "at": 50.0})
-    board.apply(change("complete", attempt=2))
-    assert (board.trials[0].started, board.trials[0].ended) == (4.0, 9.0)
+    state = fold(*BASE, started(), change("waiting"), {**started(attempt=2), "at": 50.0})
+    state.apply(change("complete", attempt=2))
+    assert (state.trials[0].started, state.trials[0].ended) == (4.0, 9.0)
 
 
 def test_a_kill_is_a_wish_until_the_worker_answers() -> None:
     asked = {"e": "kill", "t": 0, "r": "too poor", "at": 5.0}
-    board = fold(*BASE, started(), asked, {**asked, "r": "again"})
-    assert (board.trials[0].state, board.trials[0].kill_asked) == ("running", "too poor")
-    board.apply(change("killed"))
-    trial = board.trials[0]
+    state = fold(*BASE, started(), asked, {**asked, "r": "again"})
+    assert (state.trials[0].state, state.trials[0].kill_asked) == ("running", "too poor")
+    state.apply(change("killed"))
+    trial = state.trials[0]
     assert (trial.state, trial.reason, trial.kill_asked) == ("killed", "too poor", "")
 
 
-@pytest.mark.parametrize("state", ["waiting", "paused"])
-def test_a_kill_stands_while_its_trial_waits(state: str) -> None:
-    board = fold(*BASE[:2], sampled(0, until=1), started(), report(1, 0.5))
-    board.apply({"e": "kill", "t": 0, "r": "too poor", "at": 5.0})
-    board.apply(change(state))
-    assert (board.trials[0].state, board.trials[0].kill_asked) == (state, "too poor")
-    board.apply(change("killed"))
-    assert board.trials[0].reason == "too poor"
+@pytest.mark.parametrize("trial_state", ["waiting", "paused"])
+def test_a_kill_stands_while_its_trial_waits(trial_state: str) -> None:
+    state = fold(*BASE[:2], sampled(0, until=1), started(), report(1, 0.5))
+    state.apply({"e": "kill", "t": 0, "r": "too poor", "at": 5.0})
+    state.apply(change(trial_state))
+    assert (state.trials[0].state, state.trials[0].kill_asked) == (trial_state, "too poor")
+    state.apply(change("killed"))
+    assert state.trials[0].reason == "too poor"
 
 
 def test_a_kill_that_came_too_late_is_forgotten() -> None:
@@ -217,28 +219,28 @@ def test_a_kill_that_came_too_late_is_forgotten() -> None:
 
 
 def test_a_settled_rung_sends_some_on_and_ends_the_others() -> None:
-    board = fold(*BASE[:2], *(sampled(number, until=1) for number in range(3)))
+    state = fold(*BASE[:2], *(sampled(number, until=1) for number in range(3)))
     for number in range(3):
         for event in (started(number), report(1, 0.1, number), change("paused", number=number)):
-            board.apply(event)
-    board.apply(
+            state.apply(event)
+    state.apply(
         {"e": "settled", "n": 1, "go": [1], "kill": [[0, "x"], [2, "y"]], "until": 3, "at": 7.0}
     )
-    assert (board.trials[1].state, board.trials[1].until) == ("waiting", 3)
-    assert [board.trials[n].reason for n in (0, 2)] == ["x", "y"]
-    assert board.by_state["killed"] == {0, 2}
+    assert (state.trials[1].state, state.trials[1].until) == ("waiting", 3)
+    assert [state.trials[n].reason for n in (0, 2)] == ["x", "y"]
+    assert state.by_state["killed"] == {0, 2}
 
 
 def test_a_pause_behind_the_times_is_a_wait() -> None:
-    board = fold(*BASE[:2], sampled(0, until=1), started(), report(1, 0.1))
-    board.apply({"e": "settled", "n": 1, "go": [0], "kill": [], "until": 3, "at": 7.0})
-    board.apply(change("paused"))
-    assert board.trials[0].state == "waiting"
+    state = fold(*BASE[:2], sampled(0, until=1), started(), report(1, 0.1))
+    state.apply({"e": "settled", "n": 1, "go": [0], "kill": [], "until": 3, "at": 7.0})
+    state.apply(change("paused"))
+    assert state.trials[0].state == "waiting"
 
 
 def test_a_continued_trial_lives_again_under_the_new_stage() -> None:
-    board = fold(*BASE, started(), report(4, 0.9), change("complete", r="done"))
-    board.apply(
+    state = fold(*BASE, started(), report(4, 0.9), change("complete", r="done"))
+    state.apply(
         {
             **STAGE,
             "stage": "final",
@@ -250,7 +252,7 @@ def test_a_continued_trial_lives_again_under_the_new_stage() -> None:
             "box": None,
         }
     )
-    trial = board.trials[0]
+    trial = state.trials[0]
     assert (trial.state, trial.stage, trial.epochs, trial.until) == ("waiting", "final", 9, 9)
     assert (trial.reason, trial.done, trial.best_value, trial.attempts) == ("", 4, 0.9, 1)
-    assert [stage.trials for stage in board.stages] == [[0, 1, 2], [0]]
+    assert [stage.trials for stage in state.stages] == [[0, 1, 2], [0]]

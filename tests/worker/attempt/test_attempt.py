@@ -18,7 +18,7 @@ from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.attempt.attempt import refuse, run_trial
-from scattershot_worker.attempt.stop_signal import Signals
+from scattershot_worker.attempt.stop_signal import StopSignal
 from support.workbench import Workbench
 
 SPEC = TrialSpec("study", "u1", 7, "coarse", {}, 5, 4)
@@ -70,7 +70,7 @@ def test_the_supervisor_learns_of_the_study_before_the_trial_begins(workbench: W
         raise RuntimeError("far enough")
 
     with pytest.raises(RuntimeError, match="far enough"):
-        run_trial(workbench.bench, SPEC, 1, Signals(), begun)
+        run_trial(workbench.bench, SPEC, 1, StopSignal(), begun)
     assert seen == [(workbench.info, "waiting")]
 
 
@@ -92,7 +92,7 @@ def test_an_old_attempt_is_left_alone(workbench: Workbench) -> None:
 def test_a_trial_of_a_study_that_was_replaced_is_left_alone(workbench: Workbench) -> None:
     workbench.states.submit(7, 4)
     old = replace(SPEC, uid="u0")
-    outcome = run_trial(workbench.bench, old, 1, Signals())
+    outcome = run_trial(workbench.bench, old, 1, StopSignal())
     assert outcome == ("refused", "its study has been replaced")
     assert workbench.state() == "waiting"
 
@@ -110,13 +110,13 @@ def test_a_study_that_was_replaced_meanwhile_is_looked_up_again(workbench: Workb
         raise RuntimeError("far enough")
 
     with pytest.raises(RuntimeError, match="far enough"):
-        run_trial(workbench.bench, spec, 1, Signals(), begun)
+        run_trial(workbench.bench, spec, 1, StopSignal(), begun)
     assert seen == ["digits"]
 
 
 def test_a_trial_of_a_study_that_nobody_published_is_an_error(workbench: Workbench) -> None:
     with pytest.raises(ScattershotError, match="no study named 'other' is in this Redis"):
-        run_trial(workbench.bench, replace(SPEC, study="other"), 1, Signals())
+        run_trial(workbench.bench, replace(SPEC, study="other"), 1, StopSignal())
 
 
 def test_a_refused_trial_fails_with_the_reason_so_that_its_user_learns_of_it(

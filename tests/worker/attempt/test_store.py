@@ -13,7 +13,7 @@ from torch import nn
 from scattershot_common.errors import CheckpointError, StoreUnreachable
 from scattershot_common.store import files, location, object_store
 from scattershot_common.store.checkpoint_names import list_checkpoints, parse_name, trial_folder
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 from scattershot_worker.attempt import reporter
 from support.workbench import Workbench
 
@@ -31,14 +31,14 @@ def train(trial: Any) -> None:
 
 
 @pytest.fixture
-def store(workbench: Workbench, bucket: str) -> Place:
+def store(workbench: Workbench, bucket: str) -> Location:
     """The place of the workbench's study, which is told to keep its checkpoints there."""
     workbench.bench.studies["study"] = replace(workbench.info, store=f"{bucket}/x")
     return location.root(f"{bucket}/x", workbench.folder, "study")
 
 
 def test_a_trial_goes_on_from_its_store_as_it_would_from_a_disk(
-    workbench: Workbench, store: Place, tmp_path: Path
+    workbench: Workbench, store: Location, tmp_path: Path
 ) -> None:
     assert workbench.run(train, until=2, epochs=4) == ("ended", "paused")
     assert workbench.run(train, until=4, attempt=2) == ("ended", "complete")
@@ -57,7 +57,7 @@ def test_a_trial_goes_on_from_its_store_as_it_would_from_a_disk(
 
 
 def test_a_damaged_object_is_passed_over_for_the_one_before(
-    workbench: Workbench, store: Place, caplog: pytest.LogCaptureFixture
+    workbench: Workbench, store: Location, caplog: pytest.LogCaptureFixture
 ) -> None:
     workbench.run(train, until=3, epochs=4)
     newest = list_checkpoints(store, 7)[-1]
@@ -69,7 +69,7 @@ def test_a_damaged_object_is_passed_over_for_the_one_before(
 
 
 def test_a_failed_trials_traceback_lies_beside_its_checkpoints(
-    workbench: Workbench, store: Place
+    workbench: Workbench, store: Location
 ) -> None:
     def broken(trial: Any) -> None:
         train(trial)
@@ -119,13 +119,13 @@ class Outage:
 
 
 @pytest.fixture
-def outage(store: Place, monkeypatch: pytest.MonkeyPatch) -> Outage:
+def outage(store: Location, monkeypatch: pytest.MonkeyPatch) -> Outage:
     return Outage(monkeypatch, "put")
 
 
 @pytest.mark.parametrize("at", [1, 4])
 def test_training_waits_for_a_store_that_is_away_and_loses_nothing(
-    workbench: Workbench, store: Place, outage: Outage, at: int
+    workbench: Workbench, store: Location, outage: Outage, at: int
 ) -> None:
     outage.times, outage.since = 2, at
     assert workbench.run(train) == ("ended", "complete")
@@ -137,7 +137,7 @@ def test_training_waits_for_a_store_that_is_away_and_loses_nothing(
 @pytest.mark.parametrize("at", [1, 2, 4])
 def test_a_trial_whose_store_stays_away_is_given_back_and_goes_on_elsewhere(
     workbench: Workbench,
-    store: Place,
+    store: Location,
     outage: Outage,
     monkeypatch: pytest.MonkeyPatch,
     at: int,
@@ -155,7 +155,7 @@ def test_a_trial_whose_store_stays_away_is_given_back_and_goes_on_elsewhere(
 
 
 def test_a_trial_does_not_start_again_because_its_store_is_away(
-    workbench: Workbench, store: Place, monkeypatch: pytest.MonkeyPatch
+    workbench: Workbench, store: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workbench.run(train, until=2, epochs=4)
     for call in ("names", "get"):
@@ -191,7 +191,7 @@ def test_who_is_to_stop_does_not_wait_for_a_store(
 
 
 def test_leftovers_that_a_store_does_not_remove_harm_nobody(
-    workbench: Workbench, store: Place, monkeypatch: pytest.MonkeyPatch
+    workbench: Workbench, store: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Outage(monkeypatch, "delete", -1)
     assert workbench.run(train) == ("ended", "complete")

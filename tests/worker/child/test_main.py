@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scattershot_worker.child.main import SETTINGS, ChildSettings
-from scattershot_worker.supervisor.child_process import WarmChild
+from scattershot_worker.supervisor.child_process import ChildProcess
 
 CHILD = ChildSettings(
     redis="redis://127.0.0.1:1/0", worker="w", root=".", device="cpu", threads=1, paths=()
@@ -21,7 +21,7 @@ def test_a_child_keeps_memory_that_it_frees_unless_its_user_wants_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1234")
-    child = WarmChild.spawn(CHILD, {"OMP_NUM_THREADS": "1"})
+    child = ChildProcess.spawn(CHILD, {"OMP_NUM_THREADS": "1"})
     try:
         given = Path(f"/proc/{child.process.pid}/environ").read_bytes().split(b"\0")
         assert {b"MALLOC_TRIM_THRESHOLD_=134217728", b"MALLOC_TOP_PAD_=1234"} <= {*given}

@@ -25,11 +25,11 @@ from scattershot_common.store.files import read_header
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED
 from scattershot_worker.attempt import attempt
-from scattershot_worker.attempt.attempt import Bench
+from scattershot_worker.attempt.attempt import WorkerContext
 from scattershot_worker.attempt.reporter import Reporter
-from scattershot_worker.attempt.stop_signal import Signals
+from scattershot_worker.attempt.stop_signal import StopSignal
 from scattershot_worker.child import run_job
-from scattershot_worker.child.pack_cache import Packing
+from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import Engine, Plan, Tuner
 
 Key = tuple[str, int, int]
@@ -63,15 +63,15 @@ class Line:
     """What a supervisor would hear."""
 
     def __init__(self) -> None:
-        self.signals: dict[Key, Signals] = {}
+        self.signals: dict[Key, StopSignal] = {}
         self.outcomes: dict[Key, tuple[str, str]] = {}
         self.most = self.wanted = 0
 
     def began(self, info: StudyInfo) -> None:
         pass
 
-    def took(self, text: str, number: int, signature: str, key: Key) -> Signals:
-        self.signals[key] = Signals()
+    def took(self, text: str, number: int, signature: str, key: Key) -> StopSignal:
+        self.signals[key] = StopSignal()
         self.most = max(self.most, self.living)
         return self.signals[key]
 
@@ -95,13 +95,13 @@ class Shop:
         self.queue = TrialQueue(connect(url, decode=False))
         self.task = Four()
         self.line = Line()
-        self.bench = Bench(self.connection, "w1", root, torch.device("cpu"), Reporter(), {})
+        self.bench = WorkerContext(self.connection, "w1", root, torch.device("cpu"), Reporter(), {})
         tuner = Tuner(lanes, root / "lanes.json")
         self.plans: dict[str, Plan] = {}
         tuner.plan = lambda *about: self.plans.setdefault(  # type: ignore[method-assign]
             about[3].key, Plan("fused", "for the test", lanes, lanes)
         )
-        self.packing = Packing(WaitingTrials(connect(url, decode=False)), tuner)
+        self.packing = PackCache(WaitingTrials(connect(url, decode=False)), tuner)
         self.study("study")
 
     def study(self, name: str, **about: Any) -> None:
@@ -128,7 +128,7 @@ class Shop:
         )
         self.packing.waiting.remove([mine])
         key = (spec.study, trial, number)
-        self.line.signals[key] = Signals()
+        self.line.signals[key] = StopSignal()
         arguments = (mine.text, number, mine.signature, self.line.signals[key])
         with (
             patch.object(attempt, "load_task", lambda name, data: self.task),

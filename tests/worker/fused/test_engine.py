@@ -16,7 +16,7 @@ from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.fused import Engine, Lane, probe
 from scattershot_worker.fused.cuda_graph import Recorded
 from scattershot_worker.monitors import sampling
-from scattershot_worker.monitors.monitor import Watch
+from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.training.loop import evaluate, tensors_of, train_epoch
 from scattershot_worker.training.training import Training, predicted
 
@@ -547,7 +547,7 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
 )
 def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
     alone = [training(task, i, clip_norm=0.5) for i in range(3)]
-    watches = [Watch(one) for one in alone]
+    watches = [Monitor(one) for one in alone]
     engine = engine_of(task, alone[0])
     engine.monitors = True
     lanes = admit(engine, [training(task, i, clip_norm=0.5) for i in range(3)])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import trial_folder
-from scattershot_common.store.layer_stats import Layers
+from scattershot_common.store.layer_stats import LayerStats
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED
 from scattershot_worker.monitors import first_layer_tiles, metrics, updates
@@ -52,7 +52,7 @@ def switch_off(bench: Workbench) -> None:
 
 
 def layers(bench: Workbench, trial: int = 7) -> list[dict[str, Any]]:
-    return Layers.read(bench.folder, trial).lines
+    return LayerStats.read(bench.folder, trial).lines
 
 
 def test_looking_changes_no_number_of_the_training(bench: Workbench) -> None:
@@ -190,7 +190,7 @@ def test_a_trial_that_goes_on_has_the_layers_of_one_that_never_stopped(bench: Wo
             return super().metrics(outputs, targets)
 
     assert bench.run(Stopped(), 2, until=8, params=params)[0] == "drain"
-    half = Layers.read(bench.folder, 2)
+    half = LayerStats.read(bench.folder, 2)
     half.add({"epoch": 5, "from": "an attempt whose report was never accepted"})
     files.write(trial_folder(bench.folder, 2) / "layers.json", half.data(), sync=False)
     bench.states.requeue(2, 1, "drain", max_failures=3)
@@ -201,11 +201,11 @@ def test_a_trial_that_goes_on_has_the_layers_of_one_that_never_stopped(bench: Wo
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"format": 9}', b'{"format": 1}', b"\xff"])
 def test_a_damaged_file_counts_as_none(tmp_path: Path, text: bytes) -> None:
     files.write(trial_folder(tmp_path, 3) / "layers.json", text, sync=False)
-    assert Layers.read(tmp_path, 3).lines == []
+    assert LayerStats.read(tmp_path, 3).lines == []
 
 
 def test_only_the_latest_line_has_a_picture() -> None:
-    kept = Layers()
+    kept = LayerStats()
     kept.add({"epoch": 1, "picture": "a"})
     kept.add({"epoch": 2, "picture": "b"})
     assert json.loads(kept.data())["epochs"] == [{"epoch": 1}, {"epoch": 2, "picture": "b"}]

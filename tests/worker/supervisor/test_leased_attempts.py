@@ -8,20 +8,20 @@ from scattershot_common.bus.connection import connect
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import TrialStates
-from scattershot_worker.supervisor.leased_attempts import Charge, Charges, charge_of
+from scattershot_worker.supervisor.leased_attempts import LeasedAttempt, LeasedAttempts, charge_of
 
 STUDY = StudyInfo("digits", "u1", "digits", "acc", "maximize", stall=9.0)
 LANES = range(3)
 
 
-class Bench:
+class WorkerContext:
     """Three lanes of a pack, claimed by this worker."""
 
     def __init__(self, url: str) -> None:
         self.connection = connect(url)
         self.queue = TrialQueue(connect(url, decode=False))
         self.states = TrialStates(self.connection, "digits")
-        self.charges = Charges(self.connection, self.queue)
+        self.charges = LeasedAttempts(self.connection, self.queue)
         for number in LANES:
             self.states.submit(number, 4)
         self.states.claim_all([(number, 1) for number in LANES], "w")
@@ -37,17 +37,17 @@ class Bench:
         return str(state), int(str(failures))
 
 
-def charge(trial: int) -> Charge:
+def charge(trial: int) -> LeasedAttempt:
     text = TrialSpec("digits", "u1", trial, "coarse", {}, trial, 4).to_json()
     return charge_of({"took": text, "number": 1, "signature": ""})
 
 
 @pytest.fixture
-def bench(redis_url: str) -> Bench:
-    return Bench(redis_url)
+def bench(redis_url: str) -> WorkerContext:
+    return WorkerContext(redis_url)
 
 
-def test_each_lane_has_a_lease_that_is_renewed_and_a_stop_of_its_own(bench: Bench) -> None:
+def test_each_lane_has_a_lease_that_is_renewed_and_a_stop_of_its_own(bench: WorkerContext) -> None:
     assert bench.charges.beat() == []
     bench.states.signal(1, "kill", "poor")
     bench.states.signal(2, "hold", "")
@@ -57,7 +57,7 @@ def test_each_lane_has_a_lease_that_is_renewed_and_a_stop_of_its_own(bench: Benc
 
 
 def test_a_child_that_dies_takes_all_its_lanes_with_it_and_all_are_given_back(
-    bench: Bench,
+    bench: WorkerContext,
 ) -> None:
     bench.charges.bury(-9)
     assert [bench.state(number) for number in LANES] == [("waiting", 1)] * 3
@@ -65,7 +65,7 @@ def test_a_child_that_dies_takes_all_its_lanes_with_it_and_all_are_given_back(
     assert len(bench.charges) == 0
 
 
-def test_what_is_given_to_another_worker_goes_behind_all_that_waits(bench: Bench) -> None:
+def test_what_is_given_to_another_worker_goes_behind_all_that_waits(bench: WorkerContext) -> None:
     bench.queue.put([(charge(7).spec, 1)])
     for number, outcome in ((0, "yield"), (1, "drain")):
         one = bench.charges.get(["digits", number, 1])
@@ -75,7 +75,7 @@ def test_what_is_given_to_another_worker_goes_behind_all_that_waits(bench: Bench
     assert bench.state(0) == ("waiting", 0)
 
 
-def test_lanes_beside_one_that_ignored_its_stop_have_not_failed(bench: Bench) -> None:
+def test_lanes_beside_one_that_ignored_its_stop_have_not_failed(bench: WorkerContext) -> None:
     deaf = bench.charges.get(["digits", 1, 1])
     assert deaf is not None
     bench.states.signal(1, "kill", "poor")
@@ -86,13 +86,13 @@ def test_lanes_beside_one_that_ignored_its_stop_have_not_failed(bench: Bench) ->
     assert [bench.state(number) for number in (0, 2)] == [("waiting", 0)] * 2
 
 
-def test_lanes_of_a_child_that_hung_have_failed_all(bench: Bench) -> None:
+def test_lanes_of_a_child_that_hung_have_failed_all(bench: WorkerContext) -> None:
     bench.charges.hung = True
     bench.charges.bury(-9)
     assert [bench.state(number) for number in LANES] == [("waiting", 1)] * 3
 
 
-def test_a_lane_that_came_to_its_end_is_not_given_back(bench: Bench) -> None:
+def test_a_lane_that_came_to_its_end_is_not_given_back(bench: WorkerContext) -> None:
     one = bench.charges.get(["digits", 1, 1])
     assert one is not None
     bench.charges.settle(one, "ended", "complete")
@@ -101,7 +101,9 @@ def test_a_lane_that_came_to_its_end_is_not_given_back(bench: Bench) -> None:
     assert sorted(bench.queue.waiting()) == ["digits-0-a2", "digits-2-a2"]
 
 
-def test_lanes_that_were_to_drain_have_not_failed_though_the_child_died(bench: Bench) -> None:
+def test_lanes_that_were_to_drain_have_not_failed_though_the_child_died(
+    bench: WorkerContext,
+) -> None:
     for one in bench.charges:
         one.stop = "drain"
     bench.charges.bury(-15)
@@ -109,5 +111,5 @@ def test_lanes_that_were_to_drain_have_not_failed_though_the_child_died(bench: B
 
 
 @pytest.mark.parametrize("key", [None, [], ["digits", 7, 1], ["digits", "x", 1], "digits", 5])
-def test_a_word_about_what_is_not_there_is_about_nothing(bench: Bench, key: Any) -> None:
+def test_a_word_about_what_is_not_there_is_about_nothing(bench: WorkerContext, key: Any) -> None:
     assert bench.charges.get(key) is None

@@ -18,7 +18,7 @@ from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.attempt import attempt
-from scattershot_worker.attempt.stop_signal import Signals
+from scattershot_worker.attempt.stop_signal import StopSignal
 from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.training.hyperparameters import Hyperparameters
 from scattershot_worker.training.initialization import initialize
@@ -401,7 +401,7 @@ def test_a_trial_that_stopped_early_gets_on_when_a_later_stage_continues_it(
     workbench.states.submit(7, 20)
     spec = TrialSpec("study", "u1", 7, "final", params, 5, 20)
     with patch.object(attempt, "load_task", lambda name, data: Flat()):
-        outcome = attempt.run_trial(workbench.bench, spec, 2, Signals())
+        outcome = attempt.run_trial(workbench.bench, spec, 2, StopSignal())
     assert outcome == ("ended", "complete")
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4, 5]
 

@@ -25,7 +25,7 @@ from scattershot_common.store.files import write
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.error_hints import hint
 from scattershot_worker.attempt.reporter import Attempt, Reporter
-from scattershot_worker.attempt.stop_signal import Signals, TrialStopped
+from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.attempt.trial_handle import TrialHandle
 from scattershot_worker.training.loop import train
@@ -47,7 +47,7 @@ _NOT_THE_USERS = (
 
 
 @dataclass
-class Bench:
+class WorkerContext:
     """What a child keeps from trial to trial: connection, background thread, place and device."""
 
     connection: Redis
@@ -68,7 +68,7 @@ class Bench:
 
 
 @dataclass
-class Taken:
+class ClaimedTrial:
     """A trial that this worker has claimed."""
 
     spec: TrialSpec
@@ -76,7 +76,7 @@ class Taken:
     attempt: Attempt
     claim: Claim
 
-    def handle(self, bench: Bench) -> TrialHandle:
+    def handle(self, bench: WorkerContext) -> TrialHandle:
         """Return what its training runs on; torch's generators are seeded for its weights."""
         return TrialHandle(
             self.spec,
@@ -92,10 +92,10 @@ class Taken:
 
 
 def run_trial(
-    bench: Bench,
+    bench: WorkerContext,
     spec: TrialSpec,
     number: int,
-    signals: Signals,
+    signals: StopSignal,
     begun: Callable[[StudyInfo], None] = lambda info: None,
 ) -> tuple[Outcome, str]:
     """Train attempt `number` of a trial alone; return how it went, and why where that matters.
@@ -103,16 +103,16 @@ def run_trial(
     Raises like `take`.
     """
     taken = take(bench, spec, number, signals, begun)
-    return train_alone(bench, taken) if isinstance(taken, Taken) else taken
+    return train_alone(bench, taken) if isinstance(taken, ClaimedTrial) else taken
 
 
 def take(
-    bench: Bench,
+    bench: WorkerContext,
     spec: TrialSpec,
     number: int,
-    signals: Signals,
+    signals: StopSignal,
     begun: Callable[[StudyInfo], None] = lambda info: None,
-) -> Taken | tuple[Outcome, str]:
+) -> ClaimedTrial | tuple[Outcome, str]:
     """Claim attempt `number` of a trial, or return why not; `begun` hears of its study first.
 
     Raises:
@@ -127,12 +127,14 @@ def take(
     begun(info)
     claim = attempt.states.claim(spec.trial, number, bench.worker)
     return (
-        Taken(spec, info, attempt, claim) if claim.granted else ("refused", f"it is {claim.state}")
+        ClaimedTrial(spec, info, attempt, claim)
+        if claim.granted
+        else ("refused", f"it is {claim.state}")
     )
 
 
 def attempt_at(
-    bench: Bench, info: StudyInfo, spec: TrialSpec, number: int, signals: Signals
+    bench: WorkerContext, info: StudyInfo, spec: TrialSpec, number: int, signals: StopSignal
 ) -> Attempt:
     """Return an attempt as the reporter knows it, not claimed yet."""
     checkpoints = location.root(info.store, bench.root / spec.study, spec.study)
@@ -140,7 +142,7 @@ def attempt_at(
     return Attempt(states, spec.trial, number, checkpoints, info.metric, info.goal, signals)
 
 
-def train_alone(bench: Bench, taken: Taken) -> tuple[Outcome, str]:
+def train_alone(bench: WorkerContext, taken: ClaimedTrial) -> tuple[Outcome, str]:
     """Train a claimed trial by itself; return how it went."""
     try:
         task = load_task(taken.info.task, taken.info.data)
@@ -159,7 +161,9 @@ def train_alone(bench: Bench, taken: Taken) -> tuple[Outcome, str]:
     return conclude(bench, taken)
 
 
-def conclude(bench: Bench, taken: Taken, error: BaseException | None = None) -> tuple[Outcome, str]:
+def conclude(
+    bench: WorkerContext, taken: ClaimedTrial, error: BaseException | None = None
+) -> tuple[Outcome, str]:
     """Report the end of an attempt, which `error` has cut short; return what the supervisor does.
 
     An error of the user's code ends the trial as failed, with the error as its reason and the
@@ -184,7 +188,7 @@ def conclude(bench: Bench, taken: Taken, error: BaseException | None = None) -> 
     return _ended(reporter.end(attempt, "failed", reason))
 
 
-def conclude_all(bench: Bench, taken: Sequence[Taken]) -> list[tuple[Outcome, str]]:
+def conclude_all(bench: WorkerContext, taken: Sequence[ClaimedTrial]) -> list[tuple[Outcome, str]]:
     """Report the ends of attempts that have trained all their epochs; see `conclude`."""
     ends = []
     for one in taken:
@@ -200,7 +204,7 @@ def conclude_all(bench: Bench, taken: Sequence[Taken]) -> list[tuple[Outcome, st
     ]
 
 
-def refuse(bench: Bench, spec: TrialSpec, number: int, why: str) -> tuple[Outcome, str]:
+def refuse(bench: WorkerContext, spec: TrialSpec, number: int, why: str) -> tuple[Outcome, str]:
     """Let the trial fail, so that the master and its user learn of the refusal."""
     log.error("trial %d refused: %s", spec.trial, why)
     states = TrialStates(bench.connection, spec.study)

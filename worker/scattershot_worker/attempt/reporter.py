@@ -16,10 +16,10 @@ from scattershot_common.bus.trial_state import LEASE, Answer, Step, TrialStates,
 from scattershot_common.errors import CheckpointError, ScattershotError, StoreUnreachable
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
 from scattershot_common.store.files import Syncer, remove, write
-from scattershot_common.store.location import Place
+from scattershot_common.store.location import Location
 from scattershot_common.store.retention import own_leftovers
 from scattershot_worker.attempt.snapshot import Snapshot
-from scattershot_worker.attempt.stop_signal import Signals
+from scattershot_worker.attempt.stop_signal import StopSignal
 
 log = logging.getLogger("scattershot.worker")
 
@@ -38,10 +38,10 @@ class Attempt:
     trial: int
     number: int
     #: What holds `trials/` of its study.
-    checkpoints: Place
+    checkpoints: Location
     metric: str
     goal: Literal["maximize", "minimize"]
-    signals: Signals
+    signals: StopSignal
     #: File names of this trial's checkpoints.
     files: set[str] = field(default_factory=set)
     #: The metric of every epoch that Redis has accepted.
@@ -52,7 +52,7 @@ class Attempt:
     room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SNAPSHOTS))
 
     @cached_property
-    def folder(self) -> Place:
+    def folder(self) -> Location:
         """What holds its checkpoints."""
         return trial_folder(self.checkpoints, self.trial)
 
@@ -90,7 +90,7 @@ class Reporter:
     """Takes epochs from the training thread, which goes on at once.
 
     Everything that has gathered is sent in one round trip, so a burst of short epochs costs
-    little more than one. Answers come back through the attempt's `Signals`.
+    little more than one. Answers come back through the attempt's `StopSignal`.
     """
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ class TrialStopped(BaseException):
         self.why = why
 
 
-class Signals:
+class StopSignal:
     """Whether the current trial must stop, and why; the first reason stays.
 
     Set by the thread that listens to the supervisor and by the one that reports; a plain

@@ -19,7 +19,7 @@ from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.seeds import derive
 from scattershot_common.store.checkpoint_names import list_checkpoints, trial_folder
 from scattershot_common.store.files import STALE, clean_stale, newest_valid
-from scattershot_common.store.layer_stats import LAYERS, Layers
+from scattershot_common.store.layer_stats import LAYERS, LayerStats
 from scattershot_worker.attempt.reporter import Attempt, Line, Reporter
 from scattershot_worker.attempt.snapshot import Snapshot, Stateful, restore
 
@@ -68,7 +68,7 @@ class TrialHandle:
         self.monitors = info.monitors
         self._log = log
         self._parts: dict[str, Stateful] = {}
-        self._layers = Layers()
+        self._layers = LayerStats()
         #: Epochs without a better value after which it is complete, if it is to stop early.
         self.patience: int | None = None
         #: Whether the last epoch was this stage's: a trial that is continued gets on first.
@@ -259,7 +259,7 @@ class TrialHandle:
         self._epoch = found.header["epoch"]
         self._in_stage = found.header.get("stage") == self.stage
         if self.monitors:
-            self._layers = Layers.read(checkpoints, self.number, until=self._epoch)
+            self._layers = LayerStats.read(checkpoints, self.number, until=self._epoch)
         self.history[:] = found.header["history"]
         self._lines = [json.dumps(line) for line in self.history]
         metric = self._info.metric

@@ -16,7 +16,7 @@ from torch import Tensor
 from scattershot_common.task.check_result import CheckResult, Status
 from scattershot_common.task.class_axis import IGNORED
 from scattershot_common.task.task import Part
-from scattershot_worker.checks.task_under_test import Subject
+from scattershot_worker.checks.task_under_test import TaskUnderTest
 from scattershot_worker.training.loop import is_tensors
 
 #: Of a loader no more examples than these are read: it may never end.
@@ -56,7 +56,7 @@ class _Examples:
         return [blake2b(row, digest_size=16).digest() for row in x]
 
 
-def check(subject: Subject) -> CheckResult:
+def check(subject: TaskUnderTest) -> CheckResult:
     """Look at every example of the training and the validation part."""
     train, val = _examples(subject.data.train), _examples(subject.data.val)
     numbers: dict[str, object] = {"train": len(train.y), "val": len(val.y)}

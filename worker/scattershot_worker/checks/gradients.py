@@ -31,7 +31,7 @@ from scattershot_worker.checks.differences import (
     compare,
     trained,
 )
-from scattershot_worker.checks.task_under_test import Batch, Subject
+from scattershot_worker.checks.task_under_test import Batch, TaskUnderTest
 
 #: Few examples: fewer kinks of ReLUs and hinges to cross, and batch norm still has a batch.
 _EXAMPLES = 6
@@ -41,7 +41,7 @@ _BURN_IN = 20
 _DECAY = 1e-2
 
 
-def check(subject: Subject) -> CheckResult:
+def check(subject: TaskUnderTest) -> CheckResult:
     """Compare gradients on a float64 copy after a short burn-in, dropout seeded."""
     model = subject.model()
     optimizer = subject.optimizer(model)
@@ -184,7 +184,7 @@ def _skipped(why: str) -> CheckResult:
     )
 
 
-def _loss_of(subject: Subject, model: nn.Module, batch: Batch) -> Loss:
+def _loss_of(subject: TaskUnderTest, model: nn.Module, batch: Batch) -> Loss:
     """Return the data's loss as a function that always draws and starts alike."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 

@@ -10,7 +10,7 @@ import math
 import torch
 
 from scattershot_common.task.check_result import CheckResult, Status
-from scattershot_worker.checks.task_under_test import Subject
+from scattershot_worker.checks.task_under_test import TaskUnderTest
 from scattershot_worker.training.chance_loss import uninformed
 
 _EXAMPLES = 1024
@@ -21,7 +21,7 @@ _KNOWS = 0.75
 
 
 @torch.no_grad()
-def check(subject: Subject) -> CheckResult:
+def check(subject: TaskUnderTest) -> CheckResult:
     """Compare the loss of fresh weights, regularization off, with what chance would give."""
     task = subject.task
     x, y = subject.sample(_EXAMPLES)
@@ -87,7 +87,7 @@ def check(subject: Subject) -> CheckResult:
     return CheckResult(name, status, found, meaning, remedy, numbers=numbers)
 
 
-def _source(subject: Subject, outputs: torch.Tensor, expected: float) -> str:
+def _source(subject: TaskUnderTest, outputs: torch.Tensor, expected: float) -> str:
     """Say where the expected loss comes from, for the line of numbers."""
     if subject.task.kind == "regression":
         return "the loss of answering 0"

@@ -12,7 +12,7 @@ from itertools import islice
 from statistics import fmean
 
 from scattershot_common.task.check_result import CheckResult
-from scattershot_worker.checks.task_under_test import Subject, set_rate
+from scattershot_worker.checks.task_under_test import TaskUnderTest, set_rate
 
 _RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 _ITERATIONS = 100
@@ -23,7 +23,7 @@ _FALLS, _CREEPS = 0.9, 0.98
 _DECAY = 1e-4
 
 
-def check(subject: Subject) -> CheckResult:
+def check(subject: TaskUnderTest) -> CheckResult:
     """Train for a hundred iterations at each of four learning rates; say at which the loss falls.
 
     The steps are the trainer's own: dropout, augmentation, precision and the like are as the
@@ -75,7 +75,7 @@ def check(subject: Subject) -> CheckResult:
     )
 
 
-def _losses(subject: Subject, rate: float) -> list[float]:
+def _losses(subject: TaskUnderTest, rate: float) -> list[float]:
     """Return the loss of each iteration's batch; fewer where it blew up."""
     changes = {"lr": rate, "weight_decay": min(subject.params.get("weight_decay", _DECAY), _DECAY)}
     training = subject.training(**changes, compile=False)  # which changes no number
@@ -103,7 +103,7 @@ def _scale(before: list[float], curves: Mapping[float, list[float]]) -> float:
     return max(mean - lowest, 10 * (max(before) - min(before)), 1e-12)
 
 
-def _before(subject: Subject) -> list[float]:
+def _before(subject: TaskUnderTest) -> list[float]:
     """Return the losses of fresh weights on the first batches."""
     model, loss = subject.model(), subject.training(compile=False).loss
     given = islice(subject.batches(), _FIRST)

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from scattershot_common.task.check_result import CheckResult
-from scattershot_worker.checks.task_under_test import Subject, set_rate
+from scattershot_worker.checks.task_under_test import TaskUnderTest, set_rate
 
 _FROM, _TO, _STEPS = 1e-6, 10.0, 210
 #: The losses are smoothed by a bell of this width, in steps: 30 steps are one power of ten.
@@ -26,7 +26,7 @@ _BACK = 0.1
 _DECADES = 1.5
 
 
-def check(subject: Subject) -> CheckResult:
+def check(subject: TaskUnderTest) -> CheckResult:
     """Sweep the rate once over seven powers of ten, and read the curve of the loss.
 
     The steepest rate is where the smoothed loss falls fastest over the rate's logarithm, the
@@ -75,7 +75,7 @@ def check(subject: Subject) -> CheckResult:
     )
 
 
-def _sweep(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+def _sweep(subject: TaskUnderTest) -> tuple[np.ndarray, np.ndarray]:
     """Return the rates and the loss of each step's batch before the step, [S] each."""
     rates = np.geomspace(_FROM, _TO, _STEPS)
     training = subject.training(compile=False)  # which changes no number
@@ -118,7 +118,7 @@ def _round(rate: float) -> float:
     return float(f"{digit * power:.0e}")
 
 
-def _against(subject: Subject, low: float, high: float) -> tuple[str, ...]:
+def _against(subject: TaskUnderTest, low: float, high: float) -> tuple[str, ...]:
     """Compare the study's own range, if it searches `lr`, with the one suggested."""
     axis = subject.axis("lr")
     if axis is None or axis.kind == "choice":

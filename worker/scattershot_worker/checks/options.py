@@ -14,7 +14,7 @@ from torch import Tensor
 from scattershot_common.seeds import derive
 from scattershot_common.task.check_result import CheckResult, Status
 from scattershot_common.task.task import Task
-from scattershot_worker.checks.task_under_test import Subject
+from scattershot_worker.checks.task_under_test import TaskUnderTest
 from scattershot_worker.training.hyperparameters import Hyperparameters
 
 _NAME = "options"
@@ -40,7 +40,7 @@ class _Problem:
     found: str = ""
 
 
-def check(subject: Subject) -> CheckResult:
+def check(subject: TaskUnderTest) -> CheckResult:
     """Take ten of the trainer's own steps with the options on, and with them off."""
     how = Hyperparameters.of(subject.params)
     augments = type(subject.task).augment is not Task.augment
@@ -71,7 +71,7 @@ def check(subject: Subject) -> CheckResult:
     return CheckResult(_NAME, "pass", found, "They work together.", "", _ELSEWHERE, numbers)
 
 
-def _losses(subject: Subject, **changes: object) -> tuple[list[float], int]:
+def _losses(subject: TaskUnderTest, **changes: object) -> tuple[list[float], int]:
     """Return the losses of a few steps, regularization off, and how many the scaler skipped."""
     training = subject.training(**subject.unregularized(), **changes)
     losses, skipped = [], 0
@@ -82,7 +82,7 @@ def _losses(subject: Subject, **changes: object) -> tuple[list[float], int]:
     return losses, skipped
 
 
-def _augmented(subject: Subject) -> _Problem | None:
+def _augmented(subject: TaskUnderTest) -> _Problem | None:
     x, _ = subject.sample(subject.batch_size)
     seed = derive(subject.seed, "augment", 1)
     first, again = (

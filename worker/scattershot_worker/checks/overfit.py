@@ -13,7 +13,7 @@ from itertools import islice, repeat
 import torch
 
 from scattershot_common.task.check_result import CheckResult
-from scattershot_worker.checks.task_under_test import Batch, Subject, set_rate
+from scattershot_worker.checks.task_under_test import Batch, TaskUnderTest, set_rate
 from scattershot_worker.training.chance_loss import uninformed
 
 _EXAMPLES, _STEPS = 20, 400
@@ -43,7 +43,7 @@ class _Try:
         return self.left <= _ENOUGH and self.accuracy in (None, 1.0)
 
 
-def check(subject: Subject) -> CheckResult:
+def check(subject: TaskUnderTest) -> CheckResult:
     """Train on twenty examples alone until the loss is almost zero, at a few learning rates."""
     batch = subject.sample(_EXAMPLES)
     own = float(subject.params.get("lr", _RATES[0]))
@@ -97,7 +97,7 @@ def check(subject: Subject) -> CheckResult:
     )
 
 
-def _learn(subject: Subject, batch: Batch, rate: float) -> _Try:
+def _learn(subject: TaskUnderTest, batch: Batch, rate: float) -> _Try:
     model = subject.plain_model()
     optimizer = subject.optimizer(model, **subject.unregularized(), lr=rate)
     set_rate(optimizer, rate)
@@ -129,7 +129,7 @@ def _below(first: float, loss: float) -> float:
 
 
 @torch.no_grad()
-def _scale(subject: Subject, model: torch.nn.Module, batch: Batch, first: float) -> float:
+def _scale(subject: TaskUnderTest, model: torch.nn.Module, batch: Batch, first: float) -> float:
     """Return what knowing nothing costs: the loss at chance, or of the targets' mean."""
     x, y = batch
     outputs = model(x)
@@ -143,7 +143,7 @@ def _scale(subject: Subject, model: torch.nn.Module, batch: Batch, first: float)
 
 
 @torch.no_grad()
-def _accuracy(subject: Subject, model: torch.nn.Module, batch: Batch) -> float | None:
+def _accuracy(subject: TaskUnderTest, model: torch.nn.Module, batch: Batch) -> float | None:
     """Return the accuracy on the batch in training mode, None where the task reports none."""
     return subject.task.metrics(model(batch[0]), batch[1]).get("accuracy")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from scattershot_common.task.check_result import CheckResult
-from scattershot_worker.checks.task_under_test import Subject, penalty, set_rate
+from scattershot_worker.checks.task_under_test import TaskUnderTest, penalty, set_rate
 
 _EXAMPLES = 256
 #: Weight decays to compare.
@@ -19,7 +19,7 @@ _STRENGTHS, _DRAWS = (0.0, 0.5), 8
 _NAME = "regularization"
 
 
-def check(subject: Subject) -> CheckResult:
+def check(subject: TaskUnderTest) -> CheckResult:
     """Raise the weight decay, and every dropout, and watch the loss."""
     losses = {decay: _decayed(subject, decay) for decay in _DECAYS}
     shrinks = _shrinks(subject)
@@ -73,12 +73,12 @@ def check(subject: Subject) -> CheckResult:
     )
 
 
-def _own_optimizer(subject: Subject) -> bool:
+def _own_optimizer(subject: TaskUnderTest) -> bool:
     return subject.task.optimizer(subject.model(), subject.params) is not None
 
 
 @torch.no_grad()
-def _decayed(subject: Subject, decay: float) -> float:
+def _decayed(subject: TaskUnderTest, decay: float) -> float:
     """Return the loss of fresh weights with its penalty as the optimizer has it."""
     x, y = subject.sample(_EXAMPLES)
     changes = {**subject.unregularized(), "weight_decay": decay}
@@ -87,7 +87,7 @@ def _decayed(subject: Subject, decay: float) -> float:
     return (data_loss + penalty(subject.optimizer(model, **changes)).to(data_loss)).item()
 
 
-def _shrinks(subject: Subject) -> bool:
+def _shrinks(subject: TaskUnderTest) -> bool:
     """Return whether a step with no gradient from the data makes the weights smaller."""
     changes = {**subject.unregularized(), "weight_decay": _DECAYS[-1]}
     model = subject.model(**changes)
@@ -105,7 +105,7 @@ def _square(model: torch.nn.Module) -> float:
 
 
 @torch.no_grad()
-def _drawn(subject: Subject, name: str, strength: float) -> float:
+def _drawn(subject: TaskUnderTest, name: str, strength: float) -> float:
     """Return the mean loss of fresh weights in training mode, over a few draws of its masks."""
     x, y = subject.sample(_EXAMPLES)
     model = subject.model(**{**subject.unregularized(), name: strength})

@@ -16,7 +16,7 @@ from scattershot_common.task.task import Task
 from scattershot_worker.attempt.attempt import where
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.checks import CHECKS
-from scattershot_worker.checks.task_under_test import Subject
+from scattershot_worker.checks.task_under_test import TaskUnderTest
 from scattershot_worker.training.bounds import OutOfBounds
 from scattershot_worker.training.loop import fixed_seed
 from scattershot_worker.training.training import one_tensor
@@ -59,7 +59,7 @@ def check_task(
     on = _device(device)
     try:
         with fixed_seed(seed), _part("data()"):
-            subject = Subject(task, params, on, seed, space)
+            subject = TaskUnderTest(task, params, on, seed, space)
         for name in names:
             with fixed_seed(seed):
                 _try(subject, loss=name != "data")  # which tells more of labels than the loss does
@@ -74,7 +74,7 @@ def check_task(
         )
 
 
-def _run(name: str, subject: Subject) -> CheckResult:
+def _run(name: str, subject: TaskUnderTest) -> CheckResult:
     """Return what one check finds, or the task's error in the middle of it."""
     try:
         return CHECKS[name](subject)
@@ -113,7 +113,7 @@ def _part(called: str, params: Mapping[str, Any] | None = None) -> Iterator[None
         raise misfit from error
 
 
-def _try(subject: Subject, *, loss: bool) -> None:
+def _try(subject: TaskUnderTest, *, loss: bool) -> None:
     """Try each part of the task once. Raises _DoesNotWork."""
     task, params = subject.task, subject.params
     try:

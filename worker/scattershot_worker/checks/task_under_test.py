@@ -54,7 +54,7 @@ class _Found:
             parameter.grad = self._grads[name]
 
 
-class Subject:
+class TaskUnderTest:
     """A task, the hyperparameters its model is made with, its data on a device, and a seed.
 
     Nothing that a check does to a model or to the generators of random numbers outlasts it: the
@@ -230,7 +230,7 @@ class Subject:
             optimizer.step()
 
 
-Check = Callable[[Subject], CheckResult]
+Check = Callable[[TaskUnderTest], CheckResult]
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

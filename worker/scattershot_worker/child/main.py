@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from scattershot_common.bus.study_info import StudyInfo
-from scattershot_worker.attempt.stop_signal import Signals
+from scattershot_worker.attempt.stop_signal import StopSignal
 
 #: The environment variable that carries the settings.
 SETTINGS = "SCATTERSHOT_CHILD"
@@ -58,10 +58,10 @@ class SupervisorLine:
     """The line to the supervisor: trials to run, signals for those that run, words back."""
 
     def __init__(self, line: socket.socket) -> None:
-        self.trials: queue.SimpleQueue[tuple[dict[str, Any], Signals]] = queue.SimpleQueue()
+        self.trials: queue.SimpleQueue[tuple[dict[str, Any], StopSignal]] = queue.SimpleQueue()
         self._line, self._lock = line, threading.Lock()
-        #: Signals of all attempts that are not over, by study, trial and attempt.
-        self._signals: dict[tuple[Any, ...], Signals] = {}
+        #: StopSignal of all attempts that are not over, by study, trial and attempt.
+        self._signals: dict[tuple[Any, ...], StopSignal] = {}
         for work in (self._listen, self._tell):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
 
@@ -74,9 +74,9 @@ class SupervisorLine:
         """Tell what study is worked on."""
         self.say(began=asdict(info))
 
-    def took(self, text: str, number: int, signature: str, key: tuple[str, int, int]) -> Signals:
+    def took(self, text: str, number: int, signature: str, key: tuple[str, int, int]) -> StopSignal:
         """Tell of a lane that was claimed; return what its stops arrive in."""
-        signals = self._signals[key] = Signals()
+        signals = self._signals[key] = StopSignal()
         self.say(took=text, number=number, signature=signature)
         return signals
 
@@ -96,7 +96,7 @@ class SupervisorLine:
                 key = tuple(message["attempt"])
                 if message["do"] == "run":
                     # made here, not when the trial begins: a stop may come right behind
-                    self._signals[key] = Signals()
+                    self._signals[key] = StopSignal()
                     self.trials.put((message, self._signals[key]))
                 elif signals := self._signals.get(key):
                     signals.set(message["do"])
@@ -104,7 +104,7 @@ class SupervisorLine:
 
     def _tell(self) -> None:
         """Tell that training gets on while it does: that this thread lives is no sign of it."""
-        told: dict[Signals, int] = {}
+        told: dict[StopSignal, int] = {}
         while True:
             time.sleep(_TELL_EVERY)
             now = {signals: signals.progress for signals in [*self._signals.values()]}
@@ -133,15 +133,15 @@ def main() -> None:
 
     from scattershot_common.bus.connection import connect
     from scattershot_common.bus.queue_scan import WaitingTrials
-    from scattershot_worker.attempt.attempt import Bench
+    from scattershot_worker.attempt.attempt import WorkerContext
     from scattershot_worker.attempt.reporter import Reporter
-    from scattershot_worker.child.pack_cache import Packing
+    from scattershot_worker.child.pack_cache import PackCache
     from scattershot_worker.child.run_job import serve
     from scattershot_worker.fused import Tuner
 
     torch.set_num_threads(settings.threads)
     _warm_up(torch)
-    bench = Bench(
+    bench = WorkerContext(
         connection=connect(settings.redis, retries=120),
         worker=settings.worker,
         root=Path(settings.root),
@@ -150,7 +150,7 @@ def main() -> None:
         studies={},
         allow=tuple(settings.allow),
     )
-    packing = Packing(WaitingTrials(connect(settings.redis, decode=False)), Tuner(settings.lanes))
+    packing = PackCache(WaitingTrials(connect(settings.redis, decode=False)), Tuner(settings.lanes))
 
     gc.freeze()
     gc.enable()

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scattershot_common.bus import active_packs
-from scattershot_common.bus.outage import TROUBLE
+from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.attempt import (
-    Bench,
+    ClaimedTrial,
     Outcome,
-    Taken,
+    WorkerContext,
     attempt_at,
     conclude,
     conclude_all,
@@ -29,9 +29,9 @@ from scattershot_worker.attempt.attempt import (
     release_memory,
     where,
 )
-from scattershot_worker.attempt.stop_signal import Signals, TrialStopped
+from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.trial_handle import TrialHandle
-from scattershot_worker.child.pack_cache import Packing
+from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.child.recruiter import Recruiter
 from scattershot_worker.fused import Engine, Lane, Plan, Result
 from scattershot_worker.monitors import machine
@@ -47,7 +47,7 @@ _LOOK_AGAIN = 0.5
 class Line(Protocol):
     """What tells the supervisor of what the child does."""
 
-    def took(self, text: str, number: int, signature: str, key: tuple[str, int, int]) -> Signals:
+    def took(self, text: str, number: int, signature: str, key: tuple[str, int, int]) -> StopSignal:
         """Tell of a lane that was claimed; return what its stops arrive in."""
 
     def ended(self, key: tuple[str, int, int], outcome: Outcome, reason: str) -> None:
@@ -61,7 +61,7 @@ class Line(Protocol):
 class _Member:
     """A trial of the pack."""
 
-    taken: Taken
+    taken: ClaimedTrial
     trial: TrialHandle
     lane: Lane
 
@@ -70,11 +70,11 @@ class _Member:
         return self.taken.spec.study, self.taken.spec.trial, self.taken.attempt.number
 
     @property
-    def signals(self) -> Signals:
+    def signals(self) -> StopSignal:
         return self.taken.attempt.signals
 
 
-class _Deserted(BaseException):
+class NoLanesLeft(BaseException):
     """Leaves an epoch in which no lane is left."""
 
 
@@ -83,8 +83,8 @@ class Pack:
 
     def __init__(
         self,
-        bench: Bench,
-        packing: Packing,
+        bench: WorkerContext,
+        packing: PackCache,
         line: Line,
         info: StudyInfo,
         task: Task,
@@ -102,21 +102,21 @@ class Pack:
     def run(self) -> None:
         """Train until no lane is left. Nothing a task does raises out of here."""
         about = self._bench.connection, self._info.name, self._bench.worker
-        with suppress(*TROUBLE):
+        with suppress(*REDIS_OUTAGE):
             active_packs.join(*about, self._engine.signature.key)
         try:
             self._refill()
             if not self._yields():
                 self._train()
         finally:
-            with suppress(*TROUBLE):
+            with suppress(*REDIS_OUTAGE):
                 active_packs.leave(*about)
 
     def _train(self) -> None:
         while self._members:
             try:
                 self._epoch()
-            except _Deserted:
+            except NoLanesLeft:
                 pass
             except (Exception, SystemExit) as error:
                 self._break(error)
@@ -137,7 +137,7 @@ class Pack:
             about = self._bench.connection, self._info.name, self._bench.worker
             if self._engine.signature.key not in active_packs.others(*about):
                 return False
-        except TROUBLE:
+        except REDIS_OUTAGE:
             return False
         self._drop(member)
         self._line.ended(member.key, "yield", "another worker trains trials of its kind")
@@ -145,7 +145,7 @@ class Pack:
 
     # ---- trials come
 
-    def admit(self, taken: Taken, trial: TrialHandle, training: Training) -> None:
+    def admit(self, taken: ClaimedTrial, trial: TrialHandle, training: Training) -> None:
         """Give a claimed trial a lane; whatever is wrong with it ends it alone."""
         lane = self._engine.lane(training)
         member = _Member(taken, trial, lane)
@@ -166,7 +166,7 @@ class Pack:
         try:
             left = sum(member.trial.left for member in self._members.values())
             found = self._recruiter.look(room, left)
-        except TROUBLE as error:  # the lanes that there are go on without it
+        except REDIS_OUTAGE as error:  # the lanes that there are go on without it
             log.warning("Redis does not answer (%s); training goes on", error)
             found = []
         if not found:
@@ -185,7 +185,7 @@ class Pack:
             key = (one.spec.study, one.spec.trial, one.number)
             signals = self._line.took(one.text, one.number, one.signature, key)
             attempt = attempt_at(self._bench, self._info, one.spec, one.number, signals)
-            member = Taken(one.spec, self._info, attempt, claim)
+            member = ClaimedTrial(one.spec, self._info, attempt, claim)
             self.admit(member, member.handle(self._bench), training)
         self._packing.waiting.remove(one for one, _, _ in taken)
 
@@ -265,7 +265,7 @@ class Pack:
             except (Exception, TrialStopped) as error:
                 self._leave(member, error)
         if not self._members:
-            raise _Deserted
+            raise NoLanesLeft
 
     # ---- trials go
 

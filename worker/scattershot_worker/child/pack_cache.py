@@ -24,7 +24,7 @@ _REMEMBERED = 10_000
 
 
 @dataclass
-class Packing:
+class PackCache:
     """What a child keeps from pack to pack."""
 
     waiting: WaitingTrials

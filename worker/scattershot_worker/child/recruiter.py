@@ -8,9 +8,9 @@ from scattershot_common.bus.signing import fits, secret
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.seeds import derive
 from scattershot_common.task.task import Task
-from scattershot_worker.attempt.attempt import Bench
+from scattershot_worker.attempt.attempt import WorkerContext
 from scattershot_worker.attempt.trial_handle import seed_everything
-from scattershot_worker.child.pack_cache import Packing, make_training
+from scattershot_worker.child.pack_cache import PackCache, make_training
 from scattershot_worker.fused import Signature, probe
 from scattershot_worker.training.loop import data_on
 from scattershot_worker.training.training import Training
@@ -25,7 +25,12 @@ class Recruiter:
     """Finds trials of one study and signature on the queue. It claims none."""
 
     def __init__(
-        self, bench: Bench, packing: Packing, info: StudyInfo, task: Task, signature: Signature
+        self,
+        bench: WorkerContext,
+        packing: PackCache,
+        info: StudyInfo,
+        task: Task,
+        signature: Signature,
     ) -> None:
         self._bench, self._packing, self._info = bench, packing, info
         self._task, self._signature = task, signature
@@ -37,7 +42,7 @@ class Recruiter:
         """Return up to `room` trials that fit, each freshly made.
 
         No more than this worker's share of all epochs that are still to be trained, of which its
-        lanes have `left`: the others want to work as well. Raises one of `TROUBLE`.
+        lanes have `left`: the others want to work as well. Raises one of `REDIS_OUTAGE`.
         """
         info, waiting = self._info, self._packing.waiting
         there = waiting.look(info.name, info.uid, _LOOK)

@@ -10,11 +10,18 @@ from scattershot_common.bus.signing import SECRET_VARIABLE, fits, secret
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.errors import ScattershotError
 from scattershot_common.task.task import Task
-from scattershot_worker.attempt.attempt import Bench, Taken, conclude, refuse, take, train_alone
-from scattershot_worker.attempt.stop_signal import Signals, TrialStopped
+from scattershot_worker.attempt.attempt import (
+    ClaimedTrial,
+    WorkerContext,
+    conclude,
+    refuse,
+    take,
+    train_alone,
+)
+from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.child import pack as packs
-from scattershot_worker.child.pack_cache import Packing, make_training
+from scattershot_worker.child.pack_cache import PackCache, make_training
 from scattershot_worker.fused import Engine, probe
 from scattershot_worker.training.loop import data_on
 
@@ -27,13 +34,13 @@ class Line(packs.Line, Protocol):
 
 
 def serve(
-    bench: Bench,
-    packing: Packing,
+    bench: WorkerContext,
+    packing: PackCache,
     line: Line,
     text: str,
     number: int,
     signature: str,
-    signals: Signals,
+    signals: StopSignal,
 ) -> None:
     """Train the attempt that a job names, and what joins it; tell `line` how each went."""
     spec = TrialSpec.from_json(text)
@@ -45,7 +52,7 @@ def serve(
     except ScattershotError as error:
         line.ended(key, *refuse(bench, spec, number, str(error)))
         return
-    if not isinstance(taken, Taken):
+    if not isinstance(taken, ClaimedTrial):
         line.ended(key, *taken)
         return
     try:
@@ -59,7 +66,9 @@ def serve(
         line.ended(key, *train_alone(bench, taken))
 
 
-def open_pack(bench: Bench, packing: Packing, line: packs.Line, taken: Taken) -> packs.Pack | None:
+def open_pack(
+    bench: WorkerContext, packing: PackCache, line: packs.Line, taken: ClaimedTrial
+) -> packs.Pack | None:
     """Return a pack with the claimed trial in it, or None where it is to be trained alone.
 
     Raises what the user's task does while its data and model are made.

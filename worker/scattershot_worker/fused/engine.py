@@ -16,9 +16,9 @@ from scattershot_common.task.task import Data, Part, Task
 from scattershot_worker.fused.cuda_graph import CudaGraph, Graph, Replay
 from scattershot_worker.fused.evaluation import Evaluator, Result, Results
 from scattershot_worker.fused.lane import Lane
-from scattershot_worker.fused.lane_activations import Looker
-from scattershot_worker.fused.lane_monitor import LaneWatch
-from scattershot_worker.fused.lane_storage import Bank
+from scattershot_worker.fused.lane_activations import LaneActivations
+from scattershot_worker.fused.lane_monitor import LaneMonitor
+from scattershot_worker.fused.lane_storage import LaneStorage
 from scattershot_worker.fused.layout import Layout
 from scattershot_worker.fused.program import Inputs, LaneModel, Places, Seen, Step, trace
 from scattershot_worker.fused.signature import Signature
@@ -71,10 +71,10 @@ class Engine:
         self.signature = signature
         self._task, self._data = task, data
         self._x, self._y = tensors_of(data.train)
-        self.bank: Bank | None = None
+        self.bank: LaneStorage | None = None
         self._model: LaneModel | None = None
         self._evaluator: Evaluator | None = None
-        self._looker: Looker | None = None
+        self._looker: LaneActivations | None = None
         self._lanes: list[Lane] = []
         self.programs: Programs = {} if programs is None else programs
         #: Makes graphs of the device, where it has them, and those captured by width and batch.
@@ -89,7 +89,7 @@ class Engine:
         self._spread = dropout.counters(0, 0, self._x.device)
         #: Whether to look at gradients and updates, and what was seen of the last epoch.
         self.monitors = False
-        self._watch: LaneWatch | None = None
+        self._watch: LaneMonitor | None = None
 
     @property
     def lanes(self) -> list[Lane]:
@@ -104,10 +104,10 @@ class Engine:
         """Give a lane a row with what its trial has by now; between epochs only."""
         if self.bank is None or self._model is None:
             layout = Layout.of(lane.training)
-            self.bank = Bank(layout, lane.training, _NARROWEST)
+            self.bank = LaneStorage(layout, lane.training, _NARROWEST)
             self._model = LaneModel(lane.training.model, self._task, layout)
             self._evaluator = Evaluator(self._task, self._model)
-            self._looker = Looker(self._model)
+            self._looker = LaneActivations(self._model)
         self._close_ranks()
         self._lanes.append(lane)
         self.bank.reserve(max(len(self._lanes), _NARROWEST))
@@ -130,7 +130,7 @@ class Engine:
     def seen(
         self, lane: Lane, x: Tensor, result: Result
     ) -> tuple[dict[str, float], dict[str, Any] | None]:
-        """Return what was seen of a lane's last epoch; see `LaneWatch.end_epoch`."""
+        """Return what was seen of a lane's last epoch; see `LaneMonitor.end_epoch`."""
         if self._watch is None or lane.seat is None:
             return {}, None
         return self._watch.end_epoch(lane.training, lane.seat.row, x, result)
@@ -186,12 +186,12 @@ class Engine:
             if lane.seat is not None
         }
 
-    def _watch_of(self, lanes: list[Lane], steps: int) -> LaneWatch | None:
+    def _watch_of(self, lanes: list[Lane], steps: int) -> LaneMonitor | None:
         if not self.monitors:
             return None
         assert self.bank is not None and self._looker is not None
         trainings, size = (lane.training for lane in lanes), self.signature.batch_size
-        return LaneWatch(self._task, self._looker, self.bank, trainings, steps, size)
+        return LaneMonitor(self._task, self._looker, self.bank, trainings, steps, size)
 
     def _orders(self, lanes: list[Lane]) -> Tensor:
         """Return the order [W, N] in which each row goes through the data in this epoch."""

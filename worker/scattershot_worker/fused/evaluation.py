@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scattershot_common.task.task import Part, Task
 from scattershot_worker.fused.lane import Lane
-from scattershot_worker.fused.lane_storage import Bank
+from scattershot_worker.fused.lane_storage import LaneStorage
 from scattershot_worker.fused.op_trace import record
 from scattershot_worker.fused.program import LaneModel
 from scattershot_worker.training.loop import EVALUATION_BATCH, tensors_of
@@ -40,7 +40,7 @@ class Evaluator:
     @torch.no_grad()
     def evaluate(
         self,
-        bank: Bank,
+        bank: LaneStorage,
         lanes: Sequence[Lane],
         part: Part,
         check: Callable[[], None],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scattershot_worker.fused.lane_storage import Bank, Seat
+from scattershot_worker.fused.lane_storage import LaneRow, LaneStorage
 from scattershot_worker.training.training import Training
 
 
@@ -28,8 +28,8 @@ class Lane:
     def __init__(self, training: Training) -> None:
         self.training = training
         #: Where its numbers are; None before it is admitted, and once it is released.
-        self.seat: Seat | None = None
-        self.bank: Bank | None = None
+        self.seat: LaneRow | None = None
+        self.bank: LaneStorage | None = None
         #: The trial's parts as its checkpoints have them, by name.
         self.parts = {name: _Part(self, name) for name in training.parts}
 

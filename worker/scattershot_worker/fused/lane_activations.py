@@ -17,7 +17,7 @@ from scattershot_worker.monitors.activations import Activations
 from scattershot_worker.monitors.layer_record import Lines
 
 
-class Looker:
+class LaneActivations:
     """Looks at lanes of one model; a forward pass is recorded for every shape that it has."""
 
     def __init__(self, model: LaneModel) -> None:

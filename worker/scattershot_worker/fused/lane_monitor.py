@@ -11,8 +11,8 @@ from torch import Tensor
 
 from scattershot_common.task.task import Task
 from scattershot_worker.fused.evaluation import Result
-from scattershot_worker.fused.lane_activations import Looker
-from scattershot_worker.fused.lane_storage import Bank
+from scattershot_worker.fused.lane_activations import LaneActivations
+from scattershot_worker.fused.lane_storage import LaneStorage
 from scattershot_worker.monitors import activations, metrics, sampling, updates
 from scattershot_worker.monitors.layer_record import Lines, layers_line
 from scattershot_worker.training.training import Training
@@ -27,7 +27,7 @@ class _Figures:
     metrics: list[dict[str, float]]
 
 
-class LaneWatch:
+class LaneMonitor:
     """Sees an epoch of all lanes: norms [slices, W] at one step, losses [W] at every step.
 
     What takes a look at all rows is done once for all of them, when the first lane asks.
@@ -36,8 +36,8 @@ class LaneWatch:
     def __init__(
         self,
         task: Task,
-        looker: Looker,
-        bank: Bank,
+        looker: LaneActivations,
+        bank: LaneStorage,
         trainings: Iterable[Training],
         steps: int,
         size: int,

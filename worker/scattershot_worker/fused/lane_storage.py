@@ -14,7 +14,7 @@ from scattershot_worker.training.training import Training
 
 
 @dataclass
-class Seat:
+class LaneRow:
     """One lane's place: its row's number, and what its optimizer does."""
 
     training: Training
@@ -36,7 +36,7 @@ class Seat:
         self.fresh = [False] * len(self.fresh)
 
 
-class Bank:
+class LaneStorage:
     """Rows and stacks of up to `capacity` lanes; it grows when more are seated."""
 
     def __init__(self, layout: Layout, like: Training, capacity: int) -> None:
@@ -92,7 +92,7 @@ class Bank:
         if len(self.averages):
             self.averages[target] = self.averages[source]
 
-    def seat(self, training: Training, row: int) -> Seat:
+    def seat(self, training: Training, row: int) -> LaneRow:
         """Bring a trial's numbers into a row."""
         tensors = tensors_of(training.model)
         optimizer = training.optimizer
@@ -121,7 +121,7 @@ class Bank:
                 self._reserve_averages()
             for place in self.layout.slices:
                 place.of(self.averages[row]).copy_(training.ema.weights[place.name])
-        return Seat(training, row, rule, fresh)
+        return LaneRow(training, row, rule, fresh)
 
     def _of(self, what: str, row: int) -> dict[str, Tensor]:
         """Return a row of `weights`, `one`, `two` or `averages` as views, by parameter."""
@@ -148,16 +148,16 @@ class Bank:
         grads = [self.grads[name][row] for name in names]
         return Parts(weights, grads, one, two, [self.steps[row, group]] * len(names))
 
-    def model_state(self, seat: Seat) -> dict[str, Tensor]:
+    def model_state(self, seat: LaneRow) -> dict[str, Tensor]:
         """Return the trial's `model.state_dict()`; views, to be copied at once."""
         tensors = self.lane(seat.row)
         return {key: tensors[name] for key, name in self.layout.keys}
 
-    def averages_of(self, seat: Seat) -> dict[str, Tensor]:
+    def averages_of(self, seat: LaneRow) -> dict[str, Tensor]:
         """Return the trial's `ema.state_dict()`; views, to be copied at once."""
         return dict(self._of("averages", seat.row))
 
-    def optimizer_state(self, seat: Seat) -> dict[str, Any]:
+    def optimizer_state(self, seat: LaneRow) -> dict[str, Any]:
         """Return the trial's `optimizer.state_dict()`; views, to be copied at once."""
         state: dict[int, dict[str, Any]] = {}
         groups: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scattershot_worker.fused.lane import Lane
-from scattershot_worker.fused.lane_storage import Bank, Seat
+from scattershot_worker.fused.lane_storage import LaneRow, LaneStorage
 from scattershot_worker.fused.optimizer_rules import Parts, Settings
 
 
@@ -19,14 +19,14 @@ class _LaneUpdate:
     """What the update of one lane works on: `parts` for each kernel call, `now` its settings."""
 
     lane: Lane
-    seat: Seat
+    seat: LaneRow
     parts: list[Parts]
     weights: Tensor
     average: Tensor | None
     now: list[Settings] = field(default_factory=list)
 
     @classmethod
-    def of(cls, bank: Bank, lane: Lane) -> _LaneUpdate:
+    def of(cls, bank: LaneStorage, lane: Lane) -> _LaneUpdate:
         seat = lane.seat
         assert seat is not None
         parts = [
@@ -66,7 +66,7 @@ class _LaneUpdate:
 class LaneUpdates:
     """The updates of the lanes in a bank's first rows, for as long as they stay there."""
 
-    def __init__(self, bank: Bank, lanes: Sequence[Lane]) -> None:
+    def __init__(self, bank: LaneStorage, lanes: Sequence[Lane]) -> None:
         """Take lanes that are seated."""
         self._bank = bank
         self._all = [_LaneUpdate.of(bank, lane) for lane in lanes]

@@ -19,7 +19,7 @@ from scattershot_worker.monitors.layer_record import Lines, layers_line
 from scattershot_worker.training.training import Training
 
 
-class Watch:
+class Monitor:
     """Sees the steps of a training; `history` and `layers` are what an epoch is reported with."""
 
     def __init__(self, training: Training) -> None:

@@ -27,7 +27,7 @@ MALLOC = {
 
 
 @dataclass
-class WarmChild:
+class ChildProcess:
     """The process that trains, and the line to it (JSON lines both ways)."""
 
     process: subprocess.Popen[bytes]
@@ -37,7 +37,7 @@ class WarmChild:
     buffer: bytes = b""
 
     @classmethod
-    def spawn(cls, settings: ChildSettings, environment: Mapping[str, str]) -> WarmChild:
+    def spawn(cls, settings: ChildSettings, environment: Mapping[str, str]) -> ChildProcess:
         """Start a child; it says `ready` once it has imported torch."""
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis import Redis
 
-from scattershot_common.bus.outage import TROUBLE
+from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import LEASE, Answer, TrialStates
@@ -24,7 +24,7 @@ _STOPS = {Answer.KILL: "kill", Answer.HOLD: "hold", Answer.FENCED: "fenced"}
 
 
 @dataclass
-class Charge:
+class LeasedAttempt:
     """An attempt that the child is busy with."""
 
     spec: TrialSpec
@@ -37,7 +37,7 @@ class Charge:
     stop_since: float | None = None
 
     @classmethod
-    def read(cls, text: Any, number: Any, signature: Any) -> Charge:
+    def read(cls, text: Any, number: Any, signature: Any) -> LeasedAttempt:
         """Return what a job, or the child, says it is about; raises ValueError if it is none."""
         try:
             attempt = int(number)
@@ -51,7 +51,7 @@ class Charge:
         return self.spec.study, self.spec.trial, self.number
 
 
-class Charges:
+class LeasedAttempts:
     """All that the child is busy with: the attempt it was given, and the lanes it took besides.
 
     They are of one study. `give_back` puts an attempt that did not come to its end back on the
@@ -61,7 +61,7 @@ class Charges:
     def __init__(self, connection: Redis, queue: TrialQueue) -> None:
         """Take a text connection for the trial states, and the queue."""
         self._connection, self._queue = connection, queue
-        self._all: dict[Key, Charge] = {}
+        self._all: dict[Key, LeasedAttempt] = {}
         #: The study, as soon as the child has said so.
         self.info: StudyInfo | None = None
         #: Seconds, as far as this process saw them pass, since the child last said it gets on.
@@ -69,14 +69,14 @@ class Charges:
         #: Whether the child was ended because it hung, or did not heed the stop of one of them.
         self.hung = self.deaf = False
 
-    def __iter__(self) -> Iterator[Charge]:
+    def __iter__(self) -> Iterator[LeasedAttempt]:
         """Go through them; others may come and go meanwhile."""
         return iter([*self._all.values()])
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def open(self, first: Charge) -> None:
+    def open(self, first: LeasedAttempt) -> None:
         """Answer for `first`, and for nothing else any more."""
         self._all = {first.key: first}
         self.info, self.idle = None, 0.0
@@ -86,11 +86,11 @@ class Charges:
         """Answer for nothing any more."""
         self._all = {}
 
-    def take(self, charge: Charge) -> None:
+    def take(self, charge: LeasedAttempt) -> None:
         """Answer for another one, that the child has claimed."""
         self._all[charge.key] = charge
 
-    def get(self, key: Any) -> Charge | None:
+    def get(self, key: Any) -> LeasedAttempt | None:
         """Return the one of this key, as it comes out of JSON."""
         try:
             study, trial, attempt = key
@@ -108,10 +108,10 @@ class Charges:
         """Whether the child has made no progress for longer than the study allows."""
         return self.info is not None and 0 < self.info.stall < self.idle
 
-    def beat(self) -> list[tuple[Charge, str]]:
+    def beat(self) -> list[tuple[LeasedAttempt, str]]:
         """Renew all leases; return whom Redis wants to stop, and why.
 
-        Raises one of `TROUBLE`.
+        Raises one of `REDIS_OUTAGE`.
         """
         charges = list(self)
         if not charges:
@@ -125,7 +125,7 @@ class Charges:
             if answer in _STOPS and (answer is not Answer.FENCED or self.info is not None)
         ]
 
-    def settle(self, charge: Charge, outcome: str, reason: str) -> None:
+    def settle(self, charge: LeasedAttempt, outcome: str, reason: str) -> None:
         """Answer for one no more; give it back if it did not come to its end."""
         self._all.pop(charge.key, None)
         if outcome == "refused":
@@ -138,7 +138,7 @@ class Charges:
         for charge in self:
             self.settle(charge, *self._fate(charge, status))
 
-    def _fate(self, charge: Charge, status: int) -> tuple[str, str]:
+    def _fate(self, charge: LeasedAttempt, status: int) -> tuple[str, str]:
         """Return what the child's death means for one of its attempts."""
         if charge.stop in ("fenced", "drain", "hold"):
             return charge.stop, ""
@@ -152,7 +152,7 @@ class Charges:
             return "crash", f"its process was ended by {name}{hint}"
         return "crash", f"its process exited with status {status}"
 
-    def _give_back(self, charge: Charge, why: str, reason: str) -> None:
+    def _give_back(self, charge: LeasedAttempt, why: str, reason: str) -> None:
         limit = self.info.max_failures if self.info else 3
         states = TrialStates(self._connection, charge.spec.study)
         deadline = time.monotonic() + LEASE
@@ -166,7 +166,7 @@ class Charges:
                 elif state == "waiting" and why != "hold":
                     self._queue.put_front(charge.spec, charge.number + 1)
                 break
-            except TROUBLE as error:
+            except REDIS_OUTAGE as error:
                 if time.monotonic() > deadline:  # the lease runs out: the master takes over
                     log.warning("trial %d is left to its lease: %s", charge.spec.trial, error)
                     return
@@ -174,6 +174,6 @@ class Charges:
         log.info("trial %d given back (%s): %s", charge.spec.trial, reason or why, state)
 
 
-def charge_of(message: Mapping[str, Any]) -> Charge:
+def charge_of(message: Mapping[str, Any]) -> LeasedAttempt:
     """Return the lane that a child says it has taken."""
-    return Charge.read(message["took"], message["number"], message["signature"])
+    return LeasedAttempt.read(message["took"], message["number"], message["signature"])

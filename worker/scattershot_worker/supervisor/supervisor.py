@@ -31,14 +31,14 @@ from rq.worker.base import WorkerStatus
 
 from scattershot_common.bus import folder_probe
 from scattershot_common.bus import heartbeat as pulse
-from scattershot_common.bus.outage import TROUBLE
+from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.queue import RUN_TRIAL, TrialQueue
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import LEASE
 from scattershot_common.errors import StudyFileError
 from scattershot_worker.child.main import AUTO_LANES, UNUSABLE, ChildSettings
-from scattershot_worker.supervisor.child_process import WarmChild
-from scattershot_worker.supervisor.leased_attempts import Charge, Charges, charge_of
+from scattershot_worker.supervisor.child_process import ChildProcess
+from scattershot_worker.supervisor.leased_attempts import LeasedAttempt, LeasedAttempts, charge_of
 from scattershot_worker.supervisor.rq_job import QueuedJob
 
 log = logging.getLogger("scattershot.worker")
@@ -93,11 +93,11 @@ class Supervisor(Worker):
         self._trial_queue = queue
         self._states = states
         self._settings = settings
-        self._charges = Charges(states, queue)
-        self._child: WarmChild | None = None
-        self._successor: WarmChild | None = None
+        self._charges = LeasedAttempts(states, queue)
+        self._child: ChildProcess | None = None
+        self._successor: ChildProcess | None = None
         self._parent = os.getppid()
-        self._pulse = pulse.Pulse(
+        self._pulse = pulse.Heartbeat(
             name=settings.name,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -110,7 +110,7 @@ class Supervisor(Worker):
 
     # ---- the child
 
-    def _ready_child(self) -> WarmChild:
+    def _ready_child(self) -> ChildProcess:
         """Return a living child, a new one if there is none."""
         while self._child is None or self._child.process.poll() is not None:
             if self._child is not None:
@@ -119,8 +119,8 @@ class Supervisor(Worker):
             self._successor = None
         return self._child
 
-    def _spawn(self) -> WarmChild:
-        return WarmChild.spawn(self._settings.child, self._settings.environment)
+    def _spawn(self) -> ChildProcess:
+        return ChildProcess.spawn(self._settings.child, self._settings.environment)
 
     def _recycle_child(self) -> None:
         """Replace a child that has served long, so that leaks of a user's code do not add up.
@@ -159,7 +159,7 @@ class Supervisor(Worker):
                 self.handle_job_failure(job, queue, exc_string=str(error), execution=execution)
                 self.set_state(WorkerStatus.IDLE)
                 return
-        except TROUBLE as error:  # nobody has claimed it yet: the master finds that it is gone
+        except REDIS_OUTAGE as error:  # nobody has claimed it yet: the master finds that it is gone
             log.warning("job %s is left alone, Redis does not answer: %s", job.id, error)
             self.executions.clear()
             self.set_state(WorkerStatus.IDLE)
@@ -186,7 +186,7 @@ class Supervisor(Worker):
         if info and self._child and self._child.served >= info.recycle:
             self._recycle_child()
 
-    def _accept(self, job: Job) -> Charge:
+    def _accept(self, job: Job) -> LeasedAttempt:
         """Return what the job asks for; raise ValueError unless it is a trial."""
         if job.func_name != RUN_TRIAL:
             raise ValueError(f"a worker runs trials only, not {job.func_name}")
@@ -194,9 +194,9 @@ class Supervisor(Worker):
             text, number, signature = job.args
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a trial: {error}") from None
-        return Charge.read(text, number, signature)
+        return LeasedAttempt.read(text, number, signature)
 
-    def _attend(self, child: WarmChild, job: Job, execution: Execution) -> None:
+    def _attend(self, child: ChildProcess, job: Job, execution: Execution) -> None:
         """Listen to the child until it is free or dead, beating leases and enforcing stops."""
         next_tick = (looked := time.monotonic()) + TICK
         while True:
@@ -216,7 +216,7 @@ class Supervisor(Worker):
                 next_tick = time.monotonic() + TICK
                 self._beat(child, job, execution)
 
-    def _heed(self, child: WarmChild, message: dict[str, Any]) -> bool:
+    def _heed(self, child: ChildProcess, message: dict[str, Any]) -> bool:
         """Take in a word of the child; return whether it is free again."""
         charges = self._charges
         if "began" in message:
@@ -240,21 +240,21 @@ class Supervisor(Worker):
                 charges.settle(charge, str(message["outcome"]), str(message["reason"]))
         return "free" in message
 
-    def _beat(self, child: WarmChild, job: Job, execution: Execution) -> None:
+    def _beat(self, child: ChildProcess, job: Job, execution: Execution) -> None:
         if self._settings.with_parent and os.getppid() != self._parent:
             child.process.kill()
             os._exit(1)  # `scattershot run` was killed; its next start takes the trial up again
         try:
             stops = self._charges.beat()
             self.maintain_heartbeats(job, execution)
-        except TROUBLE as error:
+        except REDIS_OUTAGE as error:
             log.warning("Redis does not answer (%s); training goes on", error)
             self._charges.idle = 0.0  # the child may be waiting for Redis as well
             return
         for charge, stop in stops:
             self._ask(stop, charge)
 
-    def _ask(self, stop: str, only: Charge | None = None) -> None:
+    def _ask(self, stop: str, only: LeasedAttempt | None = None) -> None:
         """Ask the child to stop one attempt, or all; called from the pub/sub thread as well."""
         child = self._child
         for charge in [only] if only else self._charges:
@@ -262,7 +262,7 @@ class Supervisor(Worker):
                 charge.stop, charge.stop_since = stop, time.monotonic()
                 child.tell(do=stop, attempt=charge.key)
 
-    def _enforce(self, child: WarmChild) -> None:
+    def _enforce(self, child: ChildProcess) -> None:
         """End a child that did not heed a stop within the study's grace period, or hangs."""
         charges, late = self._charges, time.monotonic() - self._charges.grace
         if charges.deaf or charges.hung:
@@ -285,7 +285,7 @@ class Supervisor(Worker):
             time.sleep(0.2)
             child.kill()
 
-    def _bury(self, child: WarmChild) -> None:
+    def _bury(self, child: ChildProcess) -> None:
         """Give back what a dead child leaves, and start the next one at once."""
         status = child.end()
         if status != UNUSABLE:  # else the next one would fare no better: see `heartbeat`
@@ -301,7 +301,7 @@ class Supervisor(Worker):
         except Exception as error:  # a twin was quicker, parts of the books are gone, no Redis
             log.debug("RQ's books on job %s cannot be closed: %s", job.id, error)
             self.executions.pop(execution.id, None)
-            with contextlib.suppress(*TROUBLE):
+            with contextlib.suppress(*REDIS_OUTAGE):
                 self._trial_queue.remove([job.id])
 
     # ---- RQ's hooks
@@ -316,13 +316,13 @@ class Supervisor(Worker):
         while True:
             try:
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
-            except TROUBLE as error:
+            except REDIS_OUTAGE as error:
                 log.warning("Redis does not answer (%s); waiting for it", error)
                 time.sleep(1)
 
     def set_state(self, state: str, pipeline: Any = None) -> None:
         """Note what this worker does; only RQ's own commands ever look at it."""
-        with contextlib.suppress(*TROUBLE):
+        with contextlib.suppress(*REDIS_OUTAGE):
             super().set_state(state, pipeline)
 
     def set_shutdown_requested_date(self) -> None:
@@ -346,7 +346,7 @@ class Supervisor(Worker):
             self._pulse_due = time.monotonic() + TICK
             if self._settings.with_parent and os.getppid() != self._parent:
                 raise SystemExit(1)
-            with contextlib.suppress(*TROUBLE):
+            with contextlib.suppress(*REDIS_OUTAGE):
                 if pipeline is None:
                     super().heartbeat(timeout)
                 pulse.write(self._states, self._pulse)
@@ -368,7 +368,7 @@ class Supervisor(Worker):
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
         """Keep listening through an outage; RQ would give up after a timeout."""
-        if not isinstance(exc, TROUBLE):
+        if not isinstance(exc, REDIS_OUTAGE):
             raise exc
         time.sleep(2)
 
@@ -396,7 +396,7 @@ class Supervisor(Worker):
         for child in filter(None, (self._child, self._successor)):
             child.end()
         self._child = self._successor = None
-        with contextlib.suppress(*TROUBLE):
+        with contextlib.suppress(*REDIS_OUTAGE):
             pulse.remove(self._states, self.name)
             super().teardown()  # type: ignore[no-untyped-call]
 

@@ -18,7 +18,7 @@ from scattershot_common.seeds import derive
 from scattershot_common.task.task import Data, Part, Task
 from scattershot_worker.attempt.trial_handle import TrialHandle, seed_everything
 from scattershot_worker.monitors import machine
-from scattershot_worker.monitors.monitor import Watch
+from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.training.make_model import make_model
 from scattershot_worker.training.training import (
     Training,
@@ -58,7 +58,7 @@ def train(task: Task, trial: TrialHandle) -> None:
     training = training_of(
         task, trial.params, seed=trial.seed, budget=trial.budget, device=trial.device
     )
-    watch = Watch(training) if trial.monitors else None
+    watch = Monitor(training) if trial.monitors else None
     trial.patience = training.how.early_stopping
     for epoch in trial.epochs(**training.parts):
         started = time.perf_counter()
@@ -91,7 +91,7 @@ def training_of(
 
 
 def train_epoch(
-    training: Training, part: Part, check: Callable[[], None], watch: Watch | None = None
+    training: Training, part: Part, check: Callable[[], None], watch: Monitor | None = None
 ) -> tuple[Tensor, int]:
     """Train for the epoch that `training` has begun; return the mean loss and the examples seen.
 

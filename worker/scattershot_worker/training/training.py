@@ -21,7 +21,7 @@ from scattershot_worker.training.initialization import initialize
 from scattershot_worker.training.optimizers import make_optimizer
 
 
-class StepWatch(Protocol):
+class StepMonitor(Protocol):
     """Looks at one step, and changes nothing in it."""
 
     def gradients(self) -> None:
@@ -77,7 +77,7 @@ class Training:
         #: Batches whose gradients are held, whether the next one is the epoch's last, and what
         #: looks at the update that they come to.
         self._held, self._last = 0, False
-        self._watch: StepWatch | None = None
+        self._watch: StepMonitor | None = None
         #: The epoch that is trained, from 1.
         self.epoch = 1
         self._plateaus = 1.0
@@ -127,7 +127,7 @@ class Training:
 
     # ---- a step
 
-    def step(self, x: Tensor, y: Tensor, watch: StepWatch | None = None) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, watch: StepMonitor | None = None) -> Tensor:
         """Do one step on a batch; return its mean loss, a scalar.
 
         With `accumulate` the gradients of so many batches come to one update.

@@ -17,7 +17,7 @@ def importance(study: StudyCase) -> list[Finding]:
     weights = importances(study)
     if not weights:
         return []
-    space = Space.parse(study.board.study["space"])
+    space = Space.parse(study.state.study["space"])
     shares = ", ".join(f"{_told(space, name)} {percent(one)}" for name, one in weights.items())
     low = [name for name, share in weights.items() if share < 0.02]
     remedy = "narrow the first ones further"
@@ -39,9 +39,9 @@ def _told(space: Space, name: str) -> str:
 
 def importances(study: StudyCase) -> dict[str, float]:
     """Return name → share of the effect, summing to 1, the largest first; {} where none shows."""
-    board = study.board
-    space = Space.parse(board.study["space"])
-    records = [trial for trial in board.trials.values() if trial.history]
+    state = study.state
+    space = Space.parse(state.study["space"])
+    records = [trial for trial in state.trials.values() if trial.history]
     if len(records) < _TRIALS or len(space.axes) < 2:
         return {}
     # all at the same age: the first stage's budget, or the last epoch of those that got less far
@@ -49,7 +49,7 @@ def importances(study: StudyCase) -> dict[str, float]:
     values = []
     for trial in records:
         seen = [
-            line.get(board.metric, math.nan) * board.sign
+            line.get(state.metric, math.nan) * state.sign
             for line in trial.history
             if line["epoch"] <= age
         ]

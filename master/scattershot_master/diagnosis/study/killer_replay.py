@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scattershot_master.killers.base import Curve, Killer, Peers, best
 from scattershot_master.killers.build import judge_all
-from scattershot_master.state.study_state import Board, TrialRecord
+from scattershot_master.state.study_state import StudyState, TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Replay:
 
 
 def replay(
-    board: Board, killers: Mapping[int, Sequence[Killer]], *, together: bool = True
+    state: StudyState, killers: Mapping[int, Sequence[Killer]], *, together: bool = True
 ) -> Replay:
     """Replay the study with these killers, by the stages' indices.
 
@@ -48,11 +48,11 @@ def replay(
     killed: dict[int, Killing] = {}
     begun: dict[int, int] = {}
     trained = saved = 0
-    for stage in board.stages:
-        budget = int(board.study["stage"][stage.index]["epochs"])
-        trials = [board.trials[number] for number in stage.trials]
+    for stage in state.stages:
+        budget = int(state.study["stage"][stage.index]["epochs"])
+        trials = [state.trials[number] for number in stage.trials]
         alive = [trial for trial in trials if trial.number not in killed]
-        ended = _Stage(board, alive, killers[stage.index], begun, budget).run(together)
+        ended = _Stage(state, alive, killers[stage.index], begun, budget).run(together)
         for number, (epoch, reason) in ended.items():
             killed[number] = Killing(stage.name, epoch, reason)
         for trial in trials:
@@ -62,18 +62,18 @@ def replay(
                 saved += last - min(max(killed[trial.number].epoch, first), last)
             begun[trial.number] = last
     kept = max(
-        (_reached(board, trial, killed) for trial in board.trials.values()), default=-math.inf
+        (_reached(state, trial, killed) for trial in state.trials.values()), default=-math.inf
     )
     return Replay(killed, trained, saved, kept)
 
 
-def _values(board: Board, trial: TrialRecord) -> list[float]:
-    return [line.get(board.metric, math.nan) * board.sign for line in trial.history]
+def _values(state: StudyState, trial: TrialRecord) -> list[float]:
+    return [line.get(state.metric, math.nan) * state.sign for line in trial.history]
 
 
-def _reached(board: Board, trial: TrialRecord, killed: Mapping[int, Killing]) -> float:
+def _reached(state: StudyState, trial: TrialRecord, killed: Mapping[int, Killing]) -> float:
     """Return the best value up to where the trial is killed: its checkpoint survives that."""
-    values = _values(board, trial)
+    values = _values(state, trial)
     return best(values[: killed[trial.number].epoch] if trial.number in killed else values)
 
 
@@ -82,14 +82,14 @@ class _Stage:
 
     def __init__(
         self,
-        board: Board,
+        state: StudyState,
         trials: Sequence[TrialRecord],
         killers: Sequence[Killer],
         begun: Mapping[int, int],
         budget: int,
     ) -> None:
         self._killers, self._begun, self._budget = killers, begun, budget
-        self._values = {trial.number: _values(board, trial) for trial in trials}
+        self._values = {trial.number: _values(state, trial) for trial in trials}
         self._losses = {
             trial.number: [line.get("train_loss", line.get("val_loss")) for line in trial.history]
             for trial in trials

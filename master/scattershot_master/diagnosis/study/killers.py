@@ -12,7 +12,7 @@ from scattershot_master.killers import KILLERS
 from scattershot_master.killers.base import Killer
 from scattershot_master.killers.build import build
 from scattershot_master.state.ranking import finite
-from scattershot_master.state.study_state import Board, StageRecord
+from scattershot_master.state.study_state import StageRecord, StudyState
 
 #: Trials below which it is chance whom a killer meets.
 _TRIALS = 8
@@ -23,23 +23,23 @@ _SOURCE = "Hyperparameter optimization"
 
 def killed_winner(study: StudyCase) -> list[Finding]:
     """Find that the study's own killers ended the best trial early, or would have in step."""
-    board = study.board
-    if not _telling(study) or not any(_own(board, stage) for stage in board.stages):
+    state = study.state
+    if not _telling(study) or not any(_own(state, stage) for stage in state.stages):
         return []
-    winner = finite(board)[0]
+    winner = finite(state)[0]
     if winner.state == "killed" and winner.best_epoch == winner.done and _by_rule(winner.reason):
         killing = Killing(winner.stage, winner.done, winner.reason)
         told = f"the best trial, {winner.number}, was killed at {_where(killing)}, where its value "
         told += f"was its best so far ({killing.reason})"
     else:
-        own = {stage.index: _built(board, _own(board, stage)) for stage in board.stages}
-        replayed = replay(board, own)
-        if not _harmed(board, replayed, noise_of(study)):
+        own = {stage.index: _built(state, _own(state, stage)) for stage in state.stages}
+        replayed = replay(state, own)
+        if not _harmed(state, replayed, noise_of(study)):
             return []
         killing = replayed.killed[winner.number]
         told = f"with all its peers there, the best trial, {winner.number}, would have been killed "
         told += f"at {_where(killing)} ({killing.reason}); the best value would have been "
-        told += f"{number(replayed.kept * board.sign)} instead of {number(winner.best_value)}"
+        told += f"{number(replayed.kept * state.sign)} instead of {number(winner.best_value)}"
     remedy = f"raise [kill] grace above {killing.epoch}, or take a milder rule: early values tell "
     return [Finding("killed_winner", told, f"{remedy}little here", _SOURCE)]
 
@@ -49,18 +49,18 @@ def other_killers(study: StudyCase) -> list[Finding]:
 
     Left out is one that the study itself used, alone and throughout.
     """
-    board = study.board
+    state = study.state
     if not _telling(study):
         return []
-    winner, noise = finite(board)[0].number, noise_of(study)
+    winner, noise = finite(state)[0].number, noise_of(study)
     kills, spares = dict[str, Killing](), dict[str, float]()
     for rule in KILLERS:
-        if all(_own(board, stage) == [rule] for stage in board.stages):
+        if all(_own(state, stage) == [rule] for stage in state.stages):
             continue
-        killers = {stage.index: _built(board, [rule]) for stage in board.stages}
-        replays = [replay(board, killers), replay(board, killers, together=False)]
+        killers = {stage.index: _built(state, [rule]) for stage in state.stages}
+        replays = [replay(state, killers), replay(state, killers, together=False)]
         saved = replays[-1].saved / max(replays[-1].trained, 1)
-        if harmful := next((one for one in replays if _harmed(board, one, noise)), None):
+        if harmful := next((one for one in replays if _harmed(state, one, noise)), None):
             kills[rule] = harmful.killed[winner]
         elif saved > _WORTH:
             spares[rule] = saved
@@ -86,15 +86,15 @@ def other_killers(study: StudyCase) -> list[Finding]:
 
 def _telling(study: StudyCase) -> bool:
     """Return whether there are trials enough, and a best one that says something."""
-    return len(study.cases) >= _TRIALS and bool(finite(study.board)) and not study.hopeless
+    return len(study.cases) >= _TRIALS and bool(finite(study.state)) and not study.hopeless
 
 
-def _harmed(board: Board, replayed: Replay, noise: float) -> bool:
+def _harmed(state: StudyState, replayed: Replay, noise: float) -> bool:
     """Return whether the best value was lost, by more than noise.
 
     It is kept where the best trial is killed after its best epoch, or another one is as good.
     """
-    lost = finite(board)[0].best_value * board.sign - replayed.kept
+    lost = finite(state)[0].best_value * state.sign - replayed.kept
     return lost > 0 and lost > noise
 
 
@@ -107,12 +107,12 @@ def _where(killing: Killing) -> str:
     return f"epoch {killing.epoch} of stage {killing.stage}"
 
 
-def _own(board: Board, stage: StageRecord) -> list[str]:
+def _own(state: StudyState, stage: StageRecord) -> list[str]:
     """Return the names of the killers that held in a stage."""
-    rules = board.study["stage"][stage.index].get("kill")
-    return list(board.study.get("kill", {}).get("rule", ()) if rules is None else rules)
+    rules = state.study["stage"][stage.index].get("kill")
+    return list(state.study.get("kill", {}).get("rule", ()) if rules is None else rules)
 
 
-def _built(board: Board, rules: Sequence[str]) -> list[Killer]:
-    options = {name: one for name, one in board.study.get("kill", {}).items() if name != "rule"}
-    return build(rules, options, minimize=board.goal == "minimize")
+def _built(state: StudyState, rules: Sequence[str]) -> list[Killer]:
+    options = {name: one for name, one in state.study.get("kill", {}).items() if name != "rule"}
+    return build(rules, options, minimize=state.goal == "minimize")

@@ -65,7 +65,7 @@ def rates(study: StudyCase) -> list[Finding]:
 
     Rates are the hyperparameters `lr` and those whose names end with `_lr`.
     """
-    axes = [axis for axis in Space.parse(study.board.study["space"]).axes if _is_rate(axis)]
+    axes = [axis for axis in Space.parse(study.state.study["space"]).axes if _is_rate(axis)]
     found = []
     for axis in axes:
         for side in _SIDES:

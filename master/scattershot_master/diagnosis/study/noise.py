@@ -30,7 +30,7 @@ def noises(study: StudyCase) -> list[tuple[float, str]]:
     sqrt(p (1 - p) / n) (binomial), never less than that of one wrong example; and the standard
     deviation of trials that differ by their seed and hardly anything else.
     """
-    ranking = finite(study.board)
+    ranking = finite(study.state)
     if not ranking:
         return []
     found = (_error(study, ranking[0].best_value), _spread(study, ranking))
@@ -46,7 +46,7 @@ def _error(study: StudyCase, best: float) -> tuple[float, str] | None:
     """Return the standard error of the best accuracy, and what it is, where both can be known."""
     lines = (line for case in study.cases.values() for line in case.layers[:1])
     n = next((line["val_examples"] for line in lines if line.get("val_examples")), 0)
-    if not n or not study.board.metric.endswith("accuracy") or not 0 <= best <= 100:
+    if not n or not study.state.metric.endswith("accuracy") or not 0 <= best <= 100:
         return None
     whole = 1 if best <= 1 else 100
     share = best / whole
@@ -61,7 +61,7 @@ def _spread(study: StudyCase, ranking: Sequence[TrialRecord]) -> tuple[float, st
     breaks now and then, scatters more than what one would choose from.
     """
     points = _points(study, ranking[:_COMPARED])
-    points.sort(key=lambda group: -study.board.sign * fmean(one.best_value for one in group))
+    points.sort(key=lambda group: -study.state.sign * fmean(one.best_value for one in group))
     groups = [group for group in points[: -(-len(points) // 4)] if len(group) > 1]
     count = sum(map(len, groups))
     if count < _LEAST:
@@ -82,7 +82,7 @@ def _spread(study: StudyCase, ranking: Sequence[TrialRecord]) -> tuple[float, st
 
 def _points(study: StudyCase, ranking: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
     """Return the trials, those together that have nearly the same point and as many epochs."""
-    space = Space.parse(study.board.study["space"])
+    space = Space.parse(study.state.study["space"])
     found: list[tuple[list[float], list[TrialRecord]]] = []
     for trial in ranking:
         point = space.locate(trial.params)

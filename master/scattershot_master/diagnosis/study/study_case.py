@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scattershot_master.diagnosis.trial_case import Case, Finding
-from scattershot_master.state.study_state import Board
+from scattershot_master.state.study_state import StudyState
 
 
 @dataclass(frozen=True)
 class StudyCase:
     """A study, its trials as cases and what was found in each, by number."""
 
-    board: Board
+    state: StudyState
     cases: Mapping[int, Case]
     findings: Mapping[int, Sequence[Finding]]
 

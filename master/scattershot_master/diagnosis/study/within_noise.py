@@ -10,8 +10,8 @@ from scattershot_master.state.ranking import finite
 
 def chance(study: StudyCase) -> list[Finding]:
     """Find how many of the best trials lie within the noise of the best value."""
-    board = study.board
-    values = [trial.best_value for trial in finite(board)]
+    state = study.state
+    values = [trial.best_value for trial in finite(state)]
     known = [] if study.hopeless else noises(study)
     if not known:
         return []
@@ -24,7 +24,7 @@ def chance(study: StudyCase) -> list[Finding]:
         Finding(
             "chance",
             f"{close} of {len(values)} trials lie within {number(noise)} of the best "
-            f"{board.metric}, {number(best)}: {told}",
+            f"{state.metric}, {number(best)}: {told}",
             "do not choose among these by this metric: take the ensemble, the cheapest one, or "
             "more validation examples; put no trust in gains smaller than that",
             "Hyperparameter optimization",
