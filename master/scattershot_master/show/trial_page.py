@@ -166,7 +166,9 @@ def page(found: TrialView) -> Page:
         line(
             Cell(f"trial {trial.number}", "bold"),
             " · ",
-            tables.trial_state(trial.state) if found.known else Cell("state unknown: no ledger", "dim"),
+            tables.trial_state(trial.state)
+            if found.known
+            else Cell("state unknown: no ledger", "dim"),
             f" · {epochs}{trial.stage and f' · stage {trial.stage}'} · study {found.state.name}",
         )
     ]
