@@ -1,3 +1,5 @@
+"""Fixtures of all tests: a Redis server, a fake one, an object store, the cache folder."""
+
 import os
 import sys
 from collections.abc import Iterator
@@ -8,11 +10,12 @@ import pytest
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.server import EmbeddedServer
 from support import s3_server
+from support.redis_backends import ConnectRedis, fake, real
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Redis of this test run alone; its database 0 is empty when a test begins."""
+    """A real Redis of this test process alone; its database 0 is empty when a test begins."""
     with pytest.MonkeyPatch.context() as patch:
         beside_python = str(Path(sys.executable).parent)
         patch.setenv("PATH", beside_python, prepend=os.pathsep)
@@ -28,9 +31,22 @@ def _empty_database(request: pytest.FixtureRequest) -> None:
         connect(request.getfixturevalue("redis_url")).flushdb()
 
 
+@pytest.fixture(params=["fakeredis", pytest.param("redis", marks=pytest.mark.slow)])
+def connect_redis(request: pytest.FixtureRequest) -> ConnectRedis:
+    """Open connections to an empty database: `connect_redis(decode=False)` as `connect` does.
+
+    A test that uses it runs on fakeredis in the fast tier, on a real server in the slow one.
+    """
+    if request.param == "fakeredis":
+        return fake()
+    url = request.getfixturevalue("redis_url")
+    connect(url).flushdb()
+    return real(url)
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The endpoint of an object store of this test run alone."""
+    """The endpoint of an object store of this test process alone."""
     with s3_server.server() as endpoint:
         yield endpoint
 

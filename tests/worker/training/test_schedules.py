@@ -66,7 +66,9 @@ SAME: list[tuple[dict[str, Any], Scheduler]] = [
 ]
 
 
-@pytest.mark.parametrize(("params", "make"), SAME, ids=lambda one: str(one)[:40])
+@pytest.mark.parametrize(
+    ("params", "make"), SAME, ids=lambda value: str(value)[:40] if isinstance(value, dict) else None
+)
 def test_a_schedule_is_torchs(params: dict[str, Any], make: Scheduler) -> None:
     assert ours(**params) == pytest.approx(torchs(make), abs=1e-9)
 
