@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import harness
 from bench.harness import Figure
+from scattershot_common.bus.outcome import StopReason
 
 if TYPE_CHECKING:
     from scattershot_common.bus.trial_state import TrialStates
@@ -101,7 +102,7 @@ def _kill_one_by_one(states: TrialStates) -> tuple[list[float], list[float]]:
 
     def kill(trial: int) -> None:
         asked[trial] = time.time()
-        stop_trial(states, trial, "kill", "bench")
+        stop_trial(states, trial, StopReason.KILL, "bench")
 
     while len(to_end) < KILLS:
         for event in stream.read(cursor, block_ms=1000):

@@ -17,8 +17,9 @@ from rq.job import Job
 from scattershot_common.bus import heartbeat
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.heartbeat import Heartbeat
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
-from scattershot_common.bus.trial_state import Answer, Claim, TrialStates, finish, report
+from scattershot_common.bus.trial_state import Claim, TrialStates, finish, report
 from scattershot_common.seeds import derive
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
 from scattershot_common.store.retention import own_leftovers
@@ -87,7 +88,7 @@ class PretendWorkers:
         #: Epochs trained, as (trial, attempt, epoch), in order; fenced ones of zombies too.
         self.trained: list[tuple[int, int, int]] = []
         #: What a zombie's reports were answered.
-        self.zombies_heard: list[Answer] = []
+        self.zombies_heard: list[object] = []
         self.error: Exception | None = None
 
     def __enter__(self) -> PretendWorkers:
@@ -138,7 +139,7 @@ class PretendWorkers:
             self._heed(slot, states.beat(slot.spec.trial, slot.attempt))
             return False
         if word in ("crash", "drain"):
-            self._give_back(slot, word)
+            self._give_back(slot, Outcome(word))
         elif word in ("vanish", "zombie"):
             self._states.zadd(states.keys.running, {str(slot.spec.trial): 1}, xx=True)
             if word == "zombie":
@@ -188,16 +189,16 @@ class PretendWorkers:
         self._accepted.setdefault(spec.trial, {})[epoch] = value
         self._thin(spec)
         # as a real worker does: after its last epoch a trial ends, whatever it was told
-        if epoch < slot.until or answer == Answer.FENCED:
-            self._heed(slot, Answer(int(answer)))
+        if epoch < slot.until or answer == StopReason.FENCED:
+            self._heed(slot, StopReason.of(answer))
 
-    def _heed(self, slot: _Slot, answer: Answer) -> None:
-        if answer is Answer.FENCED:
+    def _heed(self, slot: _Slot, stop: StopReason | None) -> None:
+        if stop is StopReason.FENCED:
             slot.spec = None
-        elif answer is Answer.KILL:
+        elif stop is StopReason.KILL:
             self._finish(slot, "killed")
-        elif answer is Answer.HOLD:
-            self._give_back(slot, "hold")
+        elif stop is StopReason.HOLD:
+            self._give_back(slot, Outcome.HOLD)
 
     def _finish(self, slot: _Slot, state: str, reason: str = "") -> None:
         spec, slot.spec = slot.spec, None
@@ -205,13 +206,13 @@ class PretendWorkers:
         steps = [finish(spec.trial, slot.attempt, state, reason)]
         TrialStates(self._states, spec.study).run(steps)
 
-    def _give_back(self, slot: _Slot, why: str) -> None:
+    def _give_back(self, slot: _Slot, outcome: Outcome) -> None:
         spec, slot.spec = slot.spec, None
         assert spec is not None
         state = TrialStates(self._states, spec.study).requeue(
-            spec.trial, slot.attempt, why, max_failures=3, reason="its process exited"
+            spec.trial, slot.attempt, outcome, max_failures=3, reason="its process exited"
         )
-        if state == "waiting" and why != "hold":
+        if state == "waiting" and outcome is not Outcome.HOLD:
             self._queue.put_front(spec, slot.attempt + 1)
 
     def _haunt(self, zombie: _Slot) -> None:
@@ -225,7 +226,7 @@ class PretendWorkers:
                 report(spec.trial, zombie.attempt, zombie.epoch + 1, metrics, "wrong"),
                 finish(spec.trial, zombie.attempt, "complete"),
             ]
-            self.zombies_heard.append(Answer(int(states.run(steps)[0])))
+            self.zombies_heard.append(states.run(steps)[0])
             self._zombies.remove(zombie)
 
     def _write(self, spec: TrialSpec, name: str) -> None:

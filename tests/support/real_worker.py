@@ -9,13 +9,14 @@ import subprocess
 import sys
 from itertools import count, cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 from rq.command import send_command
 
 from scattershot_common.bus import heartbeat
 from scattershot_common.bus.connection import URL_VARIABLE, connect
+from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
 from scattershot_common.bus.stream import Event, EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish
@@ -113,7 +114,7 @@ class RealStudy:
         _, last = self.states.submit(trial, until)
         self.worker.queue.put([(self.spec(trial, epochs or until, **params), last + 1)])
 
-    def stop(self, trial: int, kind: Literal["kill", "hold"], reason: str = "") -> None:
+    def stop(self, trial: int, kind: StopReason, reason: str = "") -> None:
         """Ask for a trial's end: the flag first, then the message that makes it quick."""
         _, worker, attempt = self.states.signal(trial, kind, reason)
         key = [self.name, trial, attempt]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scattershot_common.bus.connection import connect
+from scattershot_common.bus.outcome import Outcome
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.stream import Event, EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish
@@ -21,7 +22,7 @@ from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.task.task import Task
 from scattershot_common.trial import Value
 from scattershot_worker.attempt import attempt as job
-from scattershot_worker.attempt.attempt import Outcome, WorkerContext, run_trial
+from scattershot_worker.attempt.attempt import WorkerContext, run_trial
 from scattershot_worker.attempt.reporter import Reporter
 from scattershot_worker.attempt.snapshot import read_tensors
 from scattershot_worker.attempt.stop_signal import StopSignal

@@ -10,26 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from hashlib import sha1
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scattershot_common.bus.keys import Keys
+from scattershot_common.bus.outcome import Outcome, StopReason
 
 if TYPE_CHECKING:
     from redis import Redis
 
 #: Seconds a running trial belongs to its worker without a sign of life.
 LEASE = 12.0
-
-
-class Answer(IntEnum):
-    """What a worker is told when it reports or beats."""
-
-    FENCED = -1
-    GO_ON = 0
-    KILL = 1
-    HOLD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +45,6 @@ local function now()
 end
 local function event(...)
   redis.call('XADD', KEYS[3], '*', ...)
-end
-local function answer(signal)
-  if signal == 'kill' then return 1 elseif signal == 'hold' then return 2 end
-  return 0
 end
 """
 
@@ -108,21 +95,21 @@ return {1, tonumber(s[3]), s[4], tonumber(s[5]), 'running', tonumber(s[7] or '0'
     # before, the attempt ends, and the next one trains that epoch again: no history has gaps.
     "report": """
 local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'epoch', 'signal')
-if s[1] ~= 'running' or s[2] ~= ARGV[2] then return -1 end
-if tonumber(ARGV[3]) > tonumber(s[3]) + 1 then return -1 end
+if s[1] ~= 'running' or s[2] ~= ARGV[2] then return 'fenced' end
+if tonumber(ARGV[3]) > tonumber(s[3]) + 1 then return 'fenced' end
 redis.call('ZADD', KEYS[2], 'XX', now() + ARGV[6], ARGV[1])
 if tonumber(ARGV[3]) > tonumber(s[3]) then
   redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'checkpoint', ARGV[5])
   event('e', 'report', 't', ARGV[1], 'a', ARGV[2], 'n', ARGV[3], 'm', ARGV[4], 'f', ARGV[5])
 end
-return answer(s[4])
+return s[4] or ''
 """,
     # ARGV: attempt, lease (ms)
     "beat": """
 local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'signal')
-if s[1] ~= 'running' or s[2] ~= ARGV[2] then return -1 end
+if s[1] ~= 'running' or s[2] ~= ARGV[2] then return 'fenced' end
 redis.call('ZADD', KEYS[2], 'XX', now() + ARGV[3], ARGV[1])
-return answer(s[3])
+return s[3] or ''
 """,
     # ARGV: attempt, state, reason, early (1: complete though its budget is not used up)
     "finish": """
@@ -167,7 +154,7 @@ elseif ARGV[2] == 'kill' and (s[1] == 'waiting' or s[1] == 'paused') then
 end
 return {s[1], s[2] or '', s[3]}
 """,
-    # ARGV: attempt, why (crash, lost, drain, hold), failures allowed, reason
+    # ARGV: attempt, outcome (crash, lost, drain, hold, yield), failures allowed, reason
     "requeue": """
 local s = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'signal', 'failures', 'reason')
 if s[1] ~= 'running' or s[2] ~= ARGV[2] then return 'fenced' end
@@ -269,32 +256,30 @@ class TrialStates:
             for granted, epoch, checkpoint, until, state, failures in answers
         ]
 
-    def beat(self, trial: int, attempt: int) -> Answer:
-        """Renew the lease."""
+    def beat(self, trial: int, attempt: int) -> StopReason | None:
+        """Renew the lease; return why the attempt must stop, if it must."""
         (answer,) = self.beat_all([(trial, attempt)])
         return answer
 
-    def beat_all(self, attempts: Sequence[tuple[int, int]]) -> list[Answer]:
+    def beat_all(self, attempts: Sequence[tuple[int, int]]) -> list[StopReason | None]:
         """Renew the leases of (trial, attempt) pairs in one round trip."""
         lease = int(LEASE * 1000)
         answers = self.run([("beat", trial, (number, lease)) for trial, number in attempts])
-        return [Answer(int(answer)) for answer in answers]
+        return [StopReason.of(answer) for answer in answers]
 
-    def signal(
-        self, trial: int, kind: Literal["kill", "hold"], reason: str
-    ) -> tuple[str, str, int]:
+    def signal(self, trial: int, stop: StopReason, reason: str) -> tuple[str, str, int]:
         """Ask a running trial to stop (a waiting one is killed here and now).
 
         Returns its state before, its worker and its attempt.
         """
-        (answer,) = self.run([("signal", trial, (kind, reason))])
+        (answer,) = self.run([("signal", trial, (stop, reason))])
         return str(answer[0]), str(answer[1]), int(answer[2])
 
     def requeue(
-        self, trial: int, attempt: int, why: str, *, max_failures: int, reason: str = ""
+        self, trial: int, attempt: int, outcome: Outcome, *, max_failures: int, reason: str = ""
     ) -> str:
         """End an attempt without a result; return the trial's new state, or "fenced"."""
-        (answer,) = self.run([("requeue", trial, (attempt, why, max_failures, reason))])
+        (answer,) = self.run([("requeue", trial, (attempt, outcome, max_failures, reason))])
         return str(answer)
 
     def running(self) -> list[int]:
@@ -351,7 +336,7 @@ def settlement(trial: int, state: str) -> Step:
 def report(
     trial: int, attempt: int, epoch: int, metrics: Mapping[str, float], checkpoint: str
 ) -> Step:
-    """Return the step that reports an epoch; its answer is an `Answer`."""
+    """Return the step that reports an epoch; its answer is for `StopReason.of`."""
     text = json.dumps(metrics, separators=(",", ":"))
     return ("report", trial, (attempt, epoch, text, checkpoint, int(LEASE * 1000)))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scattershot_common.bus.connection import URL_VARIABLE, connect, reach, url_from
+from scattershot_common.bus.outcome import StopReason
 from scattershot_common.errors import ScattershotError, StudyFileError
 from scattershot_master.commands.study_folder import study_folder
 
@@ -35,7 +36,7 @@ def kill(
 
     numbers = [_number(text) for text in trials]
     states = _states(folder, redis)
-    before = {number: stop_trial(states, number, "kill", reason) for number in numbers}
+    before = {number: stop_trial(states, number, StopReason.KILL, reason) for number in numbers}
     # a trial that runs is told to stop; one that waits is killed with that
     now = {number: _AFTER.get(state, state) for number, state in before.items()}
     if as_json:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scattershot_common.bus.outcome import Outcome
 from scattershot_common.study.settings import Stage, StudyFile
 from scattershot_master.killers.base import Killer
 from scattershot_master.recovery.facts import Facts, TrialFacts
@@ -225,7 +226,7 @@ class _Rebuilding:
             # a worker may be at it still, with an attempt nothing tells of: the next is another
             attempt = record.attempts + 1
             out.add("started", t=number, a=attempt, w=fact.worker, at=self._at)
-            out.add("waiting", t=number, a=attempt, y="hold", at=self._at)
+            out.add("waiting", t=number, a=attempt, y=Outcome.HOLD, at=self._at)
 
     def _end(self, number: int, trial_state: str, reason: str) -> None:
         self._unknown += reason == _LOST

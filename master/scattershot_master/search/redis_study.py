@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 from redis import Redis
 from rq.command import send_command
@@ -13,6 +13,7 @@ from rq.command import send_command
 from scattershot_common.bus import heartbeat, study_info
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys, job_id, trial_of
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
 from scattershot_common.bus.stream import EventStream, place
 from scattershot_common.bus.study_info import StudyInfo
@@ -190,16 +191,14 @@ class RedisStudy:
                 self._sent[trial.number] = time.monotonic()
         return attempts
 
-    def stop(
-        self, trials: Sequence[TrialRecord], kind: Literal["kill", "hold"], reason: str | None
-    ) -> None:
+    def stop(self, trials: Sequence[TrialRecord], stop: StopReason, reason: str | None) -> None:
         """Ask for trials' end: the flag in Redis is what counts, the message makes it quick.
 
         `reason` None takes each trial's own `kill_asked`.
         """
         for trial in trials:
             stop_trial(
-                self.states, trial.number, kind, trial.kill_asked if reason is None else reason
+                self.states, trial.number, stop, trial.kill_asked if reason is None else reason
             )
 
     def settle(self, trials: Mapping[int, TrialRecord], queued: Iterable[str]) -> None:
@@ -219,9 +218,9 @@ class RedisStudy:
             record = trials[number]
             reason = f"its worker {record.worker or '?'} was lost"
             state = self.states.requeue(
-                number, attempt, "lost", max_failures=max_failures, reason=reason
+                number, attempt, Outcome.LOST, max_failures=max_failures, reason=reason
             )
-            if state != "fenced":
+            if state != Outcome.FENCED:
                 lost.append(number)
             if state == "waiting":
                 self.queue.put_front(self._spec(record), attempt + 1)
@@ -267,15 +266,15 @@ def unseat(connection: Redis, study: str) -> None:
     connection.set(Keys(study).master, f"taken over:{time.time_ns()}", px=_MASTER_LEASE_MS, xx=True)
 
 
-def stop_trial(states: TrialStates, trial: int, kind: Literal["kill", "hold"], reason: str) -> str:
+def stop_trial(states: TrialStates, trial: int, stop: StopReason, reason: str) -> str:
     """Ask for one trial's end; return the state it was in ("gone" if Redis knows no such trial)."""
-    state, worker, attempt = states.signal(trial, kind, reason)
+    state, worker, attempt = states.signal(trial, stop, reason)
     if state == "running":
         send_command(
             states.connection,
             worker,
             "scattershot-stop",
-            stop=kind,
+            stop=stop,
             attempt=[states.keys.study, trial, attempt],
         )
     return state

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from scattershot_common.bus import fusion_choice
 from scattershot_common.bus.outage import REDIS_OUTAGE
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.stream import Event
 from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.state.ledger import Ledger
@@ -62,7 +63,7 @@ class RedisSync:
 
     def act(self) -> None:
         """Carry out what is written down. After a failure `_resync` does all of it again."""
-        self._dispatch.stop(self.kills, "kill", None)
+        self._dispatch.stop(self.kills, StopReason.KILL, None)
         self.kills.clear()
         self._dispatch.send(self.outbox)
         self.outbox.clear()
@@ -116,7 +117,7 @@ class RedisSync:
                 if not running:
                     break
                 unheard = [one for one in running if (one.number, one.attempts) not in held]
-                dispatch.stop(unheard, "hold", "")
+                dispatch.stop(unheard, StopReason.HOLD, "")
                 held |= {(one.number, one.attempts) for one in unheard}
         except REDIS_OUTAGE as error:
             self._note(f"Redis does not answer ({error}): running trials are left as they are")
@@ -166,4 +167,4 @@ class RedisSync:
                 failures=record.failures,
             )
             if trial_state[0] == "running":
-                self._dispatch.states.requeue(number, trial_state[1], "drain", max_failures=0)
+                self._dispatch.states.requeue(number, trial_state[1], Outcome.DRAIN, max_failures=0)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_common.bus.outage import REDIS_OUTAGE
+from scattershot_common.bus.outcome import FAILURES
 from scattershot_common.bus.stream import Event
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_folder
@@ -169,7 +170,7 @@ class Search:
         self._ledger.append(event.kind, **about, r=event.reason, y=event.why)
         if event.kind == "waiting" and not event.why:
             self._upkeep.outbox.append(trial)
-        if event.why in ("crash", "lost"):
+        if event.why in FAILURES:
             self._view.note(f"trial {trial.number} attempt {event.attempt}: {event.reason}")
         if before and not trial.living:
             self._ended(trial)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scattershot_common.bus.fusion_choice import Kind
+from scattershot_common.bus.outcome import FAILURES
 from scattershot_common.store import location
 from scattershot_common.store.location import Location
 from scattershot_common.trial import ENDED, STATES, State, Value, trial_seed
@@ -224,7 +225,7 @@ class StudyState:
         if (event["a"], state) == (trial.attempts, trial.state):
             return  # told before
         trial.attempts = event["a"]
-        if event.get("y") in ("crash", "lost"):
+        if event.get("y") in FAILURES:
             trial.failures += 1
         if state == "paused" and trial.until > trial.done:
             state = "waiting"  # its peers were settled while its word was on the way

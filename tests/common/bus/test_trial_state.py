@@ -2,15 +2,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.heartbeat import redis_time
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.stream import Event, EventStream
-from scattershot_common.bus.trial_state import LEASE, Answer, TrialStates, finish, report
+from scattershot_common.bus.trial_state import LEASE, TrialStates, finish, report
 
 ODD_NAMES = ["digits.v2", "a-1-a1", "два слова", "q\"uo'te\\", "{x}*?[a]", "new\nline %s"]
 STATES = ["waiting", "running", "paused", "complete", "killed", "failed"]
@@ -160,7 +161,7 @@ def test_only_the_next_attempt_of_a_waiting_trial_can_be_claimed(
     states: TrialStates, attempt: int
 ) -> None:
     begin(states)
-    states.requeue(7, 1, "drain", max_failures=3)
+    states.requeue(7, 1, Outcome.DRAIN, max_failures=3)
     before = everything(states)
     refused = states.claim(7, attempt, "w1")
     assert (refused.granted, refused.state) == (False, "waiting")
@@ -208,7 +209,7 @@ def test_of_many_workers_one_gets_the_trial(states: TrialStates) -> None:
 def test_a_report_moves_the_epoch_and_tells_the_master(states: TrialStates) -> None:
     begin(states)
     metrics = {"acc": 0.1, "loss": math.inf, "small": 5e-324}
-    assert do(states, report(7, 1, 1, metrics, "file")) == Answer.GO_ON
+    assert do(states, report(7, 1, 1, metrics, "file")) == ""
     assert (trial(states)["epoch"], trial(states)["checkpoint"]) == ("1", "file")
     event = events(states)[-1]
     assert (event.kind, event.epoch, event.checkpoint) == ("report", 1, "file")
@@ -226,7 +227,7 @@ def test_an_epoch_is_reported_once_whoever_repeats_it(states: TrialStates) -> No
     train(states, 10)
     before = everything(states)
     for epoch in (10, 9):
-        assert do(states, report(7, 1, epoch, {"acc": 0.9}, "again")) == Answer.GO_ON
+        assert do(states, report(7, 1, epoch, {"acc": 0.9}, "again")) == ""
     after = everything(states)
     assert (after["trials"], after["events"]) == (before["trials"], before["events"])
 
@@ -235,7 +236,7 @@ def test_an_attempt_ends_when_redis_has_lost_an_epoch_of_it(states: TrialStates)
     begin(states)
     train(states, 1)
     before = everything(states)
-    assert do(states, report(7, 1, 3, {"acc": 0.9}, "three")) == Answer.FENCED
+    assert do(states, report(7, 1, 3, {"acc": 0.9}, "three")) == StopReason.FENCED
     assert everything(states) == before
 
 
@@ -261,8 +262,8 @@ FENCED: dict[str, Callable[[TrialStates], object]] = {
     "finish": lambda states: do(states, finish(7, 1, "complete")),
     "finish killed": lambda states: do(states, finish(7, 1, "killed", "because")),
     "finish failed": lambda states: do(states, finish(7, 1, "failed", "because")),
-    "requeue crash": lambda states: states.requeue(7, 1, "crash", max_failures=1),
-    "requeue drain": lambda states: states.requeue(7, 1, "drain", max_failures=1),
+    "requeue crash": lambda states: states.requeue(7, 1, Outcome.CRASH, max_failures=1),
+    "requeue drain": lambda states: states.requeue(7, 1, Outcome.DRAIN, max_failures=1),
 }
 
 
@@ -272,10 +273,10 @@ def test_a_zombie_changes_nothing_while_the_next_attempt_runs(
 ) -> None:
     begin(states)
     do(states, report(7, 1, 1, {"acc": 0.5}, "file"))
-    states.requeue(7, 1, "lost", max_failures=3)
+    states.requeue(7, 1, Outcome.LOST, max_failures=3)
     assert states.claim(7, 2, "w2").granted
     before = everything(states)
-    assert FENCED[word](states) in (Answer.FENCED, "fenced")
+    assert FENCED[word](states) in (StopReason.FENCED, "fenced")
     assert everything(states) == before
 
 
@@ -286,13 +287,13 @@ def test_a_zombie_changes_nothing_once_its_trial_does_not_run(
 ) -> None:
     bring_to(states, state)
     before = everything(states)
-    assert FENCED[word](states) in (Answer.FENCED, "fenced")
+    assert FENCED[word](states) in (StopReason.FENCED, "fenced")
     assert everything(states) == before
 
 
 @pytest.mark.parametrize("word", FENCED)
 def test_nothing_can_be_done_to_an_unknown_trial(states: TrialStates, word: str) -> None:
-    assert FENCED[word](states) in (Answer.FENCED, "fenced")
+    assert FENCED[word](states) in (StopReason.FENCED, "fenced")
     assert everything(states) == {"trials": {}, "running": [], "events": []}
 
 
@@ -335,7 +336,7 @@ def test_a_failed_trial_stays_failed_though_its_budget_grew(states: TrialStates)
 @pytest.mark.parametrize("state", ["waiting", "paused"])
 def test_a_kill_ends_a_trial_that_does_not_run_at_once(states: TrialStates, state: str) -> None:
     bring_to(states, state)
-    assert states.signal(7, "kill", "by hand")[0] == state
+    assert states.signal(7, StopReason.KILL, "by hand")[0] == state
     assert trial(states)["state"] == "killed"
     event = events(states)[-1]
     assert (event.kind, event.reason) == ("killed", "by hand")
@@ -344,38 +345,38 @@ def test_a_kill_ends_a_trial_that_does_not_run_at_once(states: TrialStates, stat
 
 def test_a_running_trial_hears_of_its_kill_when_it_next_speaks(states: TrialStates) -> None:
     begin(states)
-    assert states.signal(7, "kill", "too poor") == ("running", "w1", 1)
+    assert states.signal(7, StopReason.KILL, "too poor") == ("running", "w1", 1)
     assert kinds(states) == ["started"]
-    assert states.beat(7, 1) is Answer.KILL
-    assert do(states, report(7, 1, 1, {}, "")) == Answer.KILL
+    assert states.beat(7, 1) is StopReason.KILL
+    assert do(states, report(7, 1, 1, {}, "")) == StopReason.KILL
     assert do(states, finish(7, 1, "killed")) == "killed"
     assert events(states)[-1].reason == "too poor"
 
 
 def test_a_running_trial_hears_of_a_hold_when_it_next_speaks(states: TrialStates) -> None:
     begin(states)
-    states.signal(7, "hold", "")
-    assert states.beat(7, 1) is Answer.HOLD
-    assert do(states, report(7, 1, 1, {}, "")) == Answer.HOLD
-    assert states.requeue(7, 1, "hold", max_failures=1) == "waiting"
+    states.signal(7, StopReason.HOLD, "")
+    assert states.beat(7, 1) is StopReason.HOLD
+    assert do(states, report(7, 1, 1, {}, "")) == StopReason.HOLD
+    assert states.requeue(7, 1, Outcome.HOLD, max_failures=1) == "waiting"
     assert states.claim(7, 2, "w1").granted
-    assert states.beat(7, 2) is Answer.GO_ON
+    assert states.beat(7, 2) is None
 
 
 def test_a_kill_counts_more_than_a_hold(states: TrialStates) -> None:
     begin(states)
-    states.signal(7, "hold", "")
-    states.signal(7, "kill", "by hand")
-    assert states.beat(7, 1) is Answer.KILL
-    assert states.requeue(7, 1, "hold", max_failures=3) == "killed"
+    states.signal(7, StopReason.HOLD, "")
+    states.signal(7, StopReason.KILL, "by hand")
+    assert states.beat(7, 1) is StopReason.KILL
+    assert states.requeue(7, 1, Outcome.HOLD, max_failures=3) == "killed"
 
 
-@pytest.mark.parametrize("kind", ["kill", "hold"])
+@pytest.mark.parametrize("kind", [StopReason.KILL, StopReason.HOLD])
 def test_the_first_kill_stands_whatever_comes_after_it(
-    states: TrialStates, kind: Literal["kill", "hold"]
+    states: TrialStates, kind: StopReason
 ) -> None:
     begin(states)
-    states.signal(7, "kill", "too poor")
+    states.signal(7, StopReason.KILL, "too poor")
     before = everything(states)
     states.signal(7, kind, "by hand")
     assert everything(states) == before
@@ -383,11 +384,9 @@ def test_the_first_kill_stands_whatever_comes_after_it(
     assert events(states)[-1].reason == "too poor"
 
 
-@pytest.mark.parametrize("kind", ["kill", "hold"])
+@pytest.mark.parametrize("kind", [StopReason.KILL, StopReason.HOLD])
 @pytest.mark.parametrize("state", ["complete", "killed", "failed"])
-def test_an_ended_trial_is_left_as_it_is(
-    states: TrialStates, state: str, kind: Literal["kill", "hold"]
-) -> None:
+def test_an_ended_trial_is_left_as_it_is(states: TrialStates, state: str, kind: StopReason) -> None:
     bring_to(states, state)
     before = everything(states)
     assert states.signal(7, kind, "too late")[0] == state
@@ -398,19 +397,19 @@ def test_an_ended_trial_is_left_as_it_is(
 def test_a_hold_leaves_what_does_not_run_alone(states: TrialStates, state: str) -> None:
     bring_to(states, state)
     before = everything(states)
-    assert states.signal(7, "hold", "")[0] == state
+    assert states.signal(7, StopReason.HOLD, "")[0] == state
     assert everything(states) == before
 
 
 def test_a_signal_to_an_unknown_trial_makes_none(states: TrialStates) -> None:
-    assert states.signal(7, "kill", "by hand") == ("gone", "", 0)
+    assert states.signal(7, StopReason.KILL, "by hand") == ("gone", "", 0)
     assert everything(states) == {"trials": {}, "running": [], "events": []}
 
 
 def test_a_kill_that_comes_with_the_last_epoch_of_a_rung_is_not_lost(states: TrialStates) -> None:
     begin(states)
     train(states, 4)
-    states.signal(7, "kill", "by hand")
+    states.signal(7, StopReason.KILL, "by hand")
     assert do(states, finish(7, 1, "paused")) == "killed"
     assert events(states)[-1].reason == "by hand"
 
@@ -419,7 +418,7 @@ def test_a_kill_is_not_lost_when_the_budget_grew_too(states: TrialStates) -> Non
     begin(states)
     train(states, 4)
     states.submit(7, 9)
-    states.signal(7, "kill", "by hand")
+    states.signal(7, StopReason.KILL, "by hand")
     assert do(states, finish(7, 1, "complete")) == "killed"
 
 
@@ -428,7 +427,7 @@ def test_a_trial_that_completes_before_it_hears_of_its_kill_is_complete(
 ) -> None:
     begin(states)
     train(states, 4)
-    states.signal(7, "kill", "by hand")
+    states.signal(7, StopReason.KILL, "by hand")
     assert do(states, finish(7, 1, "complete")) == "complete"
     assert events(states)[-1].reason == ""
 
@@ -437,24 +436,34 @@ def test_a_trial_that_completes_before_it_hears_of_its_kill_is_complete(
 
 
 @pytest.mark.parametrize(
-    ("why", "counts"), [("crash", True), ("lost", True), ("drain", False), ("hold", False)]
+    ("outcome", "counts"),
+    [
+        (Outcome.CRASH, True),
+        (Outcome.LOST, True),
+        (Outcome.DRAIN, False),
+        (Outcome.HOLD, False),
+        (Outcome.YIELD, False),
+    ],
 )
 def test_only_crashes_and_losses_count_as_failures(
-    states: TrialStates, why: str, counts: bool
+    states: TrialStates, outcome: Outcome, counts: bool
 ) -> None:
     begin(states)
-    assert states.requeue(7, 1, why, max_failures=3, reason="SIGSEGV") == "waiting"
+    assert states.requeue(7, 1, outcome, max_failures=3, reason="SIGSEGV") == "waiting"
     assert trial(states)["failures"] == str(int(counts))
     assert lease(states) is None
     event = events(states)[-1]
-    assert (event.kind, event.attempt, event.why, event.reason) == ("waiting", 1, why, "SIGSEGV")
+    assert (event.kind, event.attempt) == ("waiting", 1)
+    assert (event.why, event.reason) == (outcome, "SIGSEGV")
 
 
 def test_a_trial_fails_for_good_with_its_last_failure(states: TrialStates) -> None:
     states.submit(7, 4)
     for attempt, after in ((1, "waiting"), (2, "waiting"), (3, "failed")):
         assert states.claim(7, attempt, "w1").granted
-        assert states.requeue(7, attempt, "crash", max_failures=3, reason=f"{attempt}") == after
+        reason = str(attempt)
+        state = states.requeue(7, attempt, Outcome.CRASH, max_failures=3, reason=reason)
+        assert state == after
     assert (events(states)[-1].kind, events(states)[-1].reason) == ("failed", "3")
     assert not states.claim(7, 4, "w1").granted
 
@@ -463,21 +472,23 @@ def test_drains_never_make_a_trial_fail(states: TrialStates) -> None:
     states.submit(7, 4, failures=3)
     for attempt in (1, 2, 3):
         assert states.claim(7, attempt, "w1").granted
-        assert states.requeue(7, attempt, "drain", max_failures=3) == "waiting"
+        assert states.requeue(7, attempt, Outcome.DRAIN, max_failures=3) == "waiting"
 
 
-@pytest.mark.parametrize("why", ["crash", "lost", "drain", "hold"])
-def test_a_trial_that_was_to_be_killed_is_not_tried_again(states: TrialStates, why: str) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.CRASH, Outcome.LOST, Outcome.DRAIN, Outcome.HOLD])
+def test_a_trial_that_was_to_be_killed_is_not_tried_again(
+    states: TrialStates, outcome: Outcome
+) -> None:
     begin(states)
-    states.signal(7, "kill", "too poor")
-    assert states.requeue(7, 1, why, max_failures=3, reason="SIGKILL") == "killed"
+    states.signal(7, StopReason.KILL, "too poor")
+    assert states.requeue(7, 1, outcome, max_failures=3, reason="SIGKILL") == "killed"
     assert (events(states)[-1].kind, events(states)[-1].reason) == ("killed", "too poor")
 
 
 def test_the_next_attempt_goes_on_from_the_last_report(states: TrialStates) -> None:
     begin(states)
     train(states, 2)
-    states.requeue(7, 1, "lost", max_failures=3)
+    states.requeue(7, 1, Outcome.LOST, max_failures=3)
     claim = states.claim(7, 2, "w2")
     assert (claim.epoch, claim.checkpoint) == (2, "file2")
 
@@ -502,7 +513,7 @@ def test_a_lease_is_measured_by_the_clock_of_redis(
 def test_every_trial_whose_lease_ran_out_is_found_with_its_attempt(states: TrialStates) -> None:
     for number in range(4):
         begin(states, number=number)
-    states.requeue(2, 1, "drain", max_failures=3)
+    states.requeue(2, 1, Outcome.DRAIN, max_failures=3)
     states.claim(2, 2, "w2")
     for number in (0, 2):
         let_lease_run_out(states, number)
@@ -515,7 +526,7 @@ def test_after_an_outage_every_lease_begins_anew(states: TrialStates) -> None:
         let_lease_run_out(states, number)
     states.extend_leases()
     assert states.expired() == []
-    states.requeue(1, 1, "drain", max_failures=3)
+    states.requeue(1, 1, Outcome.DRAIN, max_failures=3)
     states.extend_leases()
     assert lease(states, 1) is None
 
@@ -533,9 +544,9 @@ def whole_life(states: TrialStates) -> list[str]:
         lambda: do(states, report(7, 1, 1, {"acc": 0.5}, "one"), report(7, 1, 2, {}, "two")),
         states.extend_leases,
         states.expired,
-        lambda: states.requeue(7, 1, "lost", max_failures=3),
+        lambda: states.requeue(7, 1, Outcome.LOST, max_failures=3),
         lambda: states.claim(7, 2, "w2"),
-        lambda: states.signal(7, "kill", "too poor"),
+        lambda: states.signal(7, StopReason.KILL, "too poor"),
         lambda: do(states, finish(7, 2, "killed")),
     ]
     for step in steps:
@@ -565,7 +576,7 @@ def test_many_steps_take_one_round_trip_and_keep_their_order(states: TrialStates
     begin(states, until=300)
     steps = [report(7, 1, epoch, {"acc": epoch / 300}, "") for epoch in range(1, 301)]
     answers = states.run([*steps, finish(7, 1, "complete")])
-    assert answers == [Answer.GO_ON] * 300 + ["complete"]
+    assert answers == [""] * 300 + ["complete"]
     assert [event.epoch for event in events(states)[1:-1]] == list(range(1, 301))
 
 

@@ -2,7 +2,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -10,9 +10,10 @@ from rq.job import Job
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys, job_id
+from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.study_info import StudyInfo, fetch
-from scattershot_common.bus.trial_state import Answer, Step, TrialStates, finish, report
+from scattershot_common.bus.trial_state import Step, TrialStates, finish, report
 from scattershot_common.errors import ScattershotError
 from scattershot_master.search import redis_study as module
 from scattershot_master.search.redis_study import RedisStudy, stop_trial
@@ -313,7 +314,7 @@ def test_nobody_trains_what_has_ended_though_redis_has_lost_its_end(
     attempt = 2 if running else 1
     assert not dispatch.states.claim(0, attempt, "w2").granted
     assert not dispatch.states.claim(2, 1, "w2").granted
-    assert dispatch.states.run([report(0, 1, 1, {}, "f")]) == [Answer.FENCED]
+    assert dispatch.states.run([report(0, 1, 1, {}, "f")]) == [StopReason.FENCED]
     assert dispatch.states.running() == ([1] if running else [])
     assert dispatch.states.claim(1, 1, "w1").granted
 
@@ -347,12 +348,12 @@ def heard(redis: Redis) -> Iterator[Callable[[], list[dict[str, Any]]]]:
         yield listen
 
 
-@pytest.mark.parametrize("kind", ["kill", "hold"])
+@pytest.mark.parametrize("kind", [StopReason.KILL, StopReason.HOLD])
 def test_a_running_trial_is_flagged_and_its_worker_told(
     dispatch: RedisStudy,
     redis: Redis,
     heard: Callable[[], list[dict[str, Any]]],
-    kind: Literal["kill", "hold"],
+    kind: StopReason,
 ) -> None:
     dispatch.send([record(0)])
     claim(dispatch, 0)
@@ -367,8 +368,8 @@ def test_a_waiting_trial_is_killed_at_once_and_not_held(
     dispatch: RedisStudy, heard: Callable[[], list[dict[str, Any]]]
 ) -> None:
     dispatch.send([record(0), record(1)])
-    dispatch.stop([record(0)], "hold", "")
-    dispatch.stop([record(1)], "kill", "by hand")
+    dispatch.stop([record(0)], StopReason.HOLD, "")
+    dispatch.stop([record(1)], StopReason.KILL, "by hand")
     assert not dispatch.states.claim(1, 1, "w1").granted
     assert dispatch.states.claim(0, 1, "w1").granted
     killed, _ = dispatch.stream.read("", block_ms=None)
@@ -379,5 +380,5 @@ def test_a_waiting_trial_is_killed_at_once_and_not_held(
 def test_stopping_tells_which_state_a_trial_was_in(dispatch: RedisStudy) -> None:
     dispatch.send([record(0), record(1)])
     claim(dispatch, 1)
-    asked = [stop_trial(dispatch.states, number, "kill", "so") for number in (0, 0, 1, 7)]
+    asked = [stop_trial(dispatch.states, number, StopReason.KILL, "so") for number in (0, 0, 1, 7)]
     assert asked == ["waiting", "killed", "running", "gone"]

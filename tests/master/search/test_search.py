@@ -16,10 +16,11 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Timeou
 from scattershot_common.bus import fusion_choice
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import QUEUE, Keys
+from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import TrialQueue
 from scattershot_common.bus.server import EmbeddedServer
 from scattershot_common.bus.stream import place
-from scattershot_common.bus.trial_state import Answer, TrialStates
+from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.search import redis_study, search
@@ -326,7 +327,7 @@ def test_a_trial_goes_on_when_its_worker_is_lost(
         assert master.run()
         if word == "zombie":
             eventually(lambda: workers.zombies_heard)
-            assert workers.zombies_heard == [Answer.FENCED]
+            assert workers.zombies_heard == [StopReason.FENCED]
     assert table(master.state) == expected
     trial = master.state.trials[6]
     assert trial.failures == (0 if word in ("drain", "drop") else 1)
@@ -373,7 +374,7 @@ def test_trials_that_dropped_off_the_queue_are_put_back(
 
 
 def kill(redis_url: str, trial: int, reason: str = "by hand") -> str:
-    return stop_trial(TrialStates(connect(redis_url), NAME), trial, "kill", reason)
+    return stop_trial(TrialStates(connect(redis_url), NAME), trial, StopReason.KILL, reason)
 
 
 @pytest.mark.parametrize("trial_state", ["running", "waiting", "paused"])
@@ -412,7 +413,7 @@ def test_a_killed_trial_stays_killed_when_the_study_is_stopped_right_after(
         if state.trials and state.trials[0].state == "running":
             kill(redis_url, 0)
             kill(redis_url, 0, "again")
-            stop_trial(master.dispatch.states, 0, "hold", "")
+            stop_trial(master.dispatch.states, 0, StopReason.HOLD, "")
             master.search.stopping = True
             gate.set()
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from scattershot_common.bus.outcome import Outcome
 from scattershot_common.errors import CheckpointError, StoreUnreachable
 from scattershot_common.store import files, location, object_store
 from scattershot_common.store.checkpoint_names import list_checkpoints, parse_name, trial_folder
@@ -149,7 +150,7 @@ def test_a_trial_whose_store_stays_away_is_given_back_and_goes_on_elsewhere(
     assert "does not answer" in reason
     assert [epoch for epoch, _ in workbench.reported()] == list(range(1, at))
     outage.times = 0
-    workbench.states.requeue(7, 1, "crash", max_failures=3, reason=reason)
+    workbench.states.requeue(7, 1, Outcome.CRASH, max_failures=3, reason=reason)
     assert workbench.run(train, attempt=2) == ("ended", "complete")
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4]
 
@@ -164,7 +165,7 @@ def test_a_trial_does_not_start_again_because_its_store_is_away(
             attempt = 2 if call == "names" else 3
             outcome, _ = workbench.run(train, until=4, attempt=attempt)
         assert outcome == "crash"
-        workbench.states.requeue(7, attempt, "crash", max_failures=9)
+        workbench.states.requeue(7, attempt, Outcome.CRASH, max_failures=9)
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2]
     assert workbench.run(train, until=4, attempt=4) == ("ended", "complete")
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4]

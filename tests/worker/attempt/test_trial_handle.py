@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.errors import CheckpointError
 from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import parse_name
@@ -95,12 +96,12 @@ def test_a_trial_cut_off_anywhere_ends_bit_for_bit_as_one_that_was_not(
 ) -> None:
     def drain(at_epoch: int, at_batch: int) -> None:
         if (at_epoch, at_batch) == (epoch, batch):
-            workbench.signals.set("drain")
+            workbench.signals.set(StopReason.DRAIN)
 
     assert workbench.run(learner(optimizer), 1, until=6) == ("ended", "complete")
     assert workbench.run(learner(optimizer, drain), 2, until=6) == ("drain", "")
     assert len(workbench.reported(2)) == epoch - 1
-    workbench.states.requeue(2, 1, "drain", max_failures=3)
+    workbench.states.requeue(2, 1, Outcome.DRAIN, max_failures=3)
     assert workbench.run(learner(optimizer), 2, attempt=2, until=6) == ("ended", "complete")
     assert workbench.reported(2) == workbench.reported(1)
     assert same_end(workbench, 1, 2)
@@ -128,7 +129,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(workbench: Workb
 
     workbench.run(learner(), 1, until=6)
     assert workbench.run(learner(at=crash), 2, until=6)[0] == "crash"
-    workbench.states.requeue(2, 1, "crash", max_failures=3)
+    workbench.states.requeue(2, 1, Outcome.CRASH, max_failures=3)
     *_, before, newest = workbench.checkpoints(2)
     assert [files.read_header(one)["epoch"] for one in (before, newest)] == [3, 4]
     newest.write_bytes(newest.read_bytes()[:-9])
@@ -342,7 +343,7 @@ def test_a_kill_is_heard_at_the_next_batch(workbench: Workbench) -> None:
             for batch in trial.batches(range(1000)):
                 batches.append(batch)
                 if batch == 3:
-                    workbench.signals.set("kill")
+                    workbench.signals.set(StopReason.KILL)
             trial.report(acc=0.5)
 
     assert workbench.run(train) == ("ended", "killed")
@@ -354,7 +355,7 @@ def test_the_answer_to_a_report_kills_too(workbench: Workbench) -> None:
     def train(trial: Any) -> None:
         for epoch in trial.epochs(model=nn.Linear(1, 1)):
             if epoch == 2:
-                workbench.states.signal(7, "kill", "too poor")
+                workbench.states.signal(7, StopReason.KILL, "too poor")
             trial.report(acc=0.5)
 
     assert workbench.run(train, until=500) == ("ended", "killed")
@@ -367,7 +368,7 @@ def test_an_except_clause_of_the_user_does_not_catch_a_stop(workbench: Workbench
     def train(trial: Any) -> None:
         for _ in trial.epochs():
             try:
-                workbench.signals.set("kill")
+                workbench.signals.set(StopReason.KILL)
                 trial.check()
             except Exception as error:
                 raise AssertionError("caught") from error
@@ -381,7 +382,7 @@ def test_a_zombie_leaves_without_a_word(workbench: Workbench) -> None:
         for epoch in trial.epochs(model=nn.Linear(1, 1)):
             if epoch == 2:
                 eventually(workbench.reported)
-                workbench.states.requeue(7, 1, "lost", max_failures=3)
+                workbench.states.requeue(7, 1, Outcome.LOST, max_failures=3)
                 workbench.states.claim(7, 2, "w2")
             trial.report(acc=0.5)
 
@@ -409,7 +410,7 @@ def test_what_a_zombie_still_had_to_report_does_not_reach_the_next_trial(
     def train(trial: Any) -> None:
         for epoch in trial.epochs(model=nn.Linear(1, 1)):
             if epoch == 3:
-                workbench.signals.set("fenced")
+                workbench.signals.set(StopReason.FENCED)
                 threading.Timer(0.2, disk.set).start()
             trial.report(acc=0.5)
 
@@ -634,11 +635,11 @@ def test_training_does_not_wait_for_the_disk(workbench: Workbench) -> None:
 
 def test_a_stop_outside_of_a_run_is_what_train_functions_see(workbench: Workbench) -> None:
     workbench.signals.error = CheckpointError("disk is full")
-    workbench.signals.set("kill")
+    workbench.signals.set(StopReason.KILL)
     with pytest.raises(CheckpointError):
         workbench.signals.check()
     workbench.signals.error = None
-    workbench.signals.set("drain")
+    workbench.signals.set(StopReason.DRAIN)
     with pytest.raises(TrialStopped) as stopped:
         workbench.signals.check()
-    assert stopped.value.why == "kill", "the first reason stays"
+    assert stopped.value.reason is StopReason.KILL, "the first reason stays"

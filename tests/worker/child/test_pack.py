@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from scattershot_common.bus import active_packs, fusion_choice
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import WORKERS
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
 from scattershot_common.bus.queue_scan import WaitingTrials
 from scattershot_common.bus.signing import SECRET_VARIABLE
@@ -274,7 +275,7 @@ def test_a_lane_is_not_given_back_twice_nor_where_its_worker_would_have_nothing_
     shop.send(3, hidden=5)
     shop.serve(2)
     assert shop.outcome(2)[0] == "yield"
-    shop.states.requeue(2, 1, "drain", max_failures=3)
+    shop.states.requeue(2, 1, Outcome.DRAIN, max_failures=3)
     shop.queue.put([(shop.spec(2), 2)])
     shop.serve(2, number=2)
     assert shop.state(2) == "complete"
@@ -284,8 +285,8 @@ def test_a_killed_lane_leaves_and_the_others_go_on(shop: Shop) -> None:
     shop.send(*range(3))
 
     def kill() -> None:
-        shop.states.signal(1, "kill", "poor")
-        shop.line.signals[("study", 1, 1)].set("kill")
+        shop.states.signal(1, StopReason.KILL, "poor")
+        shop.line.signals[("study", 1, 1)].set(StopReason.KILL)
 
     shop.at_metrics(2, kill)
     shop.serve(0)
@@ -296,7 +297,7 @@ def test_a_killed_lane_leaves_and_the_others_go_on(shop: Shop) -> None:
 def test_a_kill_is_heard_without_a_message_by_the_answer_to_a_report(shop: Shop) -> None:
     # long enough for an answer to come, however busy the machine is
     shop.send(*range(3), until=200, epochs=200)
-    shop.at_metrics(2, lambda: shop.states.signal(2, "kill", "poor") and None)
+    shop.at_metrics(2, lambda: shop.states.signal(2, StopReason.KILL, "poor") and None)
     shop.serve(0, epochs=200)
     assert [shop.state(trial) for trial in range(3)] == ["complete", "complete", "killed"]
 
@@ -307,7 +308,7 @@ def test_a_worker_that_leaves_gives_all_back_and_takes_no_more(shop: Shop) -> No
     def leave() -> None:
         shop.send(9)
         for signals in shop.line.signals.values():
-            signals.set("drain")
+            signals.set(StopReason.DRAIN)
 
     shop.at_metrics(5, leave)
     shop.serve(0)
@@ -324,13 +325,13 @@ def test_what_was_given_back_goes_on_as_if_nothing_had_been(shop: Shop) -> None:
 
     def leave() -> None:
         for signals in shop.line.signals.values():
-            signals.set("drain")
+            signals.set(StopReason.DRAIN)
 
     shop.at_metrics(7, leave)
     shop.serve(0)
     shop.task.seen = lambda: None
     for trial in range(3):
-        assert shop.states.requeue(trial, 1, "drain", max_failures=3) == "waiting"
+        assert shop.states.requeue(trial, 1, Outcome.DRAIN, max_failures=3) == "waiting"
         shop.send(trial)
     shop.serve(1, number=2)
     assert [shop.history(trial) for trial in range(3)] == through
@@ -347,7 +348,7 @@ def test_an_attempt_that_another_has_taken_over_changes_nothing(shop: Shop) -> N
     shop.send(*range(3))
 
     def lose() -> None:
-        shop.states.requeue(1, 1, "lost", max_failures=3)
+        shop.states.requeue(1, 1, Outcome.LOST, max_failures=3)
         shop.states.claim(1, 2, "w2")
 
     shop.at_metrics(2, lose)
@@ -379,7 +380,7 @@ def test_an_error_that_may_be_anyones_costs_all_a_try_and_is_told_alone(shop: Sh
         outcome, reason = shop.outcome(trial)
         assert outcome == "crash" and reason.startswith("in a pack: ValueError: a bug")
     shop.at_metrics(1, fail)
-    shop.states.requeue(1, 1, "crash", max_failures=3)
+    shop.states.requeue(1, 1, Outcome.CRASH, max_failures=3)
     shop.send(1)
     shop.serve(1, number=2)
     assert shop.state(1) == "failed"
@@ -413,7 +414,7 @@ def test_memory_that_runs_out_halves_the_lanes_and_fails_nobody(
     (plan,) = shop.plans.values()
     assert plan.lanes == 2
     for trial in range(4):
-        assert shop.states.requeue(trial, 1, "drain", max_failures=3) == "waiting"
+        assert shop.states.requeue(trial, 1, Outcome.DRAIN, max_failures=3) == "waiting"
         shop.send(trial)
     shop.serve(0, number=2)
     assert [shop.state(trial) for trial in range(4)] == ["complete"] * 4

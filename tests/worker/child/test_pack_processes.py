@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import publish
 from support.real_worker import RealStudy, RealWorker
 from support.waiting import eventually
@@ -110,7 +111,7 @@ def test_a_lane_is_killed_by_a_message_and_the_others_go_on(worker: RealWorker) 
     all_running(study)
     (child,) = worker.children()
     begun = time.monotonic()
-    study.stop(2, "kill", "poor")
+    study.stop(2, StopReason.KILL, "poor")
     study.until(2, "killed")
     assert time.monotonic() - begun < 5
     assert study.last(2).reason == "poor"
@@ -142,7 +143,7 @@ def test_a_supervisor_that_is_killed_leaves_its_lanes_to_their_leases(worker: Re
     eventually(lambda: not os.path.exists(f"/proc/{child}") or _zombie(child), 5)
     eventually(lambda: len(study.states.expired()) == 4, 30)
     for trial, attempt in study.states.expired():
-        assert study.states.requeue(trial, attempt, "lost", max_failures=3) == "waiting"
+        assert study.states.requeue(trial, attempt, Outcome.LOST, max_failures=3) == "waiting"
     put_back(study)
     worker.start()
     all_end(study)
@@ -164,7 +165,7 @@ def test_a_study_that_stops_has_every_lane_wait(worker: RealWorker) -> None:
     study = begin(worker)
     all_running(study)
     for trial in LANES:
-        study.stop(trial, "hold")
+        study.stop(trial, StopReason.HOLD)
     for trial in LANES:
         study.until(trial, "waiting")
     assert worker.process.poll() is None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import trial_folder
 from scattershot_common.store.layer_stats import LayerStats
@@ -186,14 +187,14 @@ def test_a_trial_that_goes_on_has_the_layers_of_one_that_never_stopped(bench: Wo
         def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
             self.calls += 1
             if self.calls == 8:  # an epoch has two
-                bench.signals.set("drain")
+                bench.signals.set(StopReason.DRAIN)
             return super().metrics(outputs, targets)
 
     assert bench.run(Stopped(), 2, until=8, params=params)[0] == "drain"
     half = LayerStats.read(bench.folder, 2)
     half.add({"epoch": 5, "from": "an attempt whose report was never accepted"})
     files.write(trial_folder(bench.folder, 2) / "layers.json", half.data(), sync=False)
-    bench.states.requeue(2, 1, "drain", max_failures=3)
+    bench.states.requeue(2, 1, Outcome.DRAIN, max_failures=3)
     assert bench.run(Rings(), 2, attempt=2, until=8, params=params) == ("ended", "complete")
     assert layers(bench, 1) == layers(bench, 2) and len(layers(bench, 1)) == 3
 
@@ -331,14 +332,14 @@ def test_a_trial_goes_on_compiled_or_not_from_either_checkpoint(
         def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
             self.calls += 1
             if self.calls == 3:  # an epoch has two: of its last batches, and the validation part's
-                bench.signals.set("drain")
+                bench.signals.set(StopReason.DRAIN)
             return super().metrics(outputs, targets)
 
     bench.run(Functions(), 1, params=PARAMS)
     compiling(first)
     assert bench.run(Stopped(), 2, params=params)[0] == "drain"
     assert 0 < len(bench.reported(2)) < 4
-    bench.states.requeue(2, 1, "drain", max_failures=3)
+    bench.states.requeue(2, 1, Outcome.DRAIN, max_failures=3)
     compiling(not first)
     assert bench.run(Functions(), 2, attempt=2, params=params) == ("ended", "complete")
     one, other = bench.last_tensors(1), bench.last_tensors(2)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from scattershot_common.bus.connection import connect
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import TrialStates
@@ -49,9 +50,9 @@ def bench(redis_url: str) -> WorkerContext:
 
 def test_each_lane_has_a_lease_that_is_renewed_and_a_stop_of_its_own(bench: WorkerContext) -> None:
     assert bench.charges.beat() == []
-    bench.states.signal(1, "kill", "poor")
-    bench.states.signal(2, "hold", "")
-    bench.states.requeue(0, 1, "lost", max_failures=3)
+    bench.states.signal(1, StopReason.KILL, "poor")
+    bench.states.signal(2, StopReason.HOLD, "")
+    bench.states.requeue(0, 1, Outcome.LOST, max_failures=3)
     stops = {one.spec.trial: stop for one, stop in bench.charges.beat()}
     assert stops == {0: "fenced", 1: "kill", 2: "hold"}
 
@@ -67,7 +68,7 @@ def test_a_child_that_dies_takes_all_its_lanes_with_it_and_all_are_given_back(
 
 def test_what_is_given_to_another_worker_goes_behind_all_that_waits(bench: WorkerContext) -> None:
     bench.queue.put([(charge(7).spec, 1)])
-    for number, outcome in ((0, "yield"), (1, "drain")):
+    for number, outcome in ((0, Outcome.YIELD), (1, Outcome.DRAIN)):
         one = bench.charges.get(["digits", number, 1])
         assert one is not None
         bench.charges.settle(one, outcome, "")
@@ -78,8 +79,8 @@ def test_what_is_given_to_another_worker_goes_behind_all_that_waits(bench: Worke
 def test_lanes_beside_one_that_ignored_its_stop_have_not_failed(bench: WorkerContext) -> None:
     deaf = bench.charges.get(["digits", 1, 1])
     assert deaf is not None
-    bench.states.signal(1, "kill", "poor")
-    deaf.stop, deaf.stop_since = "kill", 0.0
+    bench.states.signal(1, StopReason.KILL, "poor")
+    deaf.stop, deaf.stop_since = StopReason.KILL, 0.0
     bench.charges.deaf = True
     bench.charges.bury(-9)
     assert bench.state(1)[0] == "killed"
@@ -95,7 +96,7 @@ def test_lanes_of_a_child_that_hung_have_failed_all(bench: WorkerContext) -> Non
 def test_a_lane_that_came_to_its_end_is_not_given_back(bench: WorkerContext) -> None:
     one = bench.charges.get(["digits", 1, 1])
     assert one is not None
-    bench.charges.settle(one, "ended", "complete")
+    bench.charges.settle(one, Outcome.ENDED, "complete")
     bench.charges.bury(1)
     assert bench.state(1) == ("running", 0), "its end is the child's to report"
     assert sorted(bench.queue.waiting()) == ["digits-0-a2", "digits-2-a2"]
@@ -105,7 +106,7 @@ def test_lanes_that_were_to_drain_have_not_failed_though_the_child_died(
     bench: WorkerContext,
 ) -> None:
     for one in bench.charges:
-        one.stop = "drain"
+        one.stop = StopReason.DRAIN
     bench.charges.bury(-15)
     assert [bench.state(number) for number in LANES] == [("waiting", 0)] * 3
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scattershot_common.bus.outcome import Outcome
 from scattershot_common.bus.server import EmbeddedServer
 from scattershot_common.bus.study_info import publish
 from support.real_worker import RealStudy, RealWorker
@@ -123,7 +124,7 @@ def test_a_worker_that_was_frozen_past_its_lease_changes_nothing(worker: RealWor
         os.kill(pid, signal.SIGSTOP)
     study.states.connection.zadd(study.states.keys.running, {"0": 0})  # its lease ran out
     assert study.states.expired() == [(0, 1)]
-    study.states.requeue(0, 1, "lost", max_failures=3)
+    study.states.requeue(0, 1, Outcome.LOST, max_failures=3)
     assert study.states.claim(0, 2, "another").granted
     before = study.events(0)
     for pid in frozen:

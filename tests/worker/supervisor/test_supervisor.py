@@ -20,6 +20,7 @@ from rq.job import Job
 from scattershot_common.bus import heartbeat
 from scattershot_common.bus.connection import URL_VARIABLE
 from scattershot_common.bus.keys import job_id
+from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import RUN_TRIAL, TrialSpec
 from scattershot_common.store.checkpoint_names import list_checkpoints, trial_folder
 from support.real_worker import RealStudy, RealWorker
@@ -246,7 +247,7 @@ def test_a_kill_in_the_middle_of_an_epoch_spares_the_process(worker: RealWorker)
     study.send(3)
     study.send(4, until=2)
     study.until_epoch(3, 2)
-    study.stop(3, "kill", "too poor")
+    study.stop(3, StopReason.KILL, "too poor")
     study.until(3, "killed")
     assert study.last(3).reason == "too poor"
     assert study.epochs(3) == [1, 2]
@@ -258,7 +259,7 @@ def test_a_kill_whose_message_is_lost_is_heard_with_the_next_beat(worker: RealWo
     study = RealStudy(worker, "endless")
     study.send(3)
     study.until_epoch(3, 2)
-    study.states.signal(3, "kill", "too poor")
+    study.states.signal(3, StopReason.KILL, "too poor")
     study.until(3, "killed")
     assert study.last(3).reason == "too poor"
 
@@ -268,7 +269,7 @@ def test_a_trial_that_does_not_hear_its_kill_is_ended_with_its_process(worker: R
     study.send(3)
     study.until_epoch(3, 2)
     child = study.pids(3)[0]
-    study.stop(3, "kill", "too poor")
+    study.stop(3, StopReason.KILL, "too poor")
     study.until(3, "killed")
     assert study.last(3).reason == "too poor"
     assert not alive(child)
@@ -279,7 +280,7 @@ def test_a_held_trial_goes_back_but_not_on_the_queue(worker: RealWorker) -> None
     study = RealStudy(worker, "endless_once")
     study.send(3)
     study.until_epoch(3, 2)
-    study.stop(3, "hold")
+    study.stop(3, StopReason.HOLD)
     study.until(3, "waiting")
     assert (study.last(3).why, study.last(3).attempt) == ("hold", 1)
     still_works(worker)
@@ -295,7 +296,7 @@ def test_a_stop_for_another_attempt_is_not_meant_for_this_one(worker: RealWorker
     study.until_epoch(3, 2)
     for key in ([study.name, 3, 2], [study.name, 4, 1], ["other", 3, 1], None, "3"):
         send_command(worker.connection, worker.name, "scattershot-stop", stop="kill", attempt=key)
-    study.stop(3, "hold")
+    study.stop(3, StopReason.HOLD)
     study.until(3, "waiting")
     assert study.last(3).why == "hold"
 
@@ -306,7 +307,7 @@ def test_commands_of_rq_itself_do_not_get_past_the_states(worker: RealWorker) ->
     study.until_epoch(3, 2)
     send_kill_horse_command(worker.connection, worker.name)
     send_shutdown_command(worker.connection, worker.name)
-    study.stop(3, "kill")
+    study.stop(3, StopReason.KILL)
     study.until(3, "killed")
     assert still_works(worker) == study.pids(3)[0]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from scattershot_common.bus.outcome import StopReason
 from scattershot_common.study.settings import Worker
 from support.real_worker import RealStudy, RealWorker
 from support.waiting import alive, eventually
@@ -160,7 +161,7 @@ def test_without_a_limit_a_trial_may_take_as_long_as_it_likes(worker: RealWorker
     study.until_epoch(3, 1)
     time.sleep(1.5)
     assert study.state(3) == "running"
-    study.states.signal(3, "kill", "enough")
+    study.states.signal(3, StopReason.KILL, "enough")
     study.until(3, "killed")
 
 

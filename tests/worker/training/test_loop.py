@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.errors import TaskError
 from scattershot_common.store import files
@@ -159,13 +160,13 @@ def test_a_trial_cut_off_in_an_epoch_gives_the_same_numbers(bench: Workbench) ->
         def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
             self.left -= 1
             if self.left == 0:
-                bench.signals.set("drain")
+                bench.signals.set(StopReason.DRAIN)
             return x
 
     params: dict[str, Value] = {"optimizer": "adam", "batch_size": 16}
     bench.run(Toy(), 1, params=params)
     assert bench.run(Cut(), 2, params=params) == ("drain", "")
-    bench.states.requeue(2, 1, "drain", max_failures=3)
+    bench.states.requeue(2, 1, Outcome.DRAIN, max_failures=3)
     bench.run(Toy(), 2, attempt=2, params=params)
     assert metrics(bench, 2) == metrics(bench, 1)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import swa_utils
 
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
@@ -379,12 +380,12 @@ def test_a_trial_that_is_stopped_anywhere_is_complete_at_the_same_epoch(
         def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
             self.calls += 1
             if self.calls == at:
-                workbench.signals.set("drain")  # heard when the epoch is reported, not before
+                workbench.signals.set(StopReason.DRAIN)  # heard with the epoch's report
             return super().metrics(outputs, targets)
 
     params = {"early_stopping": 3}
     assert workbench.run(Drained(), until=10, params=params)[0] == "drain"
-    workbench.states.requeue(7, 1, "drain", max_failures=3)
+    workbench.states.requeue(7, 1, Outcome.DRAIN, max_failures=3)
     assert workbench.run(Flat(), attempt=2, until=10, params=params) == ("ended", "complete")
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4]
 

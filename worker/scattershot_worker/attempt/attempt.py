@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
 
 import torch
 from redis import Redis
 
 import scattershot_common
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.study_info import StudyInfo, fetch
 from scattershot_common.bus.trial_state import Claim, TrialStates, finish
@@ -31,10 +31,6 @@ from scattershot_worker.attempt.trial_handle import TrialHandle
 from scattershot_worker.training.loop import train
 
 log = logging.getLogger("scattershot.worker")
-
-#: "ended": its end is reported. "drain", "hold", "crash": the supervisor gives the trial back;
-#: "yield" as well, to the end of the queue.
-Outcome = Literal["ended", "refused", "fenced", "drain", "hold", "crash", "yield"]
 
 _TAKEN_OVER = "another attempt has taken over"
 #: Where code lies whose lines tell a user little; "<" begins the names of what is in no file.
@@ -120,7 +116,7 @@ def take(
     """
     info = bench.info(spec)
     if info.uid != spec.uid:
-        return "refused", "its study has been replaced"
+        return Outcome.REFUSED, "its study has been replaced"
     if bench.allow and not any(fnmatchcase(info.task, pattern) for pattern in bench.allow):
         raise ScattershotError(f"this worker may not train the task {info.task!r} (see --allow)")
     attempt = attempt_at(bench, info, spec, number, signals)
@@ -129,7 +125,7 @@ def take(
     return (
         ClaimedTrial(spec, info, attempt, claim)
         if claim.granted
-        else ("refused", f"it is {claim.state}")
+        else (Outcome.REFUSED, f"it is {claim.state}")
     )
 
 
@@ -181,7 +177,7 @@ def conclude(
         # It may be a neighbour's memory: worth another attempt, counted as a failure.
         release_memory()
         reporter.flush(attempt)
-        return "crash", f"out of memory: {_first_line(error)}"
+        return Outcome.CRASH, f"out of memory: {_first_line(error)}"
     reason = str(error) if isinstance(error, ScattershotError) else where(error)
     log.error("trial %d failed: %s", taken.spec.trial, reason)
     _keep_traceback(attempt, error)
@@ -211,14 +207,15 @@ def refuse(bench: WorkerContext, spec: TrialSpec, number: int, why: str) -> tupl
     if states.claim(spec.trial, number, bench.worker).granted:
         reason = f"refused by worker {bench.worker}: {why}"
         states.run([finish(spec.trial, number, "failed", reason)])
-    return "refused", why
+    return Outcome.REFUSED, why
 
 
 def _stopped(reporter: Reporter, attempt: Attempt, stopped: TrialStopped) -> tuple[Outcome, str]:
-    if stopped.why == "kill":
+    if stopped.reason is StopReason.KILL:
         return _ended(reporter.end(attempt, "killed"))
     reporter.flush(attempt)  # a fenced one's too: the next trial's must not mix with them
-    return ("fenced", _TAKEN_OVER) if stopped.why == "fenced" else (stopped.why, "")
+    fenced = stopped.reason is StopReason.FENCED
+    return Outcome(stopped.reason), _TAKEN_OVER if fenced else ""
 
 
 def _unsaved(reporter: Reporter, attempt: Attempt, error: Exception | None) -> tuple[Outcome, str]:
@@ -226,13 +223,15 @@ def _unsaved(reporter: Reporter, attempt: Attempt, error: Exception | None) -> t
     if attempt.signals.stop is not None:
         return _stopped(reporter, attempt, TrialStopped(attempt.signals.stop))
     reporter.flush(attempt)
-    return "crash", str(error)
+    return Outcome.CRASH, str(error)
 
 
 def _ended(state: str) -> tuple[Outcome, str]:
     if not state:
-        return "drain", "Redis could not be told of its end"
-    return ("fenced", _TAKEN_OVER) if state == "fenced" else ("ended", state)
+        return Outcome.DRAIN, "Redis could not be told of its end"
+    if state == StopReason.FENCED:
+        return Outcome.FENCED, _TAKEN_OVER
+    return Outcome.ENDED, state
 
 
 def where(error: BaseException) -> str:

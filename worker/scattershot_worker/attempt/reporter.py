@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from scattershot_common.bus.trial_state import LEASE, Answer, Step, TrialStates, finish, report
+from scattershot_common.bus.outcome import StopReason
+from scattershot_common.bus.trial_state import LEASE, Step, TrialStates, finish, report
 from scattershot_common.errors import CheckpointError, ScattershotError, StoreUnreachable
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
 from scattershot_common.store.files import Syncer, remove, write
@@ -204,7 +205,7 @@ class Reporter:
         except Exception as error:  # Redis is gone for good: the training must not go on unheard
             log.warning("Redis cannot be reached: %s", error)
             for item in items:
-                item.attempt.signals.set("drain")
+                item.attempt.signals.set(StopReason.DRAIN)
                 if isinstance(item, _End):
                     item.done.set()
             return
@@ -252,14 +253,11 @@ def _listener(line: Line, name: str) -> Callable[[object], None]:
     attempt = line.attempt
 
     def take(answer: object) -> None:
-        word = Answer(int(str(answer)))
-        if word is Answer.FENCED:
-            attempt.signals.set("fenced")
+        stop = StopReason.of(answer)
+        if stop is not None:
+            attempt.signals.set(stop)
+        if stop is StopReason.FENCED:
             return
-        if word is Answer.KILL:
-            attempt.signals.set("kill")
-        elif word is Answer.HOLD:
-            attempt.signals.set("hold")
         attempt.accepted[line.epoch] = line.metrics[attempt.metric]
         if name:
             attempt.files.add(name)

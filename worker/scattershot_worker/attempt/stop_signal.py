@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-Stop = Literal["kill", "hold", "drain", "fenced"]
+from scattershot_common.bus.outcome import StopReason
 
 
 class TrialStopped(BaseException):
     """Unwinds a training loop. Not an `Exception`, so that a user's `except` lets it pass."""
 
-    def __init__(self, why: Stop) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class StopSignal:
@@ -23,16 +21,16 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.stop: Stop | None = None
+        self.stop: StopReason | None = None
         #: What went wrong in the background (a full disk); raised in the training loop.
         self.error: Exception | None = None
         #: Grows with every look and every report: a training that hangs does neither.
         self.progress = 0
 
-    def set(self, why: Stop) -> None:
+    def set(self, reason: StopReason) -> None:
         """Ask for a stop."""
         if self.stop is None:
-            self.stop = why
+            self.stop = reason
 
     def check(self) -> None:
         """Raise `TrialStopped`, or the background's error, if there is one."""

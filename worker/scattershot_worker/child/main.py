@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_worker.attempt.stop_signal import StopSignal
 
@@ -80,7 +81,7 @@ class SupervisorLine:
         self.say(took=text, number=number, signature=signature)
         return signals
 
-    def ended(self, key: tuple[str, int, int], outcome: str, reason: str) -> None:
+    def ended(self, key: tuple[str, int, int], outcome: Outcome, reason: str) -> None:
         """Tell how an attempt went."""
         self._signals.pop(key, None)
         self.say(attempt=key, outcome=outcome, reason=reason)
@@ -99,7 +100,7 @@ class SupervisorLine:
                     self._signals[key] = StopSignal()
                     self.trials.put((message, self._signals[key]))
                 elif signals := self._signals.get(key):
-                    signals.set(message["do"])
+                    signals.set(StopReason(message["do"]))
         os._exit(0)  # the supervisor is gone: a trial must not go on unwatched
 
     def _tell(self) -> None:

@@ -15,12 +15,12 @@ from typing import Protocol
 
 from scattershot_common.bus import active_packs
 from scattershot_common.bus.outage import REDIS_OUTAGE
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.attempt import (
     ClaimedTrial,
-    Outcome,
     WorkerContext,
     attempt_at,
     conclude,
@@ -140,7 +140,7 @@ class Pack:
         except REDIS_OUTAGE:
             return False
         self._drop(member)
-        self._line.ended(member.key, "yield", "another worker trains trials of its kind")
+        self._line.ended(member.key, Outcome.YIELD, "another worker trains trials of its kind")
         return True
 
     # ---- trials come
@@ -285,7 +285,7 @@ class Pack:
             self._line.ended(member.key, *outcome)
 
     def _leave(self, member: _Member, error: BaseException) -> None:
-        if isinstance(error, TrialStopped) and error.why in ("drain", "hold"):
+        if isinstance(error, TrialStopped) and error.reason in (StopReason.DRAIN, StopReason.HOLD):
             self.closed = True  # the worker leaves, or the study stops: nothing more is begun
         self._drop(member)
         self._line.ended(member.key, *conclude(self._bench, member.taken, error))
@@ -300,9 +300,9 @@ class Pack:
             self._drop(member)
             self._bench.reporter.flush(member.taken.attempt)
             if out_of_memory(error):
-                self._line.ended(member.key, "drain", "")
+                self._line.ended(member.key, Outcome.DRAIN, "")
             else:
-                self._line.ended(member.key, "crash", f"in a pack: {where(error)}")
+                self._line.ended(member.key, Outcome.CRASH, f"in a pack: {where(error)}")
         if out_of_memory(error):
             release_memory()
             self._plan.shrink()

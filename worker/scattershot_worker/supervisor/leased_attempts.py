@@ -12,15 +12,15 @@ from typing import Any
 from redis import Redis
 
 from scattershot_common.bus.outage import REDIS_OUTAGE
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialQueue, TrialSpec
 from scattershot_common.bus.study_info import StudyInfo
-from scattershot_common.bus.trial_state import LEASE, Answer, TrialStates
+from scattershot_common.bus.trial_state import LEASE, TrialStates
 
 log = logging.getLogger("scattershot.worker")
 
 #: Study, trial, attempt.
 Key = tuple[str, int, int]
-_STOPS = {Answer.KILL: "kill", Answer.HOLD: "hold", Answer.FENCED: "fenced"}
 
 
 @dataclass
@@ -33,7 +33,7 @@ class LeasedAttempt:
     text: str
     signature: str
     #: Why it was asked to stop, and when; the child gets `kill_grace` seconds, then SIGKILL.
-    stop: str = ""
+    stop: StopReason | None = None
     stop_since: float | None = None
 
     @classmethod
@@ -108,7 +108,7 @@ class LeasedAttempts:
         """Whether the child has made no progress for longer than the study allows."""
         return self.info is not None and 0 < self.info.stall < self.idle
 
-    def beat(self) -> list[tuple[LeasedAttempt, str]]:
+    def beat(self) -> list[tuple[LeasedAttempt, StopReason]]:
         """Renew all leases; return whom Redis wants to stop, and why.
 
         Raises one of `REDIS_OUTAGE`.
@@ -119,18 +119,18 @@ class LeasedAttempts:
         states = TrialStates(self._connection, charges[0].spec.study)
         answers = states.beat_all([(one.spec.trial, one.number) for one in charges])
         return [
-            (charge, _STOPS[answer])
-            for charge, answer in zip(charges, answers, strict=True)
+            (charge, stop)
+            for charge, stop in zip(charges, answers, strict=True)
             # until the child has claimed it, it is somebody else's or nobody's
-            if answer in _STOPS and (answer is not Answer.FENCED or self.info is not None)
+            if stop and (stop is not StopReason.FENCED or self.info is not None)
         ]
 
-    def settle(self, charge: LeasedAttempt, outcome: str, reason: str) -> None:
+    def settle(self, charge: LeasedAttempt, outcome: Outcome, reason: str) -> None:
         """Answer for one no more; give it back if it did not come to its end."""
         self._all.pop(charge.key, None)
-        if outcome == "refused":
+        if outcome is Outcome.REFUSED:
             log.info("trial %d left alone: %s", charge.spec.trial, reason)
-        if outcome in ("crash", "drain", "hold", "yield"):
+        if outcome.given_back:
             self._give_back(charge, outcome, reason)
 
     def bury(self, status: int) -> None:
@@ -138,32 +138,32 @@ class LeasedAttempts:
         for charge in self:
             self.settle(charge, *self._fate(charge, status))
 
-    def _fate(self, charge: LeasedAttempt, status: int) -> tuple[str, str]:
+    def _fate(self, charge: LeasedAttempt, status: int) -> tuple[Outcome, str]:
         """Return what the child's death means for one of its attempts."""
-        if charge.stop in ("fenced", "drain", "hold"):
-            return charge.stop, ""
+        if charge.stop is not None and charge.stop is not StopReason.KILL:
+            return Outcome(charge.stop), ""
         if self.hung and self.info:
-            return "crash", f"no progress for {self.info.stall:g} s"
+            return Outcome.CRASH, f"no progress for {self.info.stall:g} s"
         if self.deaf and not charge.stop:
-            return "drain", "another trial of its process did not stop"
+            return Outcome.DRAIN, "another trial of its process did not stop"
         if status < 0:
             name = signal.Signals(-status).name
             hint = " (out of memory?)" if name == "SIGKILL" and not charge.stop else ""
-            return "crash", f"its process was ended by {name}{hint}"
-        return "crash", f"its process exited with status {status}"
+            return Outcome.CRASH, f"its process was ended by {name}{hint}"
+        return Outcome.CRASH, f"its process exited with status {status}"
 
-    def _give_back(self, charge: LeasedAttempt, why: str, reason: str) -> None:
+    def _give_back(self, charge: LeasedAttempt, outcome: Outcome, reason: str) -> None:
         limit = self.info.max_failures if self.info else 3
         states = TrialStates(self._connection, charge.spec.study)
         deadline = time.monotonic() + LEASE
         while True:
             try:
                 state = states.requeue(
-                    charge.spec.trial, charge.number, why, max_failures=limit, reason=reason
+                    charge.spec.trial, charge.number, outcome, max_failures=limit, reason=reason
                 )
-                if state == "waiting" and why == "yield":
+                if state == "waiting" and outcome is Outcome.YIELD:
                     self._queue.put([(charge.spec, charge.number + 1)])
-                elif state == "waiting" and why != "hold":
+                elif state == "waiting" and outcome is not Outcome.HOLD:
                     self._queue.put_front(charge.spec, charge.number + 1)
                 break
             except REDIS_OUTAGE as error:
@@ -171,7 +171,7 @@ class LeasedAttempts:
                     log.warning("trial %d is left to its lease: %s", charge.spec.trial, error)
                     return
                 time.sleep(0.5)
-        log.info("trial %d given back (%s): %s", charge.spec.trial, reason or why, state)
+        log.info("trial %d given back (%s): %s", charge.spec.trial, reason or outcome, state)
 
 
 def charge_of(message: Mapping[str, Any]) -> LeasedAttempt:

@@ -32,6 +32,7 @@ from rq.worker.base import WorkerStatus
 from scattershot_common.bus import folder_probe
 from scattershot_common.bus import heartbeat as pulse
 from scattershot_common.bus.outage import REDIS_OUTAGE
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import RUN_TRIAL, TrialQueue
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import LEASE
@@ -175,7 +176,7 @@ class Supervisor(Worker):
         )
         self._charges.open(first)  # from here on it can be asked to stop
         if self._stop_requested:
-            self._ask("drain")
+            self._ask(StopReason.DRAIN)
         try:
             self._attend(child, job, execution)
         finally:
@@ -226,7 +227,7 @@ class Supervisor(Worker):
             child.served += 1
             charges.take(lane := charge_of(message))
             if self._stop_requested:
-                self._ask("drain", lane)
+                self._ask(StopReason.DRAIN, lane)
         elif "progress" in message:
             charges.idle = 0.0
         elif "ready" in message:
@@ -237,7 +238,7 @@ class Supervisor(Worker):
         elif "outcome" in message:
             charge = charges.get(message["attempt"])
             if charge is not None:
-                charges.settle(charge, str(message["outcome"]), str(message["reason"]))
+                charges.settle(charge, Outcome(message["outcome"]), str(message["reason"]))
         return "free" in message
 
     def _beat(self, child: ChildProcess, job: Job, execution: Execution) -> None:
@@ -254,7 +255,7 @@ class Supervisor(Worker):
         for charge, stop in stops:
             self._ask(stop, charge)
 
-    def _ask(self, stop: str, only: LeasedAttempt | None = None) -> None:
+    def _ask(self, stop: StopReason, only: LeasedAttempt | None = None) -> None:
         """Ask the child to stop one attempt, or all; called from the pub/sub thread as well."""
         child = self._child
         for charge in [only] if only else self._charges:
@@ -362,9 +363,9 @@ class Supervisor(Worker):
             Thread(target=folder_probe.reply, args=(self._states, *about), daemon=True).start()
         if payload.get("command") != "scattershot-stop":
             return  # RQ's own commands (kill the horse, stop the job) would bypass the state
-        charge = self._charges.get(payload.get("attempt"))
-        if charge is not None:
-            self._ask(str(payload.get("stop", "kill")), charge)
+        charge, stop = self._charges.get(payload.get("attempt")), payload.get("stop")
+        if charge is not None and stop in [*StopReason]:
+            self._ask(StopReason(str(stop)), charge)
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
         """Keep listening through an outage; RQ would give up after a timeout."""
@@ -374,7 +375,7 @@ class Supervisor(Worker):
 
     def handle_warm_shutdown_request(self) -> None:
         """On SIGTERM or Ctrl-C the running trial goes back to the queue."""
-        self._ask("drain")
+        self._ask(StopReason.DRAIN)
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         """On a second signal: end at once; the lease gives the trial back."""
