@@ -1,12 +1,11 @@
-"""Owns `ss.check`: the checks before learning, asked for from a user's own code."""
+"""`ss.check`: the checks before learning, run from a user's own code."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scattershot_common.errors import ScattershotError
+from scattershot_common.entry_points import load_function
 from scattershot_common.task.check_result import CheckResult, chosen, words
 from scattershot_common.task.task import Task
 
@@ -32,15 +31,9 @@ def check(
         ValueError: `only` names no check.
     """
     chosen(only)
-    try:
-        running = importlib.import_module("scattershot_worker.checks.run_checks")
-    except ModuleNotFoundError as error:
-        raise ScattershotError(
-            f"checks need torch and the worker's package where they run: {error}; "
-            "pip install scattershot in the environment that has your model"
-        ) from error
+    check_task = load_function("check_task")
     results = []
-    for result in running.check_task(task, params or {}, only=only, device=device, seed=seed):
+    for result in check_task(task, params or {}, only=only, device=device, seed=seed):
         results.append(result)
         if not quiet:
             print(words(result), flush=True)

@@ -11,6 +11,7 @@ import sys
 
 import typer
 
+from scattershot_common.entry_points import program
 from scattershot_common.errors import told
 from scattershot_master.commands import check, doctor, ensemble, kill_stop, recipe, recover, run
 from scattershot_master.commands import inspect as looking
@@ -48,8 +49,8 @@ app.command()(recover.recover)
 def worker(context: typer.Context) -> None:
     """Take trials from a Redis and train them (see `scattershot worker --help`)."""
     # another process image: the worker is a wing of its own, and stays light
-    command = [sys.executable, "-m", "scattershot_worker", *context.args]
-    os.execv(sys.executable, command)
+    command = [*program("worker"), *context.args]
+    os.execv(command[0], command)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import typer
 
 from scattershot_common.bus.connection import URL_VARIABLE, connect, reach, url_from
 from scattershot_common.devices import check_device
+from scattershot_common.entry_points import program
 from scattershot_common.errors import StudyFileError, told
 from scattershot_common.processes import die_with_parent
 
@@ -170,7 +171,7 @@ def _keep_slots(slots: int) -> None:
                     time.sleep(0.1)  # it cannot even start: do not spin
             started[index] = time.monotonic()
             running[index] = subprocess.Popen(
-                [sys.executable, "-m", "scattershot_worker", *sys.argv[1:], "--slot", str(index)],
+                [*program("worker"), *sys.argv[1:], "--slot", str(index)],
                 process_group=0,
                 preexec_fn=die_with_parent(),
             )

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from redis import Redis
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-#: The only function a worker runs. RQ gets its name, never code.
-RUN_TRIAL = "scattershot_worker.attempt.attempt.run_trial"
+#: What a job asks for, and all that a worker does. A name, never imported by it.
+RUN_TRIAL = "scattershot.run_trial"
 
 
 # KEYS: the queue, the set of all queues. ARGV: the fields that all jobs share (JSON: name, value,

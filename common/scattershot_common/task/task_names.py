@@ -1,25 +1,22 @@
-"""Owns the names of tasks: the built-in ones, and finding a user's class without importing it."""
+"""Names of tasks in study files: installed ones, and users' own, found without importing them."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from scattershot_common.entry_points import TASKS, provided
 from scattershot_common.problems import nearest, show
 
-BUILTIN = {
-    "digits": "scattershot_worker.tasks.digits:Digits",
-    "mnist": "scattershot_worker.tasks.mnist:Mnist",
-    "fashion_mnist": "scattershot_worker.tasks.mnist:FashionMnist",
-    "cifar10": "scattershot_worker.tasks.cifar10:Cifar10",
-    "unicode_names": "scattershot_worker.tasks.unicode_names:UnicodeNames",
-    "diabetes": "scattershot_worker.tasks.diabetes:Diabetes",
-}
+
+def named_tasks() -> Mapping[str, str]:
+    """Return the tasks that installed packages provide: "module:Name" by the name users write."""
+    return provided(TASKS)
 
 
 def problem_with(task: str, folder: Path) -> str:
@@ -30,14 +27,14 @@ def problem_with(task: str, folder: Path) -> str:
     a parent package's code does not run. Names that a module makes while it runs (a star import,
     `__getattr__`) are taken on trust.
     """
-    if task in BUILTIN:
-        return ""
     module, colon, name = task.partition(":")
     dotted = module.split(".")
+    if not colon and task in named_tasks():
+        return ""
     if not (colon and name.isidentifier() and all(part.isidentifier() for part in dotted)):
         return (
-            f"must be a built-in task ({', '.join(BUILTIN)}) or your own as "
-            f'"package.module:Name" (found {show(task)}){nearest(task, BUILTIN)}'
+            f"must be an installed task ({', '.join(named_tasks())}) or your own as "
+            f'"package.module:Name" (found {show(task)}){nearest(task, named_tasks())}'
         )
     own = list(dict.fromkeys([str(folder.resolve()), str(Path.cwd())]))
     try:

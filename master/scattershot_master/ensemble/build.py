@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scattershot_common.entry_points import program
 from scattershot_common.errors import CheckpointError, ScattershotError, StoreUnreachable
 from scattershot_common.store.checkpoint_names import resolve
 from scattershot_common.store.files import exists, tensors, write_json
@@ -191,7 +191,7 @@ def _ask_worker(request: Mapping[str, Any]) -> str:
             "on a worker's machine"
         )
     process = subprocess.run(
-        [sys.executable, "-m", "scattershot_worker.evaluate"],
+        program("evaluate"),
         input=json.dumps(request),
         capture_output=True,
         text=True,

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import math
 import subprocess
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from scattershot_common.entry_points import program
 from scattershot_common.errors import ScattershotError, StudyFileError
 from scattershot_common.problems import nearest, show
 from scattershot_common.processes import die_with_parent
@@ -105,7 +105,7 @@ def run_checks(
     }
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scattershot_worker.checks"],
+            program("checks"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from scattershot_common.bus.connection import URL_VARIABLE
+from scattershot_common.entry_points import program
 from scattershot_common.errors import StudyFileError
 from scattershot_common.processes import die_with_parent
 
@@ -35,7 +35,7 @@ class LocalWorkers:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log: IO[bytes] = log.open("ab+")
         self._url = url
-        self._command = [sys.executable, "-m", "scattershot_worker"]
+        self._command = program("worker")
         self._command += ["--out", str(root), "--device", device, "--slots", str(slots)]
         self._command += ["--threads", str(threads), "--lanes", lanes, "--with-parent"]
         for path in paths:

@@ -89,7 +89,7 @@ def test_strangers_jobs_are_not_seen(
 ) -> None:
     connection = connect(redis_url, decode=False)
     if isinstance(data, dict):
-        function = data.get("func", "scattershot_worker.attempt.attempt.run_trial")
+        function = data.get("func", "scattershot.run_trial")
         queue.rq.enqueue(function, args=data["args"], job_id="digits-9-a1")
     else:
         queue.rq.enqueue("x", job_id="digits-9-a1")

@@ -11,7 +11,7 @@ import pytest
 from scattershot_common.errors import StudyFileError
 from scattershot_common.study.settings import Kill, Stage, StudyFile
 from scattershot_common.study.study_file import load, parse
-from scattershot_common.task.task_names import BUILTIN
+from scattershot_common.task.task_names import named_tasks
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits.toml"
 
@@ -159,8 +159,8 @@ def test_the_identity_is_the_same_in_every_version() -> None:
         ("loguniform = [1e-6, 10]", "choice = []", "6: space.lr.choice: needs a list of at least"),
         ("loguniform", "loguniforn", '6: space.lr: needs exactly one of loguniform, uniform, '
             'integer, choice, value (found loguniforn); did you mean "loguniform"?'),
-        ('task = "digits"', 'task = "digit"', "3: study.task: must be a built-in task (digits, "
-            'mnist, fashion_mnist, cifar10, unicode_names, diabetes) or your own as '
+        ('task = "digits"', 'task = "digit"', "3: study.task: must be an installed task (cifar10, "
+            'diabetes, digits, fashion_mnist, mnist, unicode_names) or your own as '
             '"package.module:Name" (found "digit"); '
             'did you mean "digits"?'),
         ('task = "digits"', "task = 3", "3: study.task: needs text, in quotes (found 3)"),
@@ -528,7 +528,7 @@ def test_a_module_that_is_not_python_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["mine.py:Birds!", "mine", "mine:", ":Birds", "a..b:C", "a-b:C"])
 def test_a_task_of_the_wrong_form_is_told_the_form(task: str, tmp_path: Path) -> None:
     assert task_complaint(task, tmp_path).startswith(
-        f"must be a built-in task ({', '.join(BUILTIN)}) or your own as "
+        f"must be an installed task ({', '.join(named_tasks())}) or your own as "
     )
 
 

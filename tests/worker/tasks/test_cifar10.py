@@ -6,7 +6,7 @@ import torch
 
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Part
-from scattershot_common.task.task_names import BUILTIN
+from scattershot_common.task.task_names import named_tasks
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.tasks import cifar10
 from scattershot_worker.tasks.cifar10 import Cifar10
@@ -72,7 +72,7 @@ def test_the_folder_is_found_by_the_environment_and_as_the_archive_unpacks(
     write_files(tmp_path / "cifar10" / "cifar-10-batches-bin")
     monkeypatch.setenv("SCATTERSHOT_DATA", str(tmp_path))
     task = load_task("cifar10", None)
-    assert isinstance(task, Cifar10) and "cifar10" in BUILTIN
+    assert isinstance(task, Cifar10) and "cifar10" in named_tasks()
     assert len(tensors(task.data().test)[0]) == 12
 
 

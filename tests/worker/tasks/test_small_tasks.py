@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scattershot_common.study.study_file import load
 from scattershot_common.task.task import Task
-from scattershot_common.task.task_names import BUILTIN
+from scattershot_common.task.task_names import named_tasks
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.tasks.diabetes import Diabetes
 from scattershot_worker.tasks.digits import Digits
@@ -114,7 +114,7 @@ def test_digits_are_learned_by_each_model(model: str) -> None:
     assert accuracy > 0.8
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", named_tasks())
 def test_every_built_in_task_has_an_example_of_a_study(name: str) -> None:
     study = load(EXAMPLES / f"{name}.toml")
     assert (study.study.name, study.study.task) == (name, name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data
-from scattershot_common.task.task_names import BUILTIN
+from scattershot_common.task.task_names import named_tasks
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.tasks import mnist
 from scattershot_worker.tasks.digits import Digits
@@ -145,7 +145,7 @@ def test_without_a_folder_the_environment_names_it(
     write_files(tmp_path / task.name)
     monkeypatch.setenv("SCATTERSHOT_DATA", str(tmp_path))
     assert len(parts(task().data())[2][0]) == 12
-    assert BUILTIN[task.name].endswith(task.__name__)
+    assert named_tasks()[task.name].endswith(task.__name__)
 
 
 @pytest.mark.parametrize("task", [Mnist, FashionMnist])

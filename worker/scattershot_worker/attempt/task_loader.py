@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Kind, Task
-from scattershot_common.task.task_names import BUILTIN
+from scattershot_common.task.task_names import named_tasks
 
 KINDS = get_args(Kind)
 TrainFunction = Callable[[Any], object]
@@ -33,7 +33,8 @@ def load_task(name: str, data: str | None) -> Task | TrainFunction:
 
 
 def _load(name: str, data: str | None) -> Task | TrainFunction:
-    module_name, _, attribute = BUILTIN.get(name, name).partition(":")
+    value = name if ":" in name else named_tasks().get(name, name)
+    module_name, _, attribute = value.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # a script ends with its sys.exit()

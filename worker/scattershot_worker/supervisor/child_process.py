@@ -9,11 +9,11 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scattershot_common.entry_points import program
 from scattershot_common.processes import die_with_parent
 from scattershot_worker.child.main import SETTINGS, ChildSettings
 
@@ -41,7 +41,7 @@ class ChildProcess:
         """Start a child; it says `ready` once it has imported torch."""
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
-            [sys.executable, "-m", "scattershot_worker.child.main", str(theirs.fileno())],
+            [*program("worker-child"), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={**MALLOC, **os.environ, **environment, SETTINGS: settings.to_json()},

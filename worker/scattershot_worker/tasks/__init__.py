@@ -1,1 +1,1 @@
-"""Owns the built-in tasks; `scattershot_common.task.task_names` lists them by name."""
+"""The built-in tasks; entry points in pyproject.toml give their names."""
