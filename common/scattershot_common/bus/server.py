@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -17,6 +16,7 @@ from typing import IO
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.errors import ScattershotError
+from scattershot_common.local_files import lock
 from scattershot_common.processes import die_with_parent
 
 _CONFIG = """\
@@ -183,16 +183,16 @@ def running_url(folder: Path) -> str | None:
 
 def _locked(folder: Path) -> IO[bytes]:
     """Return the folder's lock, taken until it is closed or this process ends."""
-    lock = (folder / "lock").open("wb")
+    file = (folder / "lock").open("wb")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except OSError:
-        lock.close()
+        file.close()
         raise ScattershotError(
             f"another process starts the embedded Redis of {folder} at this moment; "
             "run it again when that one has ended"
         ) from None
-    return lock
+    return file
 
 
 def _free_port() -> int:

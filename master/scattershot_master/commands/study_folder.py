@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 
 from scattershot_common.errors import ScattershotError
+from scattershot_common.local_files import lock
 from scattershot_master.state.ledger import LEDGER
 
 #: Where `scattershot run` puts studies unless told otherwise.
@@ -47,7 +47,7 @@ def running(folder: Path) -> bool:
     """Return whether a master has the study's ledger open."""
     try:
         with (folder / LEDGER).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file, shared=True)
             return False
     except BlockingIOError:
         return True

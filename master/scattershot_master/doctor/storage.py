@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import statistics
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from scattershot_common.bus import folder_probe
 from scattershot_common.bus.folder_probe import Answer
 from scattershot_common.errors import CheckpointError, ScattershotError
+from scattershot_common.local_files import lock
 from scattershot_common.store import shared_folder
 from scattershot_common.store.checkpoint_names import list_trials
 from scattershot_master.doctor.finding import Finding, fail, ok, warn
@@ -94,9 +94,9 @@ def locks(folder: Path) -> Finding:
     path = folder / "lock"
     try:
         with path.open("wb") as first, path.open("rb") as second:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(first)
             with suppress(BlockingIOError):
-                fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lock(second, shared=True)
                 return fail(
                     "locks",
                     "a lock on a file keeps nobody out",

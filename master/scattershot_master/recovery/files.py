@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 
 from scattershot_common.bus.server import running_url
 from scattershot_common.errors import ScattershotError
+from scattershot_common.local_files import lock
 from scattershot_common.store import location
 from scattershot_common.store.checkpoint_names import is_study_name
 from scattershot_common.store.files import write
@@ -94,7 +94,7 @@ def _nobody_at(ledger: Path) -> Iterator[None]:
         return
     with ledger.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except OSError:
             raise ScattershotError(
                 f"a master runs the study in {ledger.parent}; stop it first "

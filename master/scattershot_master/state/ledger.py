@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import gc
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scattershot_common.errors import ScattershotError
+from scattershot_common.local_files import lock
 from scattershot_master.state.study_state import StudyState
 
 #: The ledger's name in a study's folder.
@@ -71,7 +71,7 @@ class Ledger:
 
     def _locked(self) -> bool:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
         except OSError:
             return False
         return True
