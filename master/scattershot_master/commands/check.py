@@ -1,12 +1,9 @@
-"""Owns `check`: what is wrong with a study's task before anything is learned."""
+"""The command `check`: what is wrong with a study's task before anything is learned."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import textwrap
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,18 +16,13 @@ if TYPE_CHECKING:
 
     from scattershot_common.task.check_result import CheckResult
     from scattershot_common.trial import Value
-    from scattershot_master.show.layout import Cell, Line
-
-_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
-#: Where a result's further lines begin.
-_INDENT = 9
 
 
 def check(
     file: Annotated[Path, typer.Argument(help="Study file (TOML).", show_default=False)],
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run this check alone; as often as needed.", show_default=False),
+        typer.Option(help="Run this check only; may be given more than once.", show_default=False),
     ] = None,
     param: Annotated[
         list[str] | None,
@@ -41,7 +33,7 @@ def check(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: Annotated[
-        Path, typer.Option(help="Output root: plots and check.json are put in STUDY.check in it.")
+        Path, typer.Option(help="Output root; plots and check.json go to STUDY.check in it.")
     ] = Path("checkpoints"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -54,6 +46,8 @@ def check(
     from scattershot_common.task.check_result import chosen
     from scattershot_master.launch.check_process import middle, read_params, run_checks
     from scattershot_master.search.open_study import data_folder
+    from scattershot_master.show import check_page
+    from scattershot_master.show.terminal import print_page
 
     check_device(device)
     study = load(file)
@@ -68,7 +62,7 @@ def check(
     except OSError as error:
         raise StudyFileError(f"--out: cannot make the folder {folder}: {error.strerror}") from None
     if not as_json:
-        _head(study.study.task, params)
+        print_page(check_page.head(study.study.task, params))
     results = []
     for result in run_checks(
         study,
@@ -80,28 +74,29 @@ def check(
     ):
         results.append(result)
         if not as_json:
-            show(result)
-    plot = keep(results, params, folder)
+            print_page(check_page.result_lines(result))  # at once: the next may take a minute
+            sys.stdout.flush()
+    results_file = folder / "check.json"
+    plot = save_results(results, params, results_file)
     failed = any(result.status == "fail" for result in results)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "ok": not failed,
-                    "study": study.study.name,
-                    "params": params,
-                    "checks": [result.to_json() for result in results],
-                    "plot": None if plot is None else str(plot),
-                }
-            )
-        )
+        data = {
+            "ok": not failed,
+            "study": study.study.name,
+            "params": params,
+            "checks": [result.to_json() for result in results],
+            "plot": None if plot is None else str(plot),
+        }
+        print(json.dumps(data))
     else:
-        _foot(results, folder, plot)
+        print_page(check_page.foot(results, results_file, plot))
     raise typer.Exit(1 if failed else 0)
 
 
-def keep(results: list[CheckResult], params: Mapping[str, Value], folder: Path) -> Path | None:
-    """Write the results as `check.json` into `folder`; return the plot of the rates, if any.
+def save_results(
+    results: list[CheckResult], params: Mapping[str, Value], file: Path
+) -> Path | None:
+    """Write the results as JSON to `file`, and the rates' plot beside it; return the plot, if any.
 
     Raises:
         ScattershotError: the folder cannot be written.
@@ -109,62 +104,11 @@ def keep(results: list[CheckResult], params: Mapping[str, Value], folder: Path) 
     from scattershot_common.store.files import write, write_json
     from scattershot_master.figures.lr_range import rates_chart
 
-    write_json(
-        folder / "check.json",
-        {"params": params, "checks": [result.to_json() for result in results]},
-    )
+    checks = [result.to_json() for result in results]
+    write_json(file, {"params": params, "checks": checks})
     for result in results:
         if result.name == "rates" and result.numbers.get("rates"):
-            plot = folder / "learning-rates.svg"
+            plot = file.with_name("learning-rates.svg")
             write(plot, rates_chart(result.numbers).encode(), sync=False)
             return plot
     return None
-
-
-def show(result: CheckResult) -> None:
-    """Print a result at once, its long lines folded under one another on a terminal."""
-    from scattershot_master.show.layout import Cell, put
-
-    style = _STYLES[result.status]
-    put(_folded([Cell(f"{result.status:<9}", style), Cell(f"{result.name:<15} ")], result.found))
-    marks = {"meaning": "", "detail": "· ", "remedy": "→ "}
-    for kind, said in result.lines():
-        start = [Cell(" " * _INDENT), Cell(marks[kind], style)]
-        put(_folded(start, said, "dim" if kind == "detail" else ""))
-    sys.stdout.flush()
-
-
-def _folded(start: list[Cell], said: str, style: str = "") -> list[Line]:
-    """Return `said` behind the cells of `start`, folded to the terminal's width if there is one."""
-    from scattershot_master.show.layout import Cell, line
-
-    left = sum(len(cell.text) for cell in start)
-    lines = [said]
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
-        lines = textwrap.wrap(said, max(width - left, 30)) or [""]
-    first = line(*start, Cell(lines[0], style))
-    return [first, *(line(" " * left, Cell(more, style)) for more in lines[1:])]
-
-
-def _head(task: str, params: Mapping[str, Value]) -> None:
-    from scattershot_master.show.layout import Cell, put
-
-    listed = ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in params.items()
-    )
-    put([*_folded([Cell(f"{task}  ", "bold")], listed or "no hyperparameters", "dim"), []])
-    sys.stdout.flush()
-
-
-def _foot(results: list[CheckResult], folder: Path, plot: Path | None) -> None:
-    from scattershot_master.show.layout import Cell, line, put
-
-    counts = Counter(result.status for result in results)
-    put(
-        [[], line(Cell(", ".join(f"{count} {status}" for status, count in counts.items()), "bold"))]
-    )
-    if plot:
-        put([line(f"plot     {plot}")])
-    put([line(f"results  {folder / 'check.json'}")])

@@ -89,8 +89,9 @@ def _cluster(url: str, root: Path, wait_s: float) -> Iterator[Finding]:
 
 
 def _show(one: Finding) -> None:
-    from scattershot_master.show.layout import Cell, line, put
+    from scattershot_master.show.layout import Cell, line
+    from scattershot_master.show.terminal import print_page
 
-    put([line(Cell(f"{one.level:<6}", _STYLES[one.level]), f"{one.about:<16}", one.found)])
+    print_page([line(Cell(f"{one.level:<6}", _STYLES[one.level]), f"{one.about:<16}", one.found)])
     if one.do:
-        put([line(" " * 22, Cell("→ ", _STYLES[one.level]), one.do)])
+        print_page([line(" " * 22, Cell("→ ", _STYLES[one.level]), one.do)])

@@ -97,7 +97,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    from scattershot_master.show.layout import put
     from scattershot_master.show.tables import ensemble
+    from scattershot_master.show.terminal import print_page
 
-    put(ensemble(result))
+    print_page(ensemble(result))

@@ -29,7 +29,7 @@ def status(folder: Folder = None, json: Json = False) -> None:
     from scattershot_master import export as exporting
     from scattershot_master.commands import study_folder
     from scattershot_master.show import study_page as pages
-    from scattershot_master.show.layout import put
+    from scattershot_master.show.terminal import print_page
     from scattershot_master.state import progress
     from scattershot_master.state.border_warnings import border_warnings
     from scattershot_master.state.ledger import read
@@ -38,7 +38,7 @@ def status(folder: Folder = None, json: Json = False) -> None:
     state = read(found)
     running, now = study_folder.running(found), time.time()
     if not json:
-        put(pages.status(state, found, running=running, now=now))
+        print_page(pages.status(state, found, running=running, now=now))
         return
     stages = progress.stages(state)
     rate = progress.rate_from_ends(state, now) if running else None
@@ -83,10 +83,10 @@ def top(
         trials = [exporting.trial(one, kept) for one in best]
         _put_json({"study": exporting.study(state, found), "trials": trials})
     else:
-        from scattershot_master.show.layout import put
         from scattershot_master.show.tables import top as table
+        from scattershot_master.show.terminal import print_page
 
-        put(table(state, number))
+        print_page(table(state, number))
 
 
 def show(
@@ -97,7 +97,7 @@ def show(
     """Show one trial: hyperparameters, every epoch, checkpoints. Its files alone are enough."""
     from scattershot_master.commands import study_folder
     from scattershot_master.show import trial_page
-    from scattershot_master.show.layout import put
+    from scattershot_master.show.terminal import print_page
     from scattershot_master.state.ledger import LEDGER
 
     number = _number(trial)
@@ -106,7 +106,7 @@ def show(
     if json:
         _put_json(trial_page.data(known, found))
     else:
-        put(trial_page.page(known))
+        print_page(trial_page.page(known))
 
 
 def diagnose(
@@ -127,7 +127,7 @@ def diagnose(
     """Say what is wrong with a trial, or with the study, by what evidence, and what to do."""
     from scattershot_master.commands import study_folder
     from scattershot_master.show import diagnosis_trial
-    from scattershot_master.show.layout import put
+    from scattershot_master.show.terminal import print_page
     from scattershot_master.state.ledger import read
 
     if trial is not None and folder is None and not trial.isdigit():
@@ -144,7 +144,7 @@ def diagnose(
         if json:
             _put_json(diagnosis_study.study_data(study))
         else:
-            put(diagnosis_study.study_page(study))
+            print_page(diagnosis_study.study_page(study))
         return
     record = state.trials.get(number)
     if record is None:
@@ -156,7 +156,7 @@ def diagnose(
     if json:
         _put_json(diagnosis_trial.trial_data(state, record, findings, case))
     else:
-        put(diagnosis_trial.trial_page(state, record, findings, case))
+        print_page(diagnosis_trial.trial_page(state, record, findings, case))
 
 
 def _number(trial: str) -> int:
@@ -179,7 +179,7 @@ def export(
     """Write a study out for other programs, the best trial first: CSV, or --json."""
     from scattershot_master import export as exporting
     from scattershot_master.commands import study_folder
-    from scattershot_master.show.layout import put_text
+    from scattershot_master.show.terminal import print_text
     from scattershot_master.state.ledger import read
 
     if json and (csv or history):
@@ -193,7 +193,7 @@ def export(
     else:
         text = exporting.csv_text(exporting.trial_rows(state, found))
     if out is None:
-        put_text(text)
+        print_text(text)
         return
     try:
         out.write_text(text, encoding="utf-8", newline="")
@@ -204,6 +204,6 @@ def export(
 
 def _put_json(data: object) -> None:
     from scattershot_master.export import dumps
-    from scattershot_master.show.layout import put_text
+    from scattershot_master.show.terminal import print_text
 
-    put_text(dumps(data) + "\n")
+    print_text(dumps(data) + "\n")

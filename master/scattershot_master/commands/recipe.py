@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,9 +240,11 @@ class RecipeRun:
         )
 
     def _shown(self, result: CheckResult) -> CheckResult:
-        from scattershot_master.commands.check import show
+        from scattershot_master.show import check_page
+        from scattershot_master.show.terminal import print_page
 
-        show(result)
+        print_page(check_page.result_lines(result))
+        sys.stdout.flush()
         return result
 
     def _checked(self, results: list[CheckResult], about: str = "") -> None:

@@ -324,10 +324,10 @@ def _conclude(
 
 
 def _say_the_end(ledger: Ledger) -> None:
-    from scattershot_master.show.layout import put
     from scattershot_master.show.study_page import final
+    from scattershot_master.show.terminal import print_page
 
-    put(final(ledger.state, ledger.folder))
+    print_page(final(ledger.state, ledger.folder))
 
 
 def _default_slots() -> int:

@@ -17,7 +17,7 @@ from scattershot_master.diagnosis.study.loss_floor import at_floor
 from scattershot_master.diagnosis.study.study_case import StudyCase
 from scattershot_master.diagnosis.trial_case import Case, Finding
 from scattershot_master.show.diagnosis_trial import lines_of, told
-from scattershot_master.show.layout import Cell, Line, Page, Sheet, line, section
+from scattershot_master.show.layout import Cell, Page, Table, TextLine, line, section
 from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ranking import ranked
 from scattershot_master.state.study_state import StudyState
@@ -61,7 +61,7 @@ def study_findings(study: StudyCase) -> list[Finding]:
     return borders + [found for rule in STUDY_RULES.values() for found in rule(study)]
 
 
-def summary(state: StudyState, folder: Path) -> list[Line]:
+def summary(state: StudyState, folder: Path) -> list[TextLine]:
     """Return what a run ends with: what takes no forest to find, and how to see the rest.
 
     Borders are left to the warnings.
@@ -92,7 +92,7 @@ def _counted(study: StudyCase) -> Counter[str]:
 
 def study_page(study: StudyCase) -> Page:
     """Return the page about a study: what holds for all of it, then what its trials suffer from."""
-    blocks: list[Line | Sheet] = [*_head(study)]
+    blocks: list[TextLine | Table] = [*_head(study)]
     blocks += section("the study", lines_of(study_findings(study)))
     if study.cases:
         best, case = next(iter(study.cases.items()))
@@ -110,7 +110,7 @@ def study_page(study: StudyCase) -> Page:
     return blocks
 
 
-def _head(study: StudyCase) -> list[Line]:
+def _head(study: StudyCase) -> list[TextLine]:
     """Return how many trials there are, how many can be judged and how many are well."""
     state = study.state
     counted = f" · {text.plural(len(state.trials), 'trial')}, {len(study.cases)} with epochs"

@@ -16,7 +16,7 @@ from scattershot_master import text
 from scattershot_master.diagnosis.diagnose import case_of, diagnose
 from scattershot_master.diagnosis.trial_case import Case, Finding
 from scattershot_master.show import layer_tables
-from scattershot_master.show.layout import Cell, Line, Page, line
+from scattershot_master.show.layout import Cell, Page, TextLine, line
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
 
@@ -28,7 +28,7 @@ def of_trial(state: StudyState, trial: TrialRecord, place: Location) -> tuple[li
 
 def trial_page(state: StudyState, trial: TrialRecord, found: Sequence[Finding], case: Case) -> Page:
     """Return the page about one trial."""
-    head: list[Line] = [
+    head: list[TextLine] = [
         line(
             Cell(f"trial {trial.number}", "bold"),
             f" · {trial.state} · {text.plural(trial.done, 'epoch')} · study {state.name}",
@@ -59,7 +59,7 @@ def write_picture(trial: TrialRecord, case: Case, path: Path) -> None:
     print(f"wrote the first weights of trial {trial.number} to {path}", file=sys.stderr)
 
 
-def told(found: Sequence[Finding], case: Case, looked: bool = True) -> list[Line]:
+def told(found: Sequence[Finding], case: Case, looked: bool = True) -> list[TextLine]:
     """Return lines for what was found, or one that says so, and why little could be.
 
     `looked`: its layers were looked for.
@@ -85,9 +85,9 @@ def unseen(case: Case, looked: bool = True) -> list[str]:
     return missing
 
 
-def lines_of(found: Sequence[Finding]) -> list[Line]:
+def lines_of(found: Sequence[Finding]) -> list[TextLine]:
     """Return two lines for each finding: the evidence, and what to do."""
-    lines: list[Line] = []
+    lines: list[TextLine] = []
     for one in found:
         lines.append(line(Cell(f"{one.rule} ", "yellow"), one.evidence))
         lines.append(line("  ", Cell("→ ", "cyan"), one.remedy, Cell(f"  ({one.source})", "dim")))

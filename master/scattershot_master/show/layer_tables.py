@@ -8,7 +8,7 @@ from typing import Any
 
 from scattershot_master import text
 from scattershot_master.diagnosis.trial_case import number, percent
-from scattershot_master.show.layout import Cell, Column, Line, Page, Sheet, line
+from scattershot_master.show.layout import Cell, Column, Page, Table, TextLine, line
 
 _PARAMETERS = [
     Column("parameter", long=True),
@@ -32,15 +32,15 @@ def tables(layers: Sequence[Mapping[str, Any]]) -> Page:
     """Return tables of the parameters and activations of the last line of a layers' file."""
     last = layers[-1] if layers else {}
     parameters, activations = last.get("parameters", ()), last.get("activations", ())
-    page: list[Line | Sheet] = []
+    page: list[TextLine | Table] = []
     if parameters or activations:
         page = [line(), line(Cell(f"layers, as seen at epoch {last.get('epoch')}", "bold"))]
     if parameters:
-        page.append(Sheet(_PARAMETERS, [_parameter(one) for one in parameters]))
+        page.append(Table(_PARAMETERS, [_parameter(one) for one in parameters]))
     if activations:
         if parameters:
             page.append(line())
-        page.append(Sheet(_ACTIVATIONS, [_activation(one) for one in activations]))
+        page.append(Table(_ACTIVATIONS, [_activation(one) for one in activations]))
     return page
 
 

@@ -11,9 +11,9 @@ from rich.live import Live
 
 from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_master import text as words
-from scattershot_master.show.layout import Cell, Line, line, plain
+from scattershot_master.show.layout import Cell, TextLine, line, plain_text
 from scattershot_master.show.live_frame import Pace, picture, progress_line
-from scattershot_master.show.terminal import Drawing
+from scattershot_master.show.terminal import RichPage
 from scattershot_master.state import progress
 from scattershot_master.state.study_state import StudyState
 
@@ -39,9 +39,9 @@ class LiveView:
         self._due = self._begun if self._pictures else self._begun + LINE_S
         self._rate = progress.Rate()
         self._line = ""
-        self._notes: list[Line] = []
+        self._notes: list[TextLine] = []
         self._noted: deque[float] = deque(maxlen=AT_ONCE)
-        self._lately: deque[Line] = deque(maxlen=LATELY)
+        self._lately: deque[TextLine] = deque(maxlen=LATELY)
 
     def update(
         self, state: StudyState, workers: Sequence[Heartbeat], *, rate: float | None = None
@@ -62,7 +62,7 @@ class LiveView:
             pace = Pace(now - self._begun, rate, left)
             size = (self._console.width, self._console.height)
             self._show(
-                Drawing(picture(state, stages, workers, self._lately, pace, size), wrap=False)
+                RichPage(picture(state, stages, workers, self._lately, pace, size), wrap=False)
             )
             self._due = now + max(PICTURE_S, (time.perf_counter() - begun) / SHARE)
             return
@@ -95,7 +95,7 @@ class LiveView:
             self._live = None
         self._flush()
 
-    def _show(self, drawing: Drawing) -> None:
+    def _show(self, drawing: RichPage) -> None:
         if self._live is None:
             self._live = Live(
                 console=self._console,
@@ -111,13 +111,13 @@ class LiveView:
             self._print(self._notes)
             self._notes = []
 
-    def _print(self, lines: Sequence[Line]) -> None:
+    def _print(self, lines: Sequence[TextLine]) -> None:
         if self._pictures:
-            self._console.print(Drawing(lines))
+            self._console.print(RichPage(lines))
         else:
-            self._console.out(plain(lines), end="", highlight=False)
+            self._console.out(plain_text(lines), end="", highlight=False)
 
 
-def _stamped(text: str) -> Line:
+def _stamped(text: str) -> TextLine:
     style = "yellow" if text.startswith("warning") else ""
     return line(Cell(time.strftime("%H:%M:%S "), "dim"), Cell(words.clean(text), style))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_master import text
 from scattershot_master.show import tables
-from scattershot_master.show.layout import Cell, Column, Line, Page, Sheet, height, line
+from scattershot_master.show.layout import Cell, Column, Page, Table, TextLine, height, line
 from scattershot_master.show.study_page import counts
 from scattershot_master.state import progress
 from scattershot_master.state.progress import StageProgress
@@ -33,7 +33,7 @@ def picture(
     state: StudyState,
     stages: Sequence[StageProgress],
     workers: Sequence[Heartbeat],
-    lately: Sequence[Line],
+    lately: Sequence[TextLine],
     pace: Pace,
     size: tuple[int, int],
 ) -> Page:
@@ -53,7 +53,7 @@ def picture(
     return [*top, *table, *busy, *foot]
 
 
-def _head(state: StudyState, pace: Pace) -> Line:
+def _head(state: StudyState, pace: Pace) -> TextLine:
     parts = [Cell(state.name, "bold"), Cell(f" · {text.duration(pace.elapsed)}")]
     if pace.left is not None:
         parts.append(Cell(f" · about {text.rough(pace.left)} left", "bold"))
@@ -62,7 +62,7 @@ def _head(state: StudyState, pace: Pace) -> Line:
     return [*parts, Cell(" · "), *line(*counts(state))]
 
 
-def bars(stages: Sequence[StageProgress], width: int) -> Sheet:
+def bars(stages: Sequence[StageProgress], width: int) -> Table:
     """Return a row per stage with a bar of `width` characters, filled by its share of epochs."""
     columns = [
         Column("stage"),
@@ -87,7 +87,7 @@ def bars(stages: Sequence[StageProgress], width: int) -> Sheet:
                 Cell(best, "dim" if best == text.NOTHING else ""),
             ]
         )
-    return Sheet(columns, rows)
+    return Table(columns, rows)
 
 
 def _now(stage: StageProgress) -> str:
@@ -125,9 +125,9 @@ def _busy(state: StudyState, workers: Sequence[Heartbeat], most: int) -> Page:
             rows.append([*cells, Cell(str(trial.number), "cyan"), done, tables.value(last)])
         else:
             rows.append([*cells, Cell("idle", "dim"), Cell(""), Cell("")])
-    page: list[Line | Sheet] = [line()]
+    page: list[TextLine | Table] = [line()]
     if rows:
-        page.append(Sheet(columns, rows))
+        page.append(Table(columns, rows))
     if rest := names[len(rows) :]:
         working = sum(name in by_worker for name in rest)
         said = f"{text.plural(len(rest), 'worker')}{' more' if rows else ''}, {working} at work"

@@ -9,7 +9,7 @@ from scattershot_common.store import location
 from scattershot_master import text
 from scattershot_master.export import Kept
 from scattershot_master.show import tables
-from scattershot_master.show.layout import Cell, Line, Page, line, section
+from scattershot_master.show.layout import Cell, Page, TextLine, line, section
 from scattershot_master.state import progress
 from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ledger import LEDGER
@@ -71,7 +71,7 @@ def counts(state: StudyState) -> list[str | Cell]:
     return parts
 
 
-def best_trial(state: StudyState, trial: TrialRecord, folder: Path) -> list[Line]:
+def best_trial(state: StudyState, trial: TrialRecord, folder: Path) -> list[TextLine]:
     """Return the lines about the study's best trial: value, hyperparameters, checkpoint."""
     return [
         line(
@@ -84,12 +84,12 @@ def best_trial(state: StudyState, trial: TrialRecord, folder: Path) -> list[Line
     ]
 
 
-def _checkpoint(state: StudyState, trial: TrialRecord, folder: Path) -> list[Line]:
+def _checkpoint(state: StudyState, trial: TrialRecord, folder: Path) -> list[TextLine]:
     path = Kept(state, folder)(trial)
     return [line(path if state.store else str(folder / path))] if path else []
 
 
-def warnings(state: StudyState) -> list[Line]:
+def warnings(state: StudyState) -> list[TextLine]:
     """Return a line for every border warning."""
     return [line(Cell("border ", "yellow"), str(warning)) for warning in border_warnings(state)]
 
@@ -99,7 +99,7 @@ def _workers(state: StudyState) -> Page:
     return [tables.workers(last)] if last else []
 
 
-def files(state: StudyState, folder: Path) -> list[Line]:
+def files(state: StudyState, folder: Path) -> list[TextLine]:
     """Return where things are."""
     return [
         line(f"checkpoints  {location.address(state.store, folder, state.name)}/trials"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from scattershot_common.trial import State, Value
 from scattershot_master import text
-from scattershot_master.show.layout import Cell, Column, Line, Page, Sheet, line
+from scattershot_master.show.layout import Cell, Column, Page, Table, TextLine, line
 from scattershot_master.state.progress import StageProgress, leaders
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
@@ -56,7 +56,7 @@ def leaderboard(state: StudyState, trials: Sequence[TrialRecord]) -> Page:
                 ),
             ]
         )
-    page: list[Line | Sheet] = [Sheet(columns, rows)]
+    page: list[TextLine | Table] = [Table(columns, rows)]
     if fixed:
         page.append(line(Cell(f"in every trial: {params(fixed)}", "dim")))
     return page
@@ -64,7 +64,7 @@ def leaderboard(state: StudyState, trials: Sequence[TrialRecord]) -> Page:
 
 def top(state: StudyState, count: int) -> Page:
     """Return the leaderboard's first `count` trials, and how many have no place in it."""
-    page: list[Line | Sheet] = [*leaderboard(state, leaders(state, count))]
+    page: list[TextLine | Table] = [*leaderboard(state, leaders(state, count))]
     without = sum(trial.best_epoch == 0 for trial in state.trials.values())
     if without:
         said = f"not ranked: {text.plural(without, 'trial')} without a finite value"
@@ -109,13 +109,13 @@ def params(values: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {write(one)}" for name, one in values.items())
 
 
-def exact_params(values: Mapping[str, Value]) -> Sheet:
+def exact_params(values: Mapping[str, Value]) -> Table:
     """Return hyperparameters one per row, written out in full."""
     rows = [
         [Cell(name), Cell(text.one_line(str(one).lower() if isinstance(one, bool) else str(one)))]
         for name, one in values.items()
     ]
-    return Sheet([Column(""), Column("", long=True)], rows)
+    return Table([Column(""), Column("", long=True)], rows)
 
 
 def trial_state(name: State) -> Cell:
@@ -162,14 +162,14 @@ def stages(progress: Sequence[StageProgress]) -> Page:
     notes = [
         line(f"{stage.name} · {text.one_line(note)}") for stage in progress for note in stage.notes
     ]
-    return [Sheet(columns, rows), *notes]
+    return [Table(columns, rows), *notes]
 
 
 def _nothing() -> Cell:
     return Cell(text.NOTHING, "dim")
 
 
-def workers(last: Mapping[str, TrialRecord]) -> Sheet:
+def workers(last: Mapping[str, TrialRecord]) -> Table:
     """Return the table of the workers by name, with the trial each took last."""
     columns = [
         Column("worker", long=True),
@@ -188,7 +188,7 @@ def workers(last: Mapping[str, TrialRecord]) -> Sheet:
         ]
         for name, trial in last.items()
     ]
-    return Sheet(columns, rows)
+    return Table(columns, rows)
 
 
 def failures(groups: Sequence[tuple[str, Sequence[int]]]) -> Page:
@@ -227,13 +227,13 @@ def ensemble(result: Mapping[str, Any]) -> Page:
         Column("validation", right=True),
         Column("test", right=True),
     ]
-    page: list[Line | Sheet] = [Sheet(columns, rows), line(), _members(result, score)]
+    page: list[TextLine | Table] = [Table(columns, rows), line(), _members(result, score)]
     if note := result.get("note"):
         page.append(line(Cell(text.one_line(str(note)), "dim")))
     return page
 
 
-def _members(result: Mapping[str, Any], score: str) -> Sheet:
+def _members(result: Mapping[str, Any], score: str) -> Table:
     columns = [
         Column("member: trial", right=True),
         Column("weight", right=True),
@@ -251,14 +251,14 @@ def _members(result: Mapping[str, Any], score: str) -> Sheet:
         ]
         for member in result["members"]
     ]
-    return Sheet(columns, rows)
+    return Table(columns, rows)
 
 
 #: What only the first epoch's line has: the losses that training begins with.
 BEGUN = ("initial_loss", "chance_loss")
 
 
-def history(lines: Sequence[Mapping[str, float]], metric: str, best_epoch: int) -> Sheet:
+def history(lines: Sequence[Mapping[str, float]], metric: str, best_epoch: int) -> Table:
     """Return a trial's history: a row per epoch, the study's metric first, the best one marked."""
     names = [metric, *(name for name in dict.fromkeys(n for one in lines for n in one))]
     names = [name for name in dict.fromkeys(names) if name not in ("epoch", *BEGUN)]
@@ -277,4 +277,4 @@ def history(lines: Sequence[Mapping[str, float]], metric: str, best_epoch: int) 
         *(Column(name, right=True, extra=int(name != metric)) for name in names),
         Column(""),
     ]
-    return Sheet(columns, rows)
+    return Table(columns, rows)

@@ -23,7 +23,7 @@ from scattershot_common.store.location import Location
 from scattershot_master import export
 from scattershot_master import text as words
 from scattershot_master.show import tables
-from scattershot_master.show.layout import Cell, Line, Page, Sheet, line, section
+from scattershot_master.show.layout import Cell, Page, Table, TextLine, line, section
 from scattershot_master.state.ledger import LEDGER, read
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
@@ -162,7 +162,7 @@ def page(found: TrialView) -> Page:
     """Return the page about one trial; its hyperparameters are exact, to be used again."""
     trial, metric = found.record, found.state.metric
     epochs = f"{trial.done}/{trial.epochs} epochs" if found.known else f"{trial.done} epochs"
-    blocks: list[Line | Sheet] = [
+    blocks: list[TextLine | Table] = [
         line(
             Cell(f"trial {trial.number}", "bold"),
             " · ",
@@ -187,7 +187,7 @@ def page(found: TrialView) -> Page:
     return blocks
 
 
-def _diagnosis(found: TrialView) -> list[Line]:
+def _diagnosis(found: TrialView) -> list[TextLine]:
     """Return what the rules find in the trial; `diagnose` tells more."""
     from scattershot_master.diagnosis import diagnose
     from scattershot_master.show import diagnosis_trial
@@ -215,7 +215,7 @@ def _training(trial: TrialRecord) -> str:
     return " · ".join(parts)
 
 
-def _curve(trial: TrialRecord, metric: str) -> list[Line]:
+def _curve(trial: TrialRecord, metric: str) -> list[TextLine]:
     """Return the metric's curve in a line; epochs that lack the metric are gaps in it."""
     values = [epoch.get(metric, math.nan) for epoch in trial.history]
     ends = f"  {words.metric(values[0])} → {words.metric(values[-1])}"

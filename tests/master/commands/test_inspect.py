@@ -287,8 +287,9 @@ def test_a_run_ends_with_the_diagnosis_but_without_a_forest(study: Path, run: Ru
     findings = json.loads(run("diagnose", study, "--json"))["findings"]
     code = (
         "import sys; from pathlib import Path; from scattershot_master.state.ledger import read;"
-        "from scattershot_master.show import page, pages; folder = Path(sys.argv[1]);"
-        "print(page.plain(pages.final(read(folder), folder))); assert 'sklearn' not in sys.modules"
+        "from scattershot_master.show import layout, study_page; folder = Path(sys.argv[1]);"
+        "print(layout.plain_text(study_page.final(read(folder), folder)));"
+        "assert 'sklearn' not in sys.modules"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code, study], check=True, capture_output=True, text=True

@@ -17,7 +17,7 @@ from scattershot_master.diagnosis.trial_case import Case, Finding
 from scattershot_master.killers.build import build
 from scattershot_master.show import diagnosis_study
 from scattershot_master.show import study_page as pages
-from scattershot_master.show.layout import plain
+from scattershot_master.show.layout import plain_text
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 from support.synthetic_study import Simulation
 
@@ -447,8 +447,8 @@ def test_a_run_whose_trials_have_no_value_ends_with_a_diagnosis_all_the_same(
         trial.best_value = nan
         for line in trial.history:
             line["train_loss"] = nan
-    shown = plain(pages.final(state, tmp_path))
+    shown = plain_text(pages.final(state, tmp_path))
     assert "trial 0; no trial has a value: diverged the loss was nan at epoch 1" in shown
     for trial in state.trials.values():
         trial.history = []
-    assert "diagnosis" not in plain(pages.final(state, tmp_path))
+    assert "diagnosis" not in plain_text(pages.final(state, tmp_path))

@@ -9,7 +9,7 @@ from scattershot_common.space.space import Space
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.study.study_file import parse
 from scattershot_common.task.check_result import CheckResult
-from scattershot_master.commands.check import keep
+from scattershot_master.commands.check import save_results
 from scattershot_master.launch.check_process import middle, read_params, run_checks
 
 SPACE = Space.parse(
@@ -79,9 +79,11 @@ def test_without_torch_the_master_says_where_to_check(monkeypatch: pytest.Monkey
 def test_the_plot_lies_beside_the_results(tmp_path: Path) -> None:
     numbers = {"rates": [1e-3, 1e-2, 1e-1], "losses": [2.0, 1.0, 9.0], "smoothed": [2.0, 1.0, 2.0]}
     plain = CheckResult("rates", "warn", "flat", "Flat.", numbers=numbers)
-    assert keep([plain], {}, tmp_path / "s.check") == tmp_path / "s.check" / "learning-rates.svg"
+    folder = tmp_path / "s.check"
+    assert save_results([plain], {}, folder / "check.json") == folder / "learning-rates.svg"
     told = {**numbers, "steepest": 5e-3, "largest_safe": 0.05, "suggested": [1e-3, 0.05]}
-    keep([CheckResult("rates", "pass", "", "", numbers=told)], {}, tmp_path)
+    file = tmp_path / "check.json"
+    save_results([CheckResult("rates", "pass", "", "", numbers=told)], {}, file)
     assert "largest safe 0.05" in (tmp_path / "learning-rates.svg").read_text()
-    assert (tmp_path / "check.json").exists()
-    assert keep([], {}, tmp_path / "none") is None
+    assert file.exists()
+    assert save_results([], {}, tmp_path / "none" / "check.json") is None

@@ -20,7 +20,7 @@ from scattershot_master.ensemble.build import build
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
 from scattershot_master.search.open_study import open_study
 from scattershot_master.show import study_page, trial_page
-from scattershot_master.show.layout import plain
+from scattershot_master.show.layout import plain_text
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.study_state import StudyState
 from support import s3_server
@@ -136,9 +136,11 @@ def test_checkpoints_are_shown_by_their_urls(study: Study) -> None:
         str(best),
         None,
     ]
-    status = plain(study_page.status(study.state, study.folder, running=False, now=0.0))
+    status = plain_text(study_page.status(study.state, study.folder, running=False, now=0.0))
     assert f"\n{best}\n" in status and f"checkpoints  {study.place}/trials\n" in status
-    assert f"its checkpoints in {study.place}" in plain(study_page.final(study.state, study.folder))
+    assert f"its checkpoints in {study.place}" in plain_text(
+        study_page.final(study.state, study.folder)
+    )
 
 
 def test_an_export_asks_the_store_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +159,10 @@ def test_a_trial_is_shown_from_its_store(study: Study) -> None:
     )
     found = trial_page.find(study.folder, 1)
     assert trial_page.data(found, study.folder)["checkpoints"] == [str(paths[1])]
-    text = plain(trial_page.page(found))
+    text = plain_text(trial_page.page(found))
     assert "ValueError: no" in text and str(paths[1]) in text
     files.write(paths[0], files.read(paths[0])[:200], sync=False)
-    assert f"damaged {paths[0]}" in plain(trial_page.page(trial_page.find(study.folder, 0)))
+    assert f"damaged {paths[0]}" in plain_text(trial_page.page(trial_page.find(study.folder, 0)))
 
 
 def test_a_trial_that_the_ledger_lost_is_still_in_the_store(study: Study) -> None:
@@ -184,7 +186,7 @@ def test_without_its_store_a_study_is_shown_from_the_ledger(
     said = capsys.readouterr().err
     assert said.startswith("scattershot: which checkpoints are kept is not known: ")
     assert "does not answer" in said and said.count("\n") == 1
-    text = plain(trial_page.page(trial_page.find(no_answer.folder, 1)))
+    text = plain_text(trial_page.page(trial_page.find(no_answer.folder, 1)))
     assert "0.9" in text and "not seen cannot list" in text
     json.dumps(trial_page.data(trial_page.find(no_answer.folder, 1), no_answer.folder))
 

@@ -10,26 +10,25 @@ from scattershot_master import text as words
 from scattershot_master.show.layout import (
     Cell,
     Column,
-    Sheet,
-    laid_out,
+    Table,
     line,
-    plain,
-    put_text,
+    plain_text,
     section,
+    table_lines,
 )
-from scattershot_master.show.terminal import Drawing
+from scattershot_master.show.terminal import RichPage, print_text
 
 TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
 
 
-def text(sheet: Sheet, width: int | None = None) -> list[str]:
-    return ["".join(part.text for part in parts) for parts in laid_out(sheet, width)]
+def text(sheet: Table, width: int | None = None) -> list[str]:
+    return ["".join(part.text for part in parts) for parts in table_lines(sheet, width)]
 
 
-def table(titles: list[str], *rows: list[str], extra: tuple[int, ...] = ()) -> Sheet:
+def table(titles: list[str], *rows: list[str], extra: tuple[int, ...] = ()) -> Table:
     extras = extra or (0,) * len(titles)
     columns = [Column(title, extra=e) for title, e in zip(titles, extras, strict=True)]
-    return Sheet(columns, [[Cell(one) for one in row] for row in rows])
+    return Table(columns, [[Cell(one) for one in row] for row in rows])
 
 
 def test_columns_are_as_wide_as_their_widest_text() -> None:
@@ -68,25 +67,25 @@ def test_a_table_whose_columns_may_all_go_never_exceeds_the_width(
 ) -> None:
     width = data.draw(st.integers(25, 80))
     columns = [Column(title, long=True, extra=1) for title in titles]
-    sheet = Sheet(columns, [[Cell(one) for one in cells[: len(titles)]]])
+    sheet = Table(columns, [[Cell(one) for one in cells[: len(titles)]]])
     assert all(len(shown) <= width for shown in text(sheet, width))
 
 
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=5))
 def test_plain_text_holds_every_text_uncut(rows: list[tuple[str, str, str]]) -> None:
-    shown = plain([table(["one", "two", "three"], *(list(row) for row in rows))])
+    shown = plain_text([table(["one", "two", "three"], *(list(row) for row in rows))])
     assert all(cell in shown for row in rows for cell in row)
     assert "\x1b" not in shown
 
 
 def test_a_part_of_a_page_without_content_has_no_title() -> None:
     assert section("warnings", []) == []
-    assert plain(section("warnings", [line("careful")])) == "\nwarnings\ncareful\n"
+    assert plain_text(section("warnings", [line("careful")])) == "\nwarnings\ncareful\n"
 
 
 def test_a_terminal_gets_colours_and_whole_sentences() -> None:
     console = Console(force_terminal=True, width=20, file=io.StringIO(), color_system="standard")
-    console.print(Drawing([line(Cell("killed", "yellow"), " since it was among the worst")]))
+    console.print(RichPage([line(Cell("killed", "yellow"), " since it was among the worst")]))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "\x1b[33mkilled" in shown
@@ -96,7 +95,7 @@ def test_a_terminal_gets_colours_and_whole_sentences() -> None:
 def test_text_that_an_encoding_lacks_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii"))
-    put_text("best · 0.9\n")
+    print_text("best · 0.9\n")
     sys.stdout.flush()
     assert buffer.getvalue() == b"best ? 0.9\n"
 

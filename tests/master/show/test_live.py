@@ -6,7 +6,7 @@ from rich.console import Console
 
 from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_master.show import live
-from scattershot_master.show.layout import Sheet, laid_out, line, plain
+from scattershot_master.show.layout import Table, line, plain_text, table_lines
 from scattershot_master.show.live import LINE_S, LiveView
 from scattershot_master.show.live_frame import Pace, picture
 from scattershot_master.state import progress
@@ -204,7 +204,7 @@ def test_a_picture_fits_the_terminal(state: StudyState, height: int, workers: in
     names = pulses(*(f"host-{index}-{4000 + index}" for index in range(workers)))
     lately = [line("killed")] * 3
     page = picture(state, progress.stages(state), names, lately, Pace(1, None, None), (80, height))
-    drawn = [laid_out(block, 80) if isinstance(block, Sheet) else [block] for block in page]
+    drawn = [table_lines(block, 80) if isinstance(block, Table) else [block] for block in page]
     assert sum(map(len, drawn)) <= height
 
 
@@ -212,16 +212,16 @@ def test_in_a_low_terminal_trials_are_worth_more_than_kills_and_workers(state: S
     stages, lately = progress.stages(state), [line("killed")] * 3
     for height in (17, 22):
         page = picture(state, stages, pulses("idle-1"), lately, Pace(1, None, None), (80, height))
-        assert plain(page).count("/2 ") >= 5
-    assert "idle-1" in plain(page) and "killed\n" not in plain(page)
+        assert plain_text(page).count("/2 ") >= 5
+    assert "idle-1" in plain_text(page) and "killed\n" not in plain_text(page)
 
 
 def test_workers_that_have_no_room_are_counted(state: StudyState) -> None:
     running = [state.trials[number].worker for number in state.by_state["running"]]
     names = pulses(*running, *(f"idle-{index}" for index in range(40)))
     page = picture(state, progress.stages(state), names, [], Pace(1, None, None), (80, 24))
-    last = plain(page).splitlines()[-1]
-    shown = plain(page).count("idle-")
+    last = plain_text(page).splitlines()[-1]
+    shown = plain_text(page).count("idle-")
     assert last == f"{40 - shown} workers more, 0 at work"
 
 
@@ -232,4 +232,4 @@ def test_a_study_without_workers_says_so() -> None:
         simulation.state.apply({"e": "waiting", "t": number, "a": 1, "y": "drain"})
     stages = progress.stages(simulation.state)
     page = picture(simulation.state, stages, [], [], Pace(1, None, None), (80, 24))
-    assert "no worker is here" in plain(page)
+    assert "no worker is here" in plain_text(page)

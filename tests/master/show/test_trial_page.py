@@ -11,7 +11,7 @@ from scattershot_common.errors import ScattershotError
 from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
 from scattershot_master.show import trial_page
-from scattershot_master.show.layout import plain
+from scattershot_master.show.layout import plain_text
 from scattershot_master.state.ledger import LEDGER, Ledger, read
 from support.synthetic_study import Simulation
 
@@ -61,7 +61,7 @@ def checkpoint(folder: Path, number: int, epoch: int, **changes: Any) -> Path:
 
 
 def text(folder: Path, number: int) -> str:
-    return plain(trial_page.page(trial_page.find(folder, number)))
+    return plain_text(trial_page.page(trial_page.find(folder, number)))
 
 
 def test_a_trial_is_shown_from_the_ledger_where_its_checkpoints_were_not_kept(
@@ -89,7 +89,7 @@ def test_a_trial_is_shown_from_its_files_alone(folder: Path) -> None:
     best = max(record.history[:12], key=lambda line: line["val_accuracy"])
     assert found.record.best_value == best["val_accuracy"]
     assert found.record.best_epoch == best["epoch"]
-    shown = plain(trial_page.page(found))
+    shown = plain_text(trial_page.page(found))
     assert "state unknown: no ledger" in shown
     assert str(newest) in shown
 
@@ -185,6 +185,6 @@ def test_a_trial_that_diverged_shows_where_its_curve_ends(folder: Path) -> None:
 def test_the_losses_that_a_trial_began_with_are_told_apart_from_its_epochs(folder: Path) -> None:
     found = trial_page.find(folder, NUMBER)
     found.record.history[0].update(initial_loss=2.41, chance_loss=2.3026)
-    shown = plain(trial_page.page(found))
+    shown = plain_text(trial_page.page(found))
     assert "first loss 2.41" in shown and "at chance 2.3026" in shown
     assert "initial_loss" not in shown
