@@ -136,7 +136,7 @@ class PretendWorkers:
         if word == "hush":
             return False
         if word == "wait":
-            self._heed(slot, states.beat(slot.spec.trial, slot.attempt))
+            self._heed(slot, states.renew(slot.spec.trial, slot.attempt))
             return False
         if word in ("crash", "drain"):
             self._give_back(slot, Outcome(word))

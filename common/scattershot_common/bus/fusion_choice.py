@@ -10,20 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from scattershot_common.bus import lua_scripts
 from scattershot_common.bus.keys import Keys
 
 if TYPE_CHECKING:
     from redis import Redis
 
 Kind = Literal["alone", "fused"]
-
-_SETTLE = """
-local kind = redis.call('HGET', KEYS[1], ARGV[1])
-if kind then return kind end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('XADD', KEYS[2], '*', 'e', 'kind', 't', '-1', 'w', ARGV[1], 'y', ARGV[2], 'r', ARGV[3])
-return ARGV[2]
-"""
 
 
 def settled(connection: Redis, study: str, signature: str) -> Kind | None:
@@ -34,7 +27,8 @@ def settled(connection: Redis, study: str, signature: str) -> Kind | None:
 def settle(connection: Redis, study: str, signature: str, kind: Kind, reason: str) -> Kind:
     """Settle a signature, unless another worker has; return what holds. Safe to repeat."""
     keys = Keys(study)
-    answer: Any = connection.eval(_SETTLE, 2, keys.kinds, keys.events, signature, kind, reason)
+    script_keys = [keys.kinds, keys.events]
+    answer = lua_scripts.run(connection, "choose_kind", script_keys, [signature, kind, reason])
     return cast(Kind, answer)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scattershot_common.bus import lua_scripts
 from scattershot_common.bus.keys import QUEUE, job_id
 from scattershot_common.bus.signing import secret, sign
 from scattershot_common.store.checkpoint_names import is_study_name
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 #: What a job asks for, and all that a worker does. A name, never imported by it.
 RUN_TRIAL = "scattershot.run_trial"
-
-
-# KEYS: the queue, the set of all queues. ARGV: the fields that all jobs share (JSON: name, value,
-# …), then each job's key, its id and its call.
-_PUT_ALL = """
-local fields = cjson.decode(ARGV[1])
-redis.call('SADD', KEYS[2], KEYS[1])
-for i = 2, #ARGV, 3 do
-  redis.call('HSET', ARGV[i], 'data', ARGV[i + 2], unpack(fields))
-  redis.call('RPUSH', KEYS[1], ARGV[i + 1])
-end
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +87,6 @@ class TrialQueue:
         #: RQ's own queue; JSON, so that nothing is ever unpickled.
         self.rq = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
         self._connection = connection
-        self._put_all = connection.register_script(_PUT_ALL)
 
     def put(self, attempts: Iterable[tuple[TrialSpec, int]]) -> None:
         """Enqueue (spec, attempt) pairs in one round trip.
@@ -122,7 +110,8 @@ class TrialQueue:
         fields = {name: value for name, value in model.to_dict().items() if value != ""}
         del fields["data"]
         shared = [one for pair in fields.items() for one in pair]
-        self._put_all([self.rq.key, self.rq.redis_queues_keys], [json.dumps(shared), *arguments])
+        keys = [self.rq.key, self.rq.redis_queues_keys]
+        lua_scripts.run(self._connection, "enqueue", keys, [json.dumps(shared), *arguments])
 
     def put_front(self, spec: TrialSpec, attempt: int) -> None:
         """Enqueue a further attempt before everything that waits; once, if asked twice."""

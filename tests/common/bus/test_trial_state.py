@@ -244,7 +244,7 @@ def test_reports_and_beats_renew_the_lease(states: TrialStates) -> None:
     begin(states)
     renewals: list[Callable[[], object]] = [
         lambda: do(states, report(7, 1, 1, {}, "")),
-        lambda: states.beat(7, 1),
+        lambda: states.renew(7, 1),
     ]
     for renew in renewals:
         let_lease_run_out(states)
@@ -258,7 +258,7 @@ def test_reports_and_beats_renew_the_lease(states: TrialStates) -> None:
 
 FENCED: dict[str, Callable[[TrialStates], object]] = {
     "report": lambda states: do(states, report(7, 1, 3, {"acc": 1.0}, "zombie")),
-    "beat": lambda states: states.beat(7, 1),
+    "renew": lambda states: states.renew(7, 1),
     "finish": lambda states: do(states, finish(7, 1, "complete")),
     "finish killed": lambda states: do(states, finish(7, 1, "killed", "because")),
     "finish failed": lambda states: do(states, finish(7, 1, "failed", "because")),
@@ -347,7 +347,7 @@ def test_a_running_trial_hears_of_its_kill_when_it_next_speaks(states: TrialStat
     begin(states)
     assert states.signal(7, StopReason.KILL, "too poor") == ("running", "w1", 1)
     assert kinds(states) == ["started"]
-    assert states.beat(7, 1) is StopReason.KILL
+    assert states.renew(7, 1) is StopReason.KILL
     assert do(states, report(7, 1, 1, {}, "")) == StopReason.KILL
     assert do(states, finish(7, 1, "killed")) == "killed"
     assert events(states)[-1].reason == "too poor"
@@ -356,18 +356,18 @@ def test_a_running_trial_hears_of_its_kill_when_it_next_speaks(states: TrialStat
 def test_a_running_trial_hears_of_a_hold_when_it_next_speaks(states: TrialStates) -> None:
     begin(states)
     states.signal(7, StopReason.HOLD, "")
-    assert states.beat(7, 1) is StopReason.HOLD
+    assert states.renew(7, 1) is StopReason.HOLD
     assert do(states, report(7, 1, 1, {}, "")) == StopReason.HOLD
     assert states.requeue(7, 1, Outcome.HOLD, max_failures=1) == "waiting"
     assert states.claim(7, 2, "w1").granted
-    assert states.beat(7, 2) is None
+    assert states.renew(7, 2) is None
 
 
 def test_a_kill_counts_more_than_a_hold(states: TrialStates) -> None:
     begin(states)
     states.signal(7, StopReason.HOLD, "")
     states.signal(7, StopReason.KILL, "by hand")
-    assert states.beat(7, 1) is StopReason.KILL
+    assert states.renew(7, 1) is StopReason.KILL
     assert states.requeue(7, 1, Outcome.HOLD, max_failures=3) == "killed"
 
 
@@ -540,7 +540,7 @@ def whole_life(states: TrialStates) -> list[str]:
     steps: Sequence[Callable[[], object]] = [
         lambda: states.submit(7, 4),
         lambda: states.claim(7, 1, "w1"),
-        lambda: states.beat(7, 1),
+        lambda: states.renew(7, 1),
         lambda: do(states, report(7, 1, 1, {"acc": 0.5}, "one"), report(7, 1, 2, {}, "two")),
         states.extend_leases,
         states.expired,

@@ -49,11 +49,11 @@ def bench(redis_url: str) -> WorkerContext:
 
 
 def test_each_lane_has_a_lease_that_is_renewed_and_a_stop_of_its_own(bench: WorkerContext) -> None:
-    assert bench.charges.beat() == []
+    assert bench.charges.renew() == []
     bench.states.signal(1, StopReason.KILL, "poor")
     bench.states.signal(2, StopReason.HOLD, "")
     bench.states.requeue(0, 1, Outcome.LOST, max_failures=3)
-    stops = {one.spec.trial: stop for one, stop in bench.charges.beat()}
+    stops = {one.spec.trial: stop for one, stop in bench.charges.renew()}
     assert stops == {0: "fenced", 1: "kill", 2: "hold"}
 
 

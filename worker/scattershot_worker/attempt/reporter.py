@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal
 
 from scattershot_common.bus.outcome import StopReason
-from scattershot_common.bus.trial_state import LEASE, Step, TrialStates, finish, report
+from scattershot_common.bus.trial_state import Step, TrialStates, finish, renewal, report
 from scattershot_common.errors import CheckpointError, ScattershotError, StoreUnreachable
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
 from scattershot_common.store.files import Syncer, remove, write
@@ -196,7 +196,7 @@ class Reporter:
                 steps.append(step)
                 after.append(_ending(item))
             else:
-                steps.append(("beat", attempt.trial, (attempt.number, int(LEASE * 1000))))
+                steps.append(renewal(attempt.trial, attempt.number))
                 after.append(_ending(item))
         if not steps:
             return

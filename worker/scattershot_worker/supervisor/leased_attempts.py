@@ -108,7 +108,7 @@ class LeasedAttempts:
         """Whether the child has made no progress for longer than the study allows."""
         return self.info is not None and 0 < self.info.stall < self.idle
 
-    def beat(self) -> list[tuple[LeasedAttempt, StopReason]]:
+    def renew(self) -> list[tuple[LeasedAttempt, StopReason]]:
         """Renew all leases; return whom Redis wants to stop, and why.
 
         Raises one of `REDIS_OUTAGE`.
@@ -117,7 +117,7 @@ class LeasedAttempts:
         if not charges:
             return []
         states = TrialStates(self._connection, charges[0].spec.study)
-        answers = states.beat_all([(one.spec.trial, one.number) for one in charges])
+        answers = states.renew_all([(one.spec.trial, one.number) for one in charges])
         return [
             (charge, stop)
             for charge, stop in zip(charges, answers, strict=True)

@@ -246,7 +246,7 @@ class Supervisor(Worker):
             child.process.kill()
             os._exit(1)  # `scattershot run` was killed; its next start takes the trial up again
         try:
-            stops = self._charges.beat()
+            stops = self._charges.renew()
             self.maintain_heartbeats(job, execution)
         except REDIS_OUTAGE as error:
             log.warning("Redis does not answer (%s); training goes on", error)
