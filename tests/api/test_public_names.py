@@ -113,6 +113,7 @@ def complaints(found: dict[int, str]) -> None:
     assert {*found} - {*revealed} == wrong, found
 
 
+@pytest.mark.slow
 def test_mypy_sees_the_names_and_what_is_wrong(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "user.py").write_text(USER_CODE)
