@@ -44,14 +44,14 @@ def study(state: StudyState, folder: Path) -> dict[str, Any]:
     `begun` is in seconds since 1970; `settings` is the whole study file.
     """
     return {
-        **state.study["study"],
+        **state.settings.recorded["study"],
         "goal": state.goal,
         "uid": state.uid,
         "folder": str(folder),
         "begun": state.begun,
         "finished": state.finished,
         "counts": progress.counts(state),
-        "settings": state.study,
+        "settings": state.settings.recorded,
     }
 
 

@@ -38,12 +38,12 @@ def build(
         raise StudyFileError(f"--method {method}: there are {', '.join(METHODS)}")
     ledger = _ledger(folder)
     try:
-        settings = ledger.state.study.get("ensemble", {})
+        settings = ledger.state.settings.ensemble
         result = build_ensemble(
             ledger.state,
             ledger.folder,
-            size=size or settings.get("size", 5),
-            method=method or settings.get("method", "greedy"),
+            size=size or settings.size,
+            method=method or settings.method,
         )
         keep(ledger, result)
     finally:
@@ -75,9 +75,9 @@ def evaluate(
             state,
             ledger.folder,
             {**state.ensemble, "note": ""},
-            data=data or state.data or state.study["study"].get("data"),
+            data=data or state.data or state.settings.data,
             paths=path or [Path(state.home), Path.cwd()],
-            threads=state.study.get("worker", {}).get("threads", 1),
+            threads=state.settings.worker.threads,
         )
         if result["test"] is None:
             raise ScattershotError(result["note"])

@@ -95,7 +95,7 @@ def _restore(folder: Path, url: str) -> dict[str, Any]:
 
     ledger = Ledger(folder)
     try:
-        study = StudyFile.model_validate(ledger.state.study)
+        study = StudyFile.model_validate(ledger.state.settings.recorded)
         if study.study.name != folder.resolve().name:
             raise ScattershotError(
                 f"the folder of the study {study.study.name!r} was renamed; give it its name back"

@@ -136,7 +136,7 @@ def test_members(
     out = folder / "ensemble" / _TEST_FILE
     checkpoints = state.checkpoints(folder.resolve())
     request = {
-        "task": state.study["study"]["task"],
+        "task": state.settings.task,
         "data": data,
         "paths": [str(path.resolve()) for path in paths],
         "threads": threads,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Literal, overload
+
+from scattershot_common.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Verdict:
 
 
 GO_ON = Verdict("continue")
+#: The objective of a killer that is given none: larger is better.
+OBJECTIVE = Objective("val_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +120,12 @@ class _Without(Sequence[float]):
 class Killer:
     """A rule of [kill], built with the options it uses. Every hook does nothing unless overridden.
 
-    `grace` is the first epoch at which a trial may be killed. `minimize` says that the values
-    were negated, so that reasons show what the user reported.
+    `grace` is the first epoch at which a trial may be killed. `objective` turns values back for
+    the reasons, which show what the user reported.
     """
 
     grace: int = 1
-    minimize: bool = False
+    objective: Objective = field(default=OBJECTIVE, repr=False)
 
     def stops(self, budget: int) -> Sequence[int]:
         """Return the epochs (ascending, below `budget`) at which every trial waits for its peers.
@@ -145,4 +149,4 @@ class Killer:
 
     def show(self, value: float) -> str:
         """Return `value` as the user reported it, for a reason."""
-        return f"{-value if self.minimize else value:.6g}"
+        return f"{self.objective.score(value):.6g}"

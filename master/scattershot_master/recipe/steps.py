@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from scattershot_common.space.space import Box, Space
+from scattershot_common.space.space import Box
 from scattershot_common.store.location import Location
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.task.check_result import CheckResult
@@ -97,7 +97,7 @@ def stage_step(step: Step, state: StudyState, index: int) -> Step:
     shown = {one.name: [state.trials[n] for n in one.trials] for one in state.stages[: index + 1]}
     step.charts += [
         recipe.scatter(axis, shown, state.metric)
-        for axis in Space.parse(state.study["space"]).axes
+        for axis in state.settings.space.axes
         if axis.kind != "choice"
     ]
     return step
@@ -105,7 +105,7 @@ def stage_step(step: Step, state: StudyState, index: int) -> Step:
 
 def narrowed_to(state: StudyState) -> Narrowing:
     """Return the box around the best of the fine stage, as a further stage would draw from."""
-    space = Space.parse(state.study["space"])
+    space = state.settings.space
     fine = state.stages[-1]
     drawn = finite(state, [state.trials[number] for number in fine.trials])
     box = Box.from_json(fine.box) if fine.box is not None else space.whole()

@@ -37,7 +37,7 @@ def sound(folder: Path) -> StudyState | None:
     """Return what the ledger adds up to, or None where it is missing or damaged."""
     try:
         state = read(folder)
-        StudyFile.model_validate(state.study)
+        StudyFile.model_validate(state.settings.recorded)
         return state
     except (ScattershotError, LookupError, TypeError, ValueError, AttributeError):
         return None

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scattershot_common.bus.outcome import Outcome
+from scattershot_common.objective import Objective
 from scattershot_common.study.settings import Stage, StudyFile
 from scattershot_master.killers.base import Killer
+from scattershot_master.killers.build import stage_killers
 from scattershot_master.recovery.facts import Facts, TrialFacts
 from scattershot_master.search import planning
-from scattershot_master.search.judging import stage_killers
 from scattershot_master.state.study_state import StudyState
 
 _LOST = "how it ended was lost with the ledger"
@@ -103,7 +104,7 @@ class _Rebuilding:
     def _stage(self, index: int, *, over: bool) -> None:
         """Open a stage, tell of its trials, and close it if it is `over`."""
         state, settings = self._state, self._study.stages[index]
-        killers = stage_killers(self._study, index)
+        killers = stage_killers(state.settings, index)
         known = self._facts.stages.get(index)
         fields = {**known} if known else planning.next_stage(state, self._study, killers)
         assert fields is not None
@@ -176,7 +177,7 @@ class _Rebuilding:
         self._passed = 0
         for stop in sorted({stop for killer in killers for stop in killer.stops(settings.epochs)}):
             at_it = {
-                number: _standing(trials[number], stop, state.metric, state.sign)
+                number: _standing(trials[number], stop, state.objective)
                 for number in numbers
                 if number in trials and trials[number].done >= stop
             }
@@ -236,10 +237,10 @@ class _Rebuilding:
         self._out.add(trial_state, t=number, a=attempts, r=reason, at=at)
 
 
-def _standing(fact: TrialFacts, stop: int, metric: str, sign: int) -> float:
+def _standing(fact: TrialFacts, stop: int, objective: Objective) -> float:
     """Return the best value up to an epoch, larger is better; NaN if that one's is not finite."""
     values = {
-        epoch: sign * metrics.get(metric, math.nan)
+        epoch: objective.score(objective.of(metrics))
         for epoch, (metrics, _) in fact.history.items()
         if epoch <= stop
     }

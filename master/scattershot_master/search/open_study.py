@@ -38,14 +38,15 @@ def open_study(
     ledger = Ledger(folder, wait_s=wait_s)
     state = ledger.state
     dumped = study.model_dump(mode="json", by_alias=True)
-    if not state.study:
+    recorded = state.settings.recorded
+    if not recorded:
         ledger.append(
             "study", uid=secrets.token_hex(8), version=version("scattershot"), study=dumped
         )
         write(folder / _STUDY, text.encode(), sync=False)
         ledger.commit()
         return study, ledger
-    begun = StudyFile.model_validate(state.study)
+    begun = StudyFile.model_validate(recorded)
     if state.trials and begun.checkpoints.store != study.checkpoints.store:
         ledger.close()
         raise StudyFileError(
@@ -59,7 +60,7 @@ def open_study(
             "restore them to go on, or use --fresh to begin a new study beside it"
         )
     clean_stale(folder, STALE)
-    if state.study != dumped:
+    if recorded != dumped:
         ledger.append("settings", study=dumped)
         write(folder / _STUDY, text.encode(), sync=False)
         ledger.commit()

@@ -136,5 +136,6 @@ def due_rung(state: StudyState, killers: Sequence[Killer]) -> Fields | None:
 
 def _standing(state: StudyState, trial: TrialRecord) -> float:
     """Return the best value so far, larger is better; NaN if the last one is not finite."""
-    last = trial.history[-1].get(state.metric, math.nan) if trial.history else math.nan
-    return trial.best_value * state.sign if math.isfinite(last) else math.nan
+    objective = state.objective
+    last = objective.of(trial.history[-1]) if trial.history else math.nan
+    return objective.score(trial.best_value) if math.isfinite(last) else math.nan

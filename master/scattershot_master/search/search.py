@@ -18,9 +18,10 @@ from scattershot_common.store.files import exists
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.trial import STATES
 from scattershot_master.killers.base import Killer
+from scattershot_master.killers.build import stage_killers
 from scattershot_master.search import planning
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
-from scattershot_master.search.judging import Judge, stage_killers
+from scattershot_master.search.judging import Judge
 from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.search.redis_sync import RedisSync
 from scattershot_master.search.workforce import Workforce
@@ -249,7 +250,7 @@ class Search:
         index = len(self._state.stages)
         if index >= len(self._study.stages):
             return False
-        killers = stage_killers(self._study, index)
+        killers = stage_killers(self._state.settings, index)
         fields = planning.next_stage(self._state, self._study, killers)
         assert fields is not None
         self._ledger.append("stage", **fields)
@@ -266,7 +267,7 @@ class Search:
         return True
 
     def _enter(self, stage: StageRecord) -> None:
-        self._killers = stage_killers(self._study, stage.index)
+        self._killers = stage_killers(self._state.settings, stage.index)
         self._judge = Judge(self._state, stage, self._killers) if self._killers else None
 
     def _close(self, stage: StageRecord) -> None:

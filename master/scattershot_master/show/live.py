@@ -51,7 +51,7 @@ class LiveView:
         `rate` is in trials per second; None before there is evidence.
         """
         now = self._clock()
-        if now < self._due or not state.study:
+        if now < self._due or not state.settings.recorded:
             return
         begun = time.perf_counter()
         stages = progress.stages(state)

@@ -22,13 +22,12 @@ TOP = 10
 def status(state: StudyState, folder: Path, *, running: bool, now: float) -> Page:
     """Return where the study stands; `now` is in seconds since 1970."""
     stages = progress.stages(state)
-    study = state.study["study"]
     best = progress.leaders(state, 1)
     return [
         line(
             Cell(state.name, "bold"),
-            f" · task {text.one_line(study['task'])} · {state.goal} {state.metric}"
-            f" · seed {study.get('seed', 0)}",
+            f" · task {text.one_line(state.settings.task)} · {state.goal} {state.metric}"
+            f" · seed {state.settings.seed}",
         ),
         line(*_activity(state, stages, running, now)),
         line(*counts(state)),

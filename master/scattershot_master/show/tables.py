@@ -75,7 +75,7 @@ def top(state: StudyState, count: int) -> Page:
 def _by_kind(state: StudyState) -> tuple[list[str], dict[str, Value]]:
     """Return the hyperparameters whose values differ between trials, and those fixed for all."""
     names, fixed = [], {}
-    for name, entry in state.study["space"].items():
+    for name, entry in state.settings.space_table.items():
         if not isinstance(entry, dict):
             fixed[name] = entry
         elif "value" in entry and "when" not in entry:
@@ -86,7 +86,7 @@ def _by_kind(state: StudyState) -> tuple[list[str], dict[str, Value]]:
 
 
 def _format(state: StudyState, trials: Iterable[TrialRecord], name: str) -> Callable[[Value], str]:
-    entry = state.study["space"].get(name, {})
+    entry = state.settings.space_table.get(name, {})
     log = isinstance(entry, dict) and "loguniform" in entry
     return text.params_format([t.params[name] for t in trials if name in t.params], log)
 

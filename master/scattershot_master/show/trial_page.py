@@ -20,6 +20,7 @@ from scattershot_common.store.files import read as read_file
 from scattershot_common.store.files import read_header
 from scattershot_common.store.layer_stats import LayerStats
 from scattershot_common.store.location import Location
+from scattershot_common.study.recorded import StudySettings
 from scattershot_master import export
 from scattershot_master import text as words
 from scattershot_master.show import tables
@@ -66,7 +67,7 @@ def find(folder: Path, number: int) -> TrialView:
             raise ScattershotError(_unknown(folder, number, state, damage))
         if not known:
             about = {"name": header["study"], "metric": header["metric"], "goal": header["goal"]}
-            state.study = {"study": about}
+            state.settings = StudySettings({"study": about})
         state.trials[number] = _record(header)
         known = False
     record = state.trials[number]
@@ -91,7 +92,7 @@ def _files(state: StudyState, folder: Path, number: int) -> tuple[Sequence[Locat
 
 
 def _checkpoints(state: StudyState, folder: Path) -> Location:
-    return state.checkpoints(folder) if state.study else folder
+    return state.checkpoints(folder) if state.settings.recorded else folder
 
 
 def _layers(state: StudyState, folder: Path, number: int) -> Sequence[Mapping[str, Any]]:

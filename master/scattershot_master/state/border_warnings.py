@@ -31,7 +31,7 @@ def border_warnings(state: StudyState) -> list[StageWarning]:
     One that a later stage has answered is left out: that stage searched beyond the border, or
     raises the same warning with better evidence.
     """
-    space = Space.parse(state.study["space"])
+    space = state.settings.space
     found: list[StageWarning] = []
     later: list[Box] = []
     for stage in reversed(state.stages):

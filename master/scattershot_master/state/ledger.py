@@ -187,7 +187,7 @@ def read(folder: Path) -> StudyState:
     with _uncollected():
         for event in parse(data)[0]:
             state.apply(event)
-    if not state.study:
+    if not state.settings.recorded:
         raise ScattershotError(f"the study in {folder} has not begun: its {LEDGER} is empty")
     return state
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import nsmallest
-from typing import Any
 
 from scattershot_common.trial import STATES, State
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
@@ -48,21 +47,21 @@ class StageProgress:
 
 def stages(state: StudyState) -> list[StageProgress]:
     """Return the progress of every stage of the study file, those to come included."""
-    found: list[StageProgress] = []
+    progress: list[StageProgress] = []
     used, before = _Used(), dict[int, int]()
     most = 0
-    for index, settings in enumerate(state.study["stage"]):
-        epochs = int(settings["epochs"])
-        going_on = settings.get("continue")
-        stage = StageProgress(str(settings["name"]), epochs, int(going_on or settings["trials"]))
+    for index, settings in enumerate(state.settings.stages):
+        epochs = settings.epochs
+        stage = StageProgress(settings.name, epochs, settings.target)
         if index < len(state.stages):
             _count(state, state.stages[index], stage, before, used)
         elif not state.finished:
-            share = used.share if _kills(state.study, settings) else 1.0
-            stage.left = stage.target * (epochs - most if going_on else epochs) * share
-        found.append(stage)
+            share = used.share if state.settings.rules(index) else 1.0
+            done = most if settings.continue_ else 0
+            stage.left = stage.target * (epochs - done) * share
+        progress.append(stage)
         most = max(most, epochs)
-    return found
+    return progress
 
 
 class _Used:
@@ -90,8 +89,7 @@ def _count(
     """
     stage.opened, stage.closed = True, record.closed
     stage.target, stage.notes = record.target, record.notes
-    sign, counts = state.sign, stage.counts
-    best, best_trial = -math.inf, None
+    better, counts = state.objective.better, stage.counts
     living = own = spent = 0  # budgets of the living and of the ended, epochs of the ended
     partly = 0  # epochs of the living
     for number in record.trials:
@@ -103,8 +101,8 @@ def _count(
             trial_state = "complete"
             value = _best_by(state, trial, stage.epochs)
             before[number] = stage.epochs
-        if value * sign > best:
-            best, best_trial = value * sign, number
+        if better(value, stage.best_value):
+            stage.best_value, stage.best_trial = value, number
         counts[trial_state] += 1
         if trial_state == "complete":
             own += budget
@@ -115,8 +113,6 @@ def _count(
         else:
             living += budget
             partly += max(trial.done - base, 0)
-    if best_trial is not None:
-        stage.best_value, stage.best_trial = best * sign, best_trial
     stage.done = counts["complete"] + counts["killed"] + counts["failed"]
     stage.trained = spent + partly
     used.ended += stage.done
@@ -133,14 +129,8 @@ def _best_by(state: StudyState, trial: TrialRecord, epoch: int) -> float:
     """Return the best value of a trial up to `epoch`; NaN where there is none."""
     if trial.best_epoch <= epoch:
         return trial.best_value
-    values = [line.get(state.metric, math.nan) for line in trial.history if line["epoch"] <= epoch]
-    pick = max if state.sign > 0 else min
-    return pick(filter(math.isfinite, values), default=math.nan)
-
-
-def _kills(study: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
-    rules = stage.get("kill")
-    return bool(study.get("kill", {}).get("rule") if rules is None else rules)
+    objective = state.objective
+    return objective.best(objective.of(one) for one in trial.history if one["epoch"] <= epoch)
 
 
 def counts(state: StudyState) -> dict[State, int]:
@@ -153,9 +143,9 @@ def leaders(state: StudyState, count: int) -> list[TrialRecord]:
 
     Trials without a finite value are never among them; ties go by number, as in `ranking`.
     """
-    sign = -state.sign
+    score = state.objective.score
     keys = (
-        (sign * trial.best_value, trial.number)
+        (-score(trial.best_value), trial.number)
         for trial in state.trials.values()
         if math.isfinite(trial.best_value)
     )
@@ -208,7 +198,7 @@ def rate_from_ends(state: StudyState, now: float) -> float | None:
     )[-WINDOW_EPOCHS:]
     if len(ended) < LEAST_ENDED:
         return None
-    budgets = {stage["name"]: int(stage["epochs"]) for stage in state.study["stage"]}
+    budgets = {stage.name: stage.epochs for stage in state.settings.stages}
     epochs = sum(
         trial.done - max((budgets[name] for name in _before(state, trial)), default=0)
         for trial in ended[1:]

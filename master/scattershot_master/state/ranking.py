@@ -10,11 +10,11 @@ from scattershot_master.state.study_state import StudyState, TrialRecord
 
 def ranked(state: StudyState, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
     """Return trials best first; those without a finite value come last, by number."""
-    sign = state.sign
+    score = state.objective.score
 
     def key(trial: TrialRecord) -> tuple[float, int]:
         value = trial.best_value
-        return (-sign * value if math.isfinite(value) else math.inf, trial.number)
+        return (-score(value) if math.isfinite(value) else math.inf, trial.number)
 
     return sorted(state.trials.values() if trials is None else trials, key=key)
 

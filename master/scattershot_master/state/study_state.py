@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from scattershot_common.bus.fusion_choice import Kind
 from scattershot_common.bus.outcome import FAILURES
+from scattershot_common.objective import Goal, Objective
 from scattershot_common.store import location
 from scattershot_common.store.location import Location
+from scattershot_common.study.recorded import StudySettings
 from scattershot_common.trial import ENDED, STATES, State, Value, trial_seed
 
 #: One line of a ledger. "e" names the event; the other keys are those `StudyState.apply` reads.
@@ -77,7 +79,7 @@ class StageRecord:
 class StudyState:
     """The fold. `apply` is the only thing that changes it."""
 
-    study: dict[str, Any] = field(default_factory=dict)
+    settings: StudySettings = field(default_factory=StudySettings)
     uid: str = ""
     stages: list[StageRecord] = field(default_factory=list)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
@@ -106,32 +108,36 @@ class StudyState:
     @property
     def name(self) -> str:
         """The study's name, which is also its folder's."""
-        return str(self.study["study"]["name"])
+        return self.settings.name
 
     @property
     def store(self) -> str | None:
         """The URL of the object store that has the checkpoints, unless its folder has them."""
-        store: str | None = self.study.get("checkpoints", {}).get("store")
-        return store
+        return self.settings.checkpoints.store
 
     def checkpoints(self, folder: Path) -> Location:
         """Return what holds `trials/`; `folder` is the study's. Raises like `place.root`."""
         return location.root(self.store, folder, self.name)
 
     @property
-    def metric(self) -> str:
-        """The metric that trials are ranked by."""
-        return str(self.study["study"]["metric"])
+    def objective(self) -> Objective:
+        """The metric that trials are ranked by, and whether larger is better."""
+        return self.settings.objective
 
     @property
-    def goal(self) -> Literal["maximize", "minimize"]:
+    def metric(self) -> str:
+        """The metric that trials are ranked by."""
+        return self.objective.metric
+
+    @property
+    def goal(self) -> Goal:
         """Which way the metric is better."""
-        return "minimize" if self.study["study"].get("goal") == "minimize" else "maximize"
+        return self.objective.goal
 
     @property
     def sign(self) -> int:
         """What to multiply the metric with so that larger is better."""
-        return -1 if self.goal == "minimize" else 1
+        return self.objective.sign
 
     def apply(self, event: Event) -> None:
         """Take one event in. The same event twice changes nothing the second time."""
@@ -146,10 +152,11 @@ class StudyState:
             handler(self, event)
 
     def _study(self, event: Event) -> None:
-        self.study, self.uid, self.begun = event["study"], event["uid"], event["at"]
+        self.settings = StudySettings(event["study"])
+        self.uid, self.begun = event["uid"], event["at"]
 
     def _settings(self, event: Event) -> None:
-        self.study = event["study"]
+        self.settings = StudySettings(event["study"])
         self.finished = False
 
     def _home(self, event: Event) -> None:
@@ -186,7 +193,7 @@ class StudyState:
             number,
             self.stages[-1].name,
             event["p"],
-            trial_seed(self.study["study"].get("seed", 0), number),
+            trial_seed(self.settings.seed, number),
             event["epochs"],
             event["until"],
         )
@@ -212,9 +219,9 @@ class StudyState:
         trial.history.append({"epoch": epoch, **metrics})
         if file := event.get("f"):
             trial.checkpoint = file
-        value = metrics.get(self.study["study"]["metric"], math.nan)
-        best = trial.best_value
-        if math.isfinite(value) and (math.isnan(best) or value * self.sign > best * self.sign):
+        objective = self.settings.objective
+        value = metrics.get(objective.metric, math.nan)
+        if objective.better(value, trial.best_value):
             trial.best_value, trial.best_epoch = value, epoch
             trial.best_checkpoint = event.get("f", "")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scattershot_common.study.recorded import StudySettings
 from scattershot_common.trial import Value
 from scattershot_master.diagnosis.diagnose import diagnose
 from scattershot_master.diagnosis.study import STUDY_RULES
@@ -85,23 +86,29 @@ def test_accuracies_within_one_error_of_the_best_are_told_to_be_chance(state: St
     assert "100 validation examples" in found.evidence
 
 
+def change(state: StudyState, **tables: Any) -> None:
+    """Give a study other tables of settings."""
+    state.settings = StudySettings({**state.settings.recorded, **tables})
+
+
 def small(values: list[list[float]], **study: Any) -> StudyState:
     """Return a study of a stage with these accuracies, a trial a line; `study` are its tables."""
     state, epochs = StudyState(), max(map(len, values))
     stage = {"name": "coarse", "trials": len(values), "epochs": epochs}
-    state.study = {
-        "study": {"name": "small", "metric": "val_accuracy"},
-        "space": {"lr": {"uniform": [0.0, 1.0]}, "layers": {"choice": [1, 2]}},
-        "stage": [stage],
-        "kill": {"rule": [], "grace": 1, "min_peers": 3},
-        **study,
-    }
+    change(
+        state,
+        study={"name": "small", "metric": "val_accuracy"},
+        space={"lr": {"uniform": [0.0, 1.0]}, "layers": {"choice": [1, 2]}},
+        stage=[stage],
+        kill={"rule": [], "grace": 1, "min_peers": 3},
+    )
+    change(state, **study)
     state.stages = [StageRecord("coarse", 0, len(values), [*range(len(values))])]
     for number, curve in enumerate(values):
         params: dict[str, Value] = {"lr": number / 10, "layers": 1}
         trial = TrialRecord(number, "coarse", params, 0, epochs, epochs, "complete")
         trial.history = [{"epoch": e, "val_accuracy": one} for e, one in enumerate(curve, 1)]
-        trial.best_value = max(curve) if state.sign > 0 else min(curve)
+        trial.best_value = state.objective.best(curve)
         state.trials[number] = trial
     return state
 
@@ -130,11 +137,13 @@ def test_updates_that_are_too_large_are_not_taken_for_a_rate_that_is_too_low() -
 def rated(*trials: tuple[float, bool], high: bool = True, space: Any = None) -> list[Finding]:
     """Return what the rule on rates finds in trials of (rate, whether it is bad)."""
     state = small([[0.5]] * len(trials))
-    state.study["space"] = space or {"lr": {"loguniform": [1e-4, 10.0]}}
+    change(state, space=space or {"lr": {"loguniform": [1e-4, 10.0]}})
     rule = "diverged" if high else "slow"
     cases, findings = {}, {}
     for n, (rate, bad) in enumerate(trials):
-        cases[n] = Case(state.trials[n].history, params=dict.fromkeys(state.study["space"], rate))
+        cases[n] = Case(
+            state.trials[n].history, params=dict.fromkeys(state.settings.space_table, rate)
+        )
         findings[n] = [Finding(rule, "", "", "")] * bad
     return STUDY_RULES["rates"](StudyCase(state, cases, findings))
 
@@ -176,7 +185,7 @@ def test_rates_that_are_too_slow_are_told_in_words_that_fit() -> None:
 
 def test_a_rate_that_is_no_number_is_left_alone() -> None:
     state = small([[0.5]] * 4)
-    state.study["space"] = {"lr": {"choice": ["low", "high"]}}
+    change(state, space={"lr": {"choice": ["low", "high"]}})
     for trial in state.trials.values():
         trial.params = {"lr": "high"}
     assert STUDY_RULES["rates"](study_of(state)) == []
@@ -248,7 +257,7 @@ def test_trials_of_other_hyperparameters_or_age_are_not_near_identical() -> None
 
 def test_rates_a_tenth_apart_are_not_near_identical_in_however_many_decades() -> None:
     state = small(GOOD)
-    state.study["space"]["lr"] = {"loguniform": [1e-12, 1.0]}
+    change(state, space={"lr": {"loguniform": [1e-12, 1.0]}, "layers": {"choice": [1, 2]}})
     for trial in state.trials.values():
         trial.params["lr"] = 10.0 ** (-4 - trial.number)
     alike(state, 1, 2, lr=1.04e-4)
@@ -289,7 +298,7 @@ def test_a_killer_that_would_have_killed_a_late_winner_is_found() -> None:
     assert "best trial, 0, would have been killed at epoch 1 of stage coarse" in found.evidence
     assert found.evidence.endswith("the best value would have been 0.56 instead of 0.99")
     assert "grace above 1" in found.remedy
-    state.study["kill"]["grace"] = 3
+    change(state, kill={"rule": ["median"], "grace": 3, "min_peers": 3})
     assert STUDY_RULES["killed_winner"](study_of(state)) == []
 
 
@@ -394,10 +403,11 @@ def test_a_minimized_metric_is_replayed_with_its_sign() -> None:
 
 def test_a_trial_that_goes_on_is_not_judged_again_by_the_epochs_it_has() -> None:
     state = small([[0.1, 0.9, 0.95, 0.99], [0.5, 0.5, 0.5, 0.5], [0.6, 0.6, 0.6, 0.6], [0.7, 0.7]])
-    state.study["stage"] = [
+    stages = [
         {"name": "coarse", "trials": 4, "epochs": 2},
         {"name": "final", "continue": 3, "epochs": 4, "kill": ["median"]},
     ]
+    change(state, stage=stages)
     state.stages.append(StageRecord("final", 1, 3, [0, 1, 2]))
     median = build(["median"], {"min_peers": 1})
     assert 0 not in replay(state, {0: [], 1: median}).killed

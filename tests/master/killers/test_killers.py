@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scattershot_common.objective import Goal, Objective
 from scattershot_common.study import settings
 from scattershot_master.killers import KILLERS
 from scattershot_master.killers.base import Curve, Killer, Peers, Verdict
@@ -19,8 +20,8 @@ finite = st.floats(-1e6, 1e6)
 any_value = finite | st.sampled_from([nan, inf, -inf])
 
 
-def killer(rule: str, *, minimize: bool = False, **options: float) -> Killer:
-    [built] = build([rule], options, minimize=minimize)
+def killer(rule: str, *, goal: Goal = "maximize", **options: float) -> Killer:
+    [built] = build([rule], options, objective=Objective("m", goal))
     return built
 
 
@@ -44,7 +45,7 @@ def test_there_is_a_file_for_every_rule_and_the_table_names_them_all() -> None:
         "halving", "sync_halving", "median", "percentile", "diverged", "patience",
     }  # fmt: skip
     folder = Path(__file__).parents[3] / "master/scattershot_master/killers"
-    assert {path.stem for path in folder.glob("*.py")} == {*KILLERS, "__init__", "base", "rules"}
+    assert {path.stem for path in folder.glob("*.py")} == {*KILLERS, "__init__", "base", "build"}
 
 
 # what the peers of a trial are
@@ -218,7 +219,7 @@ def test_a_trial_equal_to_all_its_peers_is_killed_by_no_rounding() -> None:
 
 
 def test_reasons_show_a_minimized_metric_as_it_was_reported() -> None:
-    rule = killer("percentile", percentile=40, minimize=True)
+    rule = killer("percentile", percentile=40, goal="minimize")
     verdict = judged(rule, [-2.5], peers_at(1, *[-0.5] * 6))
     assert verdict.reason == (
         "percentile rule: best 2.5 by epoch 1 is worse than 0.5, the 40% percentile of 6 trials"
@@ -363,12 +364,12 @@ def test_a_trial_at_the_end_of_its_budget_is_complete_and_not_killed(name: str) 
 def test_each_rule_takes_its_own_options() -> None:
     options = {"grace": 2, "eta": 4, "percentile": 10, "patience": 3, "min_peers": 7, "factor": 5.0}
     assert [str(rule) for rule in build(RULES, options)] == [
-        "Diverged(grace=2, minimize=False, factor=5.0)",
-        "Halving(grace=2, minimize=False, eta=4)",
-        "Median(grace=2, minimize=False, percentile=50.0, min_peers=7)",
-        "Patience(grace=2, minimize=False, patience=3)",
-        "Percentile(grace=2, minimize=False, percentile=10, min_peers=7)",
-        "SyncHalving(grace=2, minimize=False, eta=4)",
+        "Diverged(grace=2, factor=5.0)",
+        "Halving(grace=2, eta=4)",
+        "Median(grace=2, percentile=50.0, min_peers=7)",
+        "Patience(grace=2, patience=3)",
+        "Percentile(grace=2, percentile=10, min_peers=7)",
+        "SyncHalving(grace=2, eta=4)",
     ]
 
 
@@ -377,4 +378,4 @@ def test_the_study_file_knows_the_same_rules_options_and_defaults() -> None:
     defaults = settings.Kill().model_dump(exclude={"rule"})
     assert build(RULES, defaults) == build(RULES, {})
     used = {field.name for rule in KILLERS.values() for field in fields(rule)}
-    assert defaults.keys() == used - {"minimize"}
+    assert defaults.keys() == used - {"objective"}

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from scattershot_master.search.judging import Judge, stage_killers
+from scattershot_master.killers.build import stage_killers
+from scattershot_master.search.judging import Judge
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import study_file
 
@@ -26,7 +27,7 @@ class Scene:
         for number in range(trials):
             sampled = {"t": number, "p": {}, "epochs": 9, "until": 9}
             self.state.apply({"e": "sampled", "at": 1.0, **sampled})
-        self.killers = stage_killers(study, 0)
+        self.killers = stage_killers(self.state.settings, 0)
         self.judge = Judge(self.state, self.state.stages[0], self.killers)
 
     def report(self, number: int, value: float, **more: float) -> None:

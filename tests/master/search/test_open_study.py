@@ -48,7 +48,7 @@ def test_a_new_study_gets_a_folder_of_its_name(begin: Callable[..., Path], tmp_p
     assert (folder / "study.toml").read_text() == '[study]\nname = "digits"\n'
     state = read(folder)
     assert len(state.uid) == 16
-    assert StudyFile.model_validate(state.study) == study()
+    assert StudyFile.model_validate(state.settings.recorded) == study()
 
 
 def test_the_same_study_goes_on_in_its_folder_and_nothing_is_written(
@@ -203,7 +203,7 @@ def test_other_settings_may_change_and_open_a_finished_study_again(
     assert begin(study(**change)) == folder
     state = read(folder)
     assert (state.uid, state.finished) == (uid, False)
-    assert StudyFile.model_validate(state.study) == study(**change)
+    assert StudyFile.model_validate(state.settings.recorded) == study(**change)
 
 
 def test_a_study_that_another_master_runs_cannot_be_opened(

@@ -7,15 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scattershot_common.objective import Objective
 from scattershot_common.space.space import Box
+from scattershot_common.study.recorded import StudySettings
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.killers.base import Killer, Verdict
-from scattershot_master.killers.build import build
+from scattershot_master.killers.build import build, stage_killers
 from scattershot_master.search import planning
-from scattershot_master.search.judging import stage_killers
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import SPACE, study_file
 
+LOSS = Objective("val_accuracy", "minimize")
 HALVING = build(["sync_halving"], {"grace": 1, "eta": 3})
 
 
@@ -406,7 +408,7 @@ def test_ties_at_a_rung_go_to_the_lower_number_and_nan_never_goes_on() -> None:
 
 
 def test_the_smaller_goes_on_where_the_goal_is_to_minimize() -> None:
-    killers = build(["sync_halving"], {"grace": 1, "eta": 3}, minimize=True)
+    killers = build(["sync_halving"], {"grace": 1, "eta": 3}, objective=LOSS)
     state, _ = rung_of([0.1, 0.9, 0.5], killers=killers, goal="minimize")
     rung = planning.due_rung(state, killers)
     assert rung is not None
@@ -462,5 +464,6 @@ def test_the_stages_own_rules_stand_in_for_the_studys() -> None:
         {"name": "fine", "trials": 4, "epochs": 9, "kill": "none"},
     ]
     study = study_file(stage=stages, space=SPACE)
-    assert [killer.stops(9) for killer in stage_killers(study, 0)] == [[1, 3]]
-    assert stage_killers(study, 1) == []
+    recorded = StudySettings(study.model_dump(mode="json", by_alias=True))
+    assert [killer.stops(9) for killer in stage_killers(recorded, 0)] == [[1, 3]]
+    assert stage_killers(recorded, 1) == []

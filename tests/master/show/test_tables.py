@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from scattershot_common.space.space import Space
 from scattershot_master.show import tables
 from scattershot_master.show.layout import plain_text, table_lines
 from scattershot_master.show.study_page import final, status
@@ -153,13 +152,13 @@ def test_a_warning_stays_while_no_later_stage_searched_beyond(own_board: StudySt
 
 def test_a_stage_that_searched_beyond_the_border_answers_the_warning(own_board: StudyState) -> None:
     crowded(own_board, 0, 8.0, 10.0)
-    space = Space.parse(own_board.study["space"])
+    space = own_board.settings.space
     own_board.stages[1].box = [[[0.5, 1.1]], *space.whole().to_json()[1:]]
     assert not lr_warnings(own_board)
 
 
 def test_the_same_warning_is_raised_once_by_the_latest_stage(own_board: StudyState) -> None:
-    own_board.stages[1].box = Space.parse(own_board.study["space"]).whole().to_json()
+    own_board.stages[1].box = own_board.settings.space.whole().to_json()
     crowded(own_board, 0, 8.0, 10.0)
     crowded(own_board, 1, 8.0, 10.0)
     assert [stage for stage, _ in lr_warnings(own_board)] == ["fine"]

@@ -288,7 +288,7 @@ def test_a_disk_that_refuses_is_an_error_and_loses_nothing_committed_before(
 WRITER = """
 import sys
 from pathlib import Path
-from scattershot_master.ledger import Ledger
+from scattershot_master.state.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 first = len(ledger.state.trials)
 for number in range(first, first + 10**9):

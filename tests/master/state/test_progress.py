@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from scattershot_common.study.recorded import StudySettings
 from scattershot_master.state import progress
 from scattershot_master.state.progress import Rate, rate_from_ends, stages, time_left
 from scattershot_master.state.ranking import finite
@@ -115,7 +116,8 @@ def test_leaders_are_the_ranking_s_first(finished: StudyState) -> None:
 
 def test_leaders_of_a_loss_are_the_smallest() -> None:
     state = Simulation().run(150)
-    state.study["study"].update(goal="minimize")
+    study = {**state.settings.recorded["study"], "goal": "minimize"}
+    state.settings = StudySettings({**state.settings.recorded, "study": study})
     state.trials[0].best_value = 0.001
     assert progress.leaders(state, 1)[0].number == 0
     assert progress.leaders(state, 5) == finite(state)[:5]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scattershot_common.study.recorded import StudySettings
 from scattershot_master.state.ranking import finite, ranked
 from scattershot_master.state.study_state import StudyState, TrialRecord
 from support.pretend_master import study_file
@@ -15,7 +16,7 @@ from support.pretend_master import study_file
 def board_of(values: list[float], goal: Literal["maximize", "minimize"] = "maximize") -> StudyState:
     """Return a study's state whose trial i has the best value `values[i]`."""
     study = study_file(study={"name": "ranked", "task": "digits", "goal": goal})
-    state = StudyState(study=study.model_dump(mode="json", by_alias=True))
+    state = StudyState(StudySettings(study.model_dump(mode="json", by_alias=True)))
     numbers = list(range(len(values)))
     random.Random(0).shuffle(numbers)  # the order of sampling must not matter
     for number in numbers:

@@ -17,7 +17,7 @@ def importance(study: StudyCase) -> list[Finding]:
     weights = importances(study)
     if not weights:
         return []
-    space = Space.parse(study.state.study["space"])
+    space = study.state.settings.space
     shares = ", ".join(f"{_told(space, name)} {percent(one)}" for name, one in weights.items())
     low = [name for name, share in weights.items() if share < 0.02]
     remedy = "narrow the first ones further"
@@ -40,7 +40,7 @@ def _told(space: Space, name: str) -> str:
 def importances(study: StudyCase) -> dict[str, float]:
     """Return name → share of the effect, summing to 1, the largest first; {} where none shows."""
     state = study.state
-    space = Space.parse(state.study["space"])
+    space = state.settings.space
     records = [trial for trial in state.trials.values() if trial.history]
     if len(records) < _TRIALS or len(space.axes) < 2:
         return {}

@@ -49,7 +49,7 @@ def replay(
     begun: dict[int, int] = {}
     trained = saved = 0
     for stage in state.stages:
-        budget = int(state.study["stage"][stage.index]["epochs"])
+        budget = state.settings.stages[stage.index].epochs
         trials = [state.trials[number] for number in stage.trials]
         alive = [trial for trial in trials if trial.number not in killed]
         ended = _Stage(state, alive, killers[stage.index], begun, budget).run(together)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from scattershot_master.diagnosis.study.killer_replay import Killing, Replay, replay
 from scattershot_master.diagnosis.study.noise import noise_of
 from scattershot_master.diagnosis.study.study_case import StudyCase
 from scattershot_master.diagnosis.trial_case import Finding, number, percent
 from scattershot_master.killers import KILLERS
-from scattershot_master.killers.base import Killer
-from scattershot_master.killers.build import build
+from scattershot_master.killers.build import build, stage_killers
 from scattershot_master.state.ranking import finite
-from scattershot_master.state.study_state import StageRecord, StudyState
+from scattershot_master.state.study_state import StudyState
 
 #: Trials below which it is chance whom a killer meets.
 _TRIALS = 8
@@ -24,7 +21,7 @@ _SOURCE = "Hyperparameter optimization"
 def killed_winner(study: StudyCase) -> list[Finding]:
     """Find that the study's own killers ended the best trial early, or would have in step."""
     state = study.state
-    if not _telling(study) or not any(_own(state, stage) for stage in state.stages):
+    if not _telling(study) or not any(state.settings.rules(stage.index) for stage in state.stages):
         return []
     winner = finite(state)[0]
     if winner.state == "killed" and winner.best_epoch == winner.done and _by_rule(winner.reason):
@@ -32,7 +29,8 @@ def killed_winner(study: StudyCase) -> list[Finding]:
         told = f"the best trial, {winner.number}, was killed at {_where(killing)}, where its value "
         told += f"was its best so far ({killing.reason})"
     else:
-        own = {stage.index: _built(state, _own(state, stage)) for stage in state.stages}
+        settings = state.settings
+        own = {stage.index: stage_killers(settings, stage.index) for stage in state.stages}
         replayed = replay(state, own)
         if not _harmed(state, replayed, noise_of(study)):
             return []
@@ -55,9 +53,12 @@ def other_killers(study: StudyCase) -> list[Finding]:
     winner, noise = finite(state)[0].number, noise_of(study)
     kills, spares = dict[str, Killing](), dict[str, float]()
     for rule in KILLERS:
-        if all(_own(state, stage) == [rule] for stage in state.stages):
+        if all(state.settings.rules(stage.index) == (rule,) for stage in state.stages):
             continue
-        killers = {stage.index: _built(state, [rule]) for stage in state.stages}
+        killers = dict.fromkeys(
+            (stage.index for stage in state.stages),
+            build([rule], state.settings.kill.options, objective=state.objective),
+        )
         replays = [replay(state, killers), replay(state, killers, together=False)]
         saved = replays[-1].saved / max(replays[-1].trained, 1)
         if harmful := next((one for one in replays if _harmed(state, one, noise)), None):
@@ -105,14 +106,3 @@ def _by_rule(reason: str) -> bool:
 
 def _where(killing: Killing) -> str:
     return f"epoch {killing.epoch} of stage {killing.stage}"
-
-
-def _own(state: StudyState, stage: StageRecord) -> list[str]:
-    """Return the names of the killers that held in a stage."""
-    rules = state.study["stage"][stage.index].get("kill")
-    return list(state.study.get("kill", {}).get("rule", ()) if rules is None else rules)
-
-
-def _built(state: StudyState, rules: Sequence[str]) -> list[Killer]:
-    options = {name: one for name, one in state.study.get("kill", {}).items() if name != "rule"}
-    return build(rules, options, minimize=state.goal == "minimize")

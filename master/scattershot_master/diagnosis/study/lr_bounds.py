@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from scattershot_common.space.space import Axis, Space
+from scattershot_common.space.space import Axis
 from scattershot_master.diagnosis.study.study_case import StudyCase
 from scattershot_master.diagnosis.trial_case import Case, Finding
 from scattershot_master.state.tail_probability import hypergeometric
@@ -65,7 +65,7 @@ def rates(study: StudyCase) -> list[Finding]:
 
     Rates are the hyperparameters `lr` and those whose names end with `_lr`.
     """
-    axes = [axis for axis in Space.parse(study.state.study["space"]).axes if _is_rate(axis)]
+    axes = [axis for axis in study.state.settings.space.axes if _is_rate(axis)]
     found = []
     for axis in axes:
         for side in _SIDES:

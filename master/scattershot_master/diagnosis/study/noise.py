@@ -82,7 +82,7 @@ def _spread(study: StudyCase, ranking: Sequence[TrialRecord]) -> tuple[float, st
 
 def _points(study: StudyCase, ranking: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
     """Return the trials, those together that have nearly the same point and as many epochs."""
-    space = Space.parse(study.state.study["space"])
+    space = study.state.settings.space
     found: list[tuple[list[float], list[TrialRecord]]] = []
     for trial in ranking:
         point = space.locate(trial.params)
