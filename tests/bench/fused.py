@@ -14,10 +14,9 @@ from bench import harness, overhead
 from bench.harness import Figure
 from bench.overhead import Round
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.fused import Engine, NotFusable, Tuner, probe
-from scattershot_worker.training.loop import train_epoch
-from scattershot_worker.training.training import Training
+from scattershot_worker.training.seeding import seed_everything
+from scattershot_worker.training.training import Training, train_epoch
 
 ROUNDS = 5
 TARGET = 4.0

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 import torch
 
 from bench.harness import Figure, at_most, main, median
-from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.fused import Engine, probe
 from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.tasks.digits import Digits
-from scattershot_worker.training.loop import data_on, evaluate, tensors_of, train_epoch
-from scattershot_worker.training.training import Training
+from scattershot_worker.training.data import data_on, tensors_of
+from scattershot_worker.training.evaluation import evaluate
+from scattershot_worker.training.seeding import seed_everything
+from scattershot_worker.training.training import Training, train_epoch
 
 _LANES = 28
 _CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ _MLP = {"hidden": 128}
 
 
 class _Alone:
-    """A trial that trains alone, as `trainer.train` does it."""
+    """A trial that trains alone, as `SoloEngine` does it."""
 
     def __init__(self, task: Digits, params: Mapping[str, Any], budget: int, *, on: bool) -> None:
         self.task, self.data = task, data_on(task, _CPU)
@@ -38,9 +39,9 @@ class _Alone:
         training.begin_epoch(epoch, [])
         train_epoch(training, data.train, lambda: None, watch)
         with nullcontext() if watch is None else watch.evaluation():
-            _, outputs, targets = evaluate(self.task, training.model, data.val, _CPU)
+            evaluation = evaluate(self.task, training.model, data.val, _CPU)
         if watch is not None:
-            watch.end_epoch(outputs, targets)
+            watch.end_epoch(evaluation.outputs, evaluation.targets)
 
 
 class _Pack:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from scattershot_common.store.layer_stats import LayerStats
 from scattershot_common.task.task import Data, Task
 from scattershot_master.diagnosis.trial_case import Case
-from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.tasks.diabetes import Diabetes
-from scattershot_worker.training.loop import evaluate, tensors_of, train_epoch
-from scattershot_worker.training.training import Training
+from scattershot_worker.training.data import tensors_of
+from scattershot_worker.training.evaluation import evaluate
+from scattershot_worker.training.seeding import seed_everything
+from scattershot_worker.training.training import Training, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -198,11 +199,11 @@ def case(one: Run, seed: int = 3) -> Case:
         training.begin_epoch(epoch, history)
         loss, _ = train_epoch(training, data.train, lambda: None, watch)
         with watch.evaluation():
-            metrics, outputs, targets = evaluate(task, training.model, data.val, CPU)
-        seen, line = watch.end_epoch(outputs, targets)
+            evaluation = evaluate(task, training.model, data.val, CPU)
+        seen, line = watch.end_epoch(evaluation.outputs, evaluation.targets)
         if line is not None:
             layers.add(line)
-        found = {f"val_{name}": value for name, value in metrics.items()}
+        found = {f"val_{name}": value for name, value in evaluation.metrics.items()}
         history.append(
             {"epoch": epoch, **found, "train_loss": loss.item(), "lr": training.lr, **seen}
         )

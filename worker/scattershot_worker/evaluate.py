@@ -21,8 +21,8 @@ from scattershot_common.store import files, location
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.snapshot import read_tensors, rebuild
 from scattershot_worker.attempt.task_loader import load_task
-from scattershot_worker.training.loop import data_on, evaluate
-from scattershot_worker.training.training import expected, predicted
+from scattershot_worker.training.data import data_on
+from scattershot_worker.training.evaluation import evaluate, targets_of
 
 
 def run_members(
@@ -45,10 +45,9 @@ def run_members(
         state = cast(Mapping[str, Any], header["state"])
         model = task.model(member["params"])
         model.load_state_dict(rebuild(state["model"], read_tensors(files.load(path))))
-        _, outputs, targets = evaluate(task, model.to(device), data.test, device)
-        predictions = predicted(task, outputs, targets)
-        results[f"predictions/{member['trial']}"] = predictions.contiguous()
-        results["targets"] = expected(task, targets).contiguous()
+        evaluation = evaluate(task, model.to(device), data.test, device)
+        results[f"predictions/{member['trial']}"] = evaluation.predictions.contiguous()
+        results["targets"] = targets_of(task, evaluation.targets).contiguous()
     return results
 
 

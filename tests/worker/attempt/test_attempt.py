@@ -43,7 +43,7 @@ def raising(error: BaseException, after: int = 2) -> Callable[[Any], None]:
 
 def here(train: Callable[..., Any], after: int) -> str:
     """Return file and line, counted from where `train` is written."""
-    return f"test_job.py:{train.__code__.co_firstlineno + after}"
+    return f"test_attempt.py:{train.__code__.co_firstlineno + after}"
 
 
 # ---- to the end
@@ -236,7 +236,7 @@ def test_an_error_without_words_is_told_by_its_kind(workbench: Workbench) -> Non
 
 def test_sys_exit_in_a_train_function_fails_the_trial(workbench: Workbench) -> None:
     assert workbench.run(raising(SystemExit(3))) == ("ended", "failed")
-    assert workbench.reason().startswith("SystemExit: 3 (test_job.py:")
+    assert workbench.reason().startswith("SystemExit: 3 (test_attempt.py:")
 
 
 def test_the_next_trial_is_not_touched_by_an_error(workbench: Workbench) -> None:

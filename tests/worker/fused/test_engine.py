@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.fused import Engine, Lane, probe
 from scattershot_worker.fused.cuda_graph import Recorded
 from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.monitor import Monitor
-from scattershot_worker.training.loop import evaluate, tensors_of, train_epoch
-from scattershot_worker.training.training import Training, predicted
+from scattershot_worker.training.data import tensors_of
+from scattershot_worker.training.evaluation import evaluate, predictions_of
+from scattershot_worker.training.seeding import seed_everything
+from scattershot_worker.training.training import Training, train_epoch
 
 CPU = torch.device("cpu")
 EXAMPLES, BATCH = 72, 16  # four batches and an odd one
@@ -205,10 +206,11 @@ def test_a_lane_comes_to_the_state_of_the_trial_alone(model: str, optimizer: str
             assert loss == pytest.approx(
                 float(train_epoch(one, task.data().train, lambda: None)[0]), rel=1e-5
             )
-            metrics, outputs, _ = evaluate(task, one.model, task.data().val, CPU)
-            assert results[lane].metrics == pytest.approx(metrics, rel=1e-9)
-            assert torch.allclose(results[lane].outputs, outputs, rtol=1e-9)
-            assert torch.allclose(results[lane].predictions, task.predictions(outputs), rtol=1e-9)
+            expected = evaluate(task, one.model, task.data().val, CPU)
+            assert results[lane].metrics == pytest.approx(expected.metrics, rel=1e-9)
+            assert torch.allclose(results[lane].outputs, expected.outputs, rtol=1e-9)
+            predictions = task.predictions(expected.outputs)
+            assert torch.allclose(results[lane].predictions, predictions, rtol=1e-9)
     for lane, one in zip(lanes, alone, strict=True):
         assert_same(lane, one, 1e-10)
 
@@ -244,12 +246,12 @@ def test_each_trick_is_a_lanes_own(name: str) -> None:
     for lane, one in zip(lanes, alone, strict=True):
         assert_same(lane, one, 1e-10)
         assert lane.training.lr == one.lr
-    if alone[0].ema is not None:
+    if alone[0].average is not None:
         averaged = engine.evaluate(task.data().val, lambda: None, averaged=True)
-        with alone[0].ema.in_place():
-            expected, _, _ = evaluate(task, alone[0].model, task.data().val, CPU)
+        with alone[0].average.in_place():
+            expected = evaluate(task, alone[0].model, task.data().val, CPU)
         assert [*averaged] == [lanes[0]]
-        assert averaged[lanes[0]].metrics == pytest.approx(expected, rel=1e-9)
+        assert averaged[lanes[0]].metrics == pytest.approx(expected.metrics, rel=1e-9)
 
 
 def test_in_single_precision_the_curves_agree_to_rounding() -> None:
@@ -264,7 +266,7 @@ def test_in_single_precision_the_curves_agree_to_rounding() -> None:
             one.begin_epoch(number, [])
             expected = float(train_epoch(one, task.data().train, lambda: None)[0])
             assert loss == pytest.approx(expected, rel=1e-4)
-            metrics, _, _ = evaluate(task, one.model, task.data().val, CPU)
+            metrics = evaluate(task, one.model, task.data().val, CPU).metrics
             assert results[lane].metrics == pytest.approx(metrics, rel=1e-3)
 
 
@@ -335,9 +337,10 @@ def test_own_losses_and_metrics_and_regression_are_honoured(kind: type[Small]) -
         one.begin_epoch(1, [])
         train_epoch(one, task.data().train, lambda: None)
         assert_same(lane, one, 1e-10)
-        metrics, outputs, targets = evaluate(task, one.model, task.data().val, CPU)
-        assert results[lane].metrics == pytest.approx(metrics, rel=1e-9)
-        assert torch.allclose(results[lane].predictions, predicted(task, outputs, targets))
+        expected = evaluate(task, one.model, task.data().val, CPU)
+        assert results[lane].metrics == pytest.approx(expected.metrics, rel=1e-9)
+        predictions = predictions_of(task, expected.outputs, expected.targets)
+        assert torch.allclose(results[lane].predictions, predictions)
 
 
 # ---- against other lanes: to the last bit
@@ -559,8 +562,8 @@ def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
             one.begin_epoch(number, [])
             train_epoch(one, task.data().train, lambda: None, watch)
             with watch.evaluation():
-                _, outputs, targets = evaluate(task, one.model, val, CPU)
-            expected, lines = watch.end_epoch(outputs, targets)
+                evaluation = evaluate(task, one.model, val, CPU)
+            expected, lines = watch.end_epoch(evaluation.outputs, evaluation.targets)
             seen, line = engine.seen(lane, tensors_of(val)[0], results[lane])
             assert seen == pytest.approx(expected, rel=1e-3) and "train_accuracy" in seen
             assert (line is None) is (lines is None) is (number not in (1, 4))

@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.fused import NotFusable, probe
 from scattershot_worker.fused.verify import verify
-from scattershot_worker.training.loop import tensors_of
+from scattershot_worker.training.data import tensors_of
+from scattershot_worker.training.seeding import seed_everything
 from scattershot_worker.training.training import Training
 
 CPU = torch.device("cpu")

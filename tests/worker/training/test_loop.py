@@ -15,7 +15,8 @@ from scattershot_common.errors import TaskError
 from scattershot_common.store import files
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED, Value
-from scattershot_worker.training.loop import batches, data_on, evaluate
+from scattershot_worker.training.data import batches, data_on
+from scattershot_worker.training.evaluation import evaluate
 from support.workbench import Workbench
 
 CPU = torch.device("cpu")
@@ -182,7 +183,7 @@ def test_a_stop_is_heard_at_the_next_batch(bench: Workbench, stop: Any, training
                 def forward(self, input: Tensor) -> Tensor:
                     if self.training is training:
                         calls.append(len(input))
-                        bench.signals.set(stop)
+                        bench.signals.set(StopReason(stop))
                     return super().forward(input)
 
             return Stopped(3, 2)
@@ -214,8 +215,9 @@ def test_loaders_and_tensors_of_the_same_data_are_evaluated_alike() -> None:
     loader = DataLoader(TensorDataset(*part), batch_size=8)
     first = evaluate(task, model, part, CPU)
     second = evaluate(task, model, loader, CPU)
-    assert first[0] == pytest.approx(second[0])
-    assert torch.allclose(first[1], second[1]) and torch.equal(second[2], part[1])
+    assert first.metrics == pytest.approx(second.metrics)
+    assert torch.allclose(first.outputs, second.outputs)
+    assert torch.equal(second.targets, part[1])
 
 
 def test_regression_reports_its_errors_and_saves_plain_outputs(bench: Workbench) -> None:

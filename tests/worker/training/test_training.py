@@ -20,11 +20,10 @@ from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.attempt import attempt
 from scattershot_worker.attempt.stop_signal import StopSignal
-from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.training.hyperparameters import Hyperparameters
 from scattershot_worker.training.initialization import initialize
-from scattershot_worker.training.loop import train_epoch
-from scattershot_worker.training.training import Training
+from scattershot_worker.training.seeding import seed_everything
+from scattershot_worker.training.training import Training, train_epoch
 from support.workbench import Workbench
 
 CPU = torch.device("cpu")
@@ -143,11 +142,11 @@ def test_weights_are_averaged_as_torch_does() -> None:
     for _ in range(4):
         one.step(X[:12], Y[:12])
         average.update_parameters(one.model)
-    assert one.ema is not None
-    with one.ema.in_place():
+    assert one.average is not None
+    with one.average.in_place():
         assert_same(one.model, average.module)
     before = [parameter.clone() for parameter in one.model.parameters()]
-    with one.ema.in_place():
+    with one.average.in_place():
         pass
     assert all(torch.equal(a, b) for a, b in zip(before, one.model.parameters(), strict=True))
 
@@ -181,18 +180,18 @@ def test_a_step_that_the_scaler_skips_is_not_averaged_and_not_seen() -> None:
 
     task, seen = Overflows(), Seen()
     one = training(task, precision="fp16", ema=0.5)
-    assert one.ema is not None and one.scaler is not None
+    assert one.average is not None and one.scaler is not None
     one.step(X[:12], Y[:12], seen)
-    weights = {name: average.clone() for name, average in one.ema.weights.items()}
+    weights = {name: average.clone() for name, average in one.average.weights.items()}
     scale = one.scaler.get_scale()
     task.broken = True
     one.step(X[:12], Y[:12], seen)
     assert one.scaler.get_scale() == scale / 2 and seen.updates == 1
-    assert all(torch.equal(one.ema.weights[name], weights[name]) for name in weights)
+    assert all(torch.equal(one.average.weights[name], weights[name]) for name in weights)
     task.broken = False
     one.step(X[:12], Y[:12], seen)
     assert seen.updates == 2
-    assert not torch.equal(one.ema.weights["4.weight"], weights["4.weight"])
+    assert not torch.equal(one.average.weights["4.weight"], weights["4.weight"])
 
 
 def test_a_compiled_model_is_what_runs_and_its_state_keeps_its_names(

@@ -28,7 +28,7 @@ from scattershot_worker.attempt.reporter import Attempt, Reporter
 from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.attempt.trial_handle import TrialHandle
-from scattershot_worker.training.loop import train
+from scattershot_worker.engine.solo import train
 
 log = logging.getLogger("scattershot.worker")
 

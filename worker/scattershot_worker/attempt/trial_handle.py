@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +20,7 @@ from scattershot_common.store.files import STALE, clean_stale, newest_valid
 from scattershot_common.store.layer_stats import LAYERS, LayerStats
 from scattershot_worker.attempt.reporter import Attempt, Line, Reporter
 from scattershot_worker.attempt.snapshot import Snapshot, Stateful, restore
+from scattershot_worker.training.seeding import seed_everything
 
 T = TypeVar("T")
 
@@ -276,14 +275,3 @@ def _number(name: str, value: Any) -> float:
         raise ScattershotError(
             f"trial.report({name}=…) wants a number; it got a {type(value).__name__}{several}"
         ) from None
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    # torch.manual_seed does the same, but notes a stack trace for every kind of device that is
-    # not initialized: half a millisecond, which is much for an epoch of a small network.
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)

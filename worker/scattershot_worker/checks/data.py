@@ -17,7 +17,7 @@ from scattershot_common.task.check_result import CheckResult, Status
 from scattershot_common.task.class_axis import IGNORED
 from scattershot_common.task.task import Part
 from scattershot_worker.checks.task_under_test import TaskUnderTest
-from scattershot_worker.training.loop import is_tensors
+from scattershot_worker.training.data import is_tensors
 
 #: Of a loader no more examples than these are read: it may never end.
 _MOST = 50_000

@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from scattershot_common.seeds import derive
 from scattershot_common.task.check_result import CheckResult
 from scattershot_worker.attempt.attempt import where
-from scattershot_worker.attempt.trial_handle import seed_everything
 from scattershot_worker.checks.differences import (
     HAPPY,
     LEAST,
@@ -32,6 +31,7 @@ from scattershot_worker.checks.differences import (
     trained,
 )
 from scattershot_worker.checks.task_under_test import Batch, TaskUnderTest
+from scattershot_worker.training.seeding import seed_everything
 
 #: Few examples: fewer kinks of ReLUs and hinges to cross, and batch norm still has a batch.
 _EXAMPLES = 6

@@ -11,7 +11,7 @@ import torch
 
 from scattershot_common.task.check_result import CheckResult, Status
 from scattershot_worker.checks.task_under_test import TaskUnderTest
-from scattershot_worker.training.chance_loss import uninformed
+from scattershot_worker.training.outputs import uninformed
 
 _EXAMPLES = 1024
 #: The loss over chance: close to it, fine, and up to the last worth a word.

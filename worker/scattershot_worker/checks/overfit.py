@@ -14,7 +14,7 @@ import torch
 
 from scattershot_common.task.check_result import CheckResult
 from scattershot_worker.checks.task_under_test import Batch, TaskUnderTest, set_rate
-from scattershot_worker.training.chance_loss import uninformed
+from scattershot_worker.training.outputs import uninformed
 
 _EXAMPLES, _STEPS = 20, 400
 #: The learning rates to try, after the trial's own.

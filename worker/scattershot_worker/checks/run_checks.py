@@ -17,9 +17,9 @@ from scattershot_worker.attempt.attempt import where
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.checks import CHECKS
 from scattershot_worker.checks.task_under_test import TaskUnderTest
-from scattershot_worker.training.bounds import OutOfBounds
-from scattershot_worker.training.loop import fixed_seed
-from scattershot_worker.training.training import one_tensor
+from scattershot_worker.training.hyperparameters import OutOfBounds
+from scattershot_worker.training.outputs import one_tensor
+from scattershot_worker.training.seeding import fixed_seed
 
 
 def check_task(

@@ -19,13 +19,13 @@ from scattershot_common.space.space import Axis, Space
 from scattershot_common.task.check_result import CheckResult
 from scattershot_common.task.class_axis import class_axis
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.trial_handle import seed_everything
+from scattershot_worker.training.data import EMPTY, batches, data_on, is_tensors
 from scattershot_worker.training.hyperparameters import Hyperparameters
-from scattershot_worker.training.initialization import initialize
-from scattershot_worker.training.loop import EMPTY, batches, data_on, is_tensors
-from scattershot_worker.training.make_model import make_model
+from scattershot_worker.training.initialization import initialize, make_model
 from scattershot_worker.training.optimizers import make_optimizer
-from scattershot_worker.training.training import Training, smooths
+from scattershot_worker.training.outputs import is_cross_entropy
+from scattershot_worker.training.seeding import seed_everything
+from scattershot_worker.training.training import Training
 
 Batch = tuple[Tensor, Tensor]
 
@@ -175,7 +175,7 @@ class TaskUnderTest:
         if outputs.numel() == y.numel():
             return 2  # one output for each target
         shape = y.shape[:1] if y.shape[1:] == (1,) else y.shape
-        axis = class_axis(outputs.shape, shape, second=smooths(self.task))
+        axis = class_axis(outputs.shape, shape, second=is_cross_entropy(self.task))
         return None if axis is None else outputs.shape[axis]
 
     def axis(self, name: str) -> Axis | None:

@@ -33,9 +33,10 @@ from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.trial_handle import TrialHandle
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.child.recruiter import Recruiter
-from scattershot_worker.fused import Engine, Lane, Plan, Result
+from scattershot_worker.fused import Engine, Lane, Plan
 from scattershot_worker.monitors import machine
-from scattershot_worker.training.loop import data_on, tensors_of
+from scattershot_worker.training.data import data_on, tensors_of
+from scattershot_worker.training.evaluation import Evaluation, targets_of
 from scattershot_worker.training.training import Training
 
 log = logging.getLogger("scattershot.worker")
@@ -149,7 +150,7 @@ class Pack:
         """Give a claimed trial a lane; whatever is wrong with it ends it alone."""
         lane = self._engine.lane(training)
         member = _Member(taken, trial, lane)
-        trial.patience = training.how.early_stopping
+        trial.patience = training.settings.early_stopping
         try:
             trial.open(lane.parts)
             self._engine.admit(lane)
@@ -225,7 +226,7 @@ class Pack:
     def _report(
         self,
         lane: Lane,
-        result: Result,
+        result: Evaluation,
         average: dict[str, float],
         loss: float,
         of_machine: dict[str, float],
@@ -245,7 +246,7 @@ class Pack:
                 **of_machine,
                 layers=layers,
                 predictions=result.predictions,
-                targets=result.targets,
+                targets=targets_of(self._task, result.targets),
             )
         except (Exception, TrialStopped) as error:
             self._leave(member, error)

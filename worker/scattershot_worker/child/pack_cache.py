@@ -6,14 +6,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
-from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.queue_scan import WaitingTrials
-from scattershot_common.task.task import Task
 from scattershot_worker.fused import Engine, Signature, Tuner
-from scattershot_worker.training.loop import training_of
-from scattershot_worker.training.training import Training
 
 log = logging.getLogger("scattershot.worker")
 
@@ -54,8 +48,3 @@ class PackCache:
         if text not in self._said:
             self._said.add(text)
             log.info("%s", text)
-
-
-def make_training(task: Task, spec: TrialSpec, device: torch.device) -> Training:
-    """Return the trial of a spec freshly made; see `trainer.training_of`."""
-    return training_of(task, spec.params, seed=spec.seed, budget=spec.epochs, device=device)

@@ -6,14 +6,12 @@ from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.queue_scan import Waiting
 from scattershot_common.bus.signing import fits, secret
 from scattershot_common.bus.study_info import StudyInfo
-from scattershot_common.seeds import derive
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.attempt import WorkerContext
-from scattershot_worker.attempt.trial_handle import seed_everything
-from scattershot_worker.child.pack_cache import PackCache, make_training
+from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import Signature, probe
-from scattershot_worker.training.loop import data_on
-from scattershot_worker.training.training import Training
+from scattershot_worker.training.data import data_on
+from scattershot_worker.training.training import Training, make_training
 
 #: How far down the queue a pack looks for trials that fit it.
 _LOOK = 512
@@ -72,9 +70,14 @@ class Recruiter:
 
     def _training(self, spec: TrialSpec, job: str) -> Training | None:
         """Return the model of a trial and all that trains it, if it fits."""
-        seed_everything(derive(spec.seed, "init"))
         try:
-            training = make_training(self._task, spec, self._bench.device)
+            training = make_training(
+                self._task,
+                spec.params,
+                seed=spec.seed,
+                budget=spec.epochs,
+                device=self._bench.device,
+            )
             signature = probe(self._task, training, data_on(self._task, self._bench.device))
         except (Exception, SystemExit):  # it is trained alone, and says then what is wrong
             self._packing.remember(job, "")

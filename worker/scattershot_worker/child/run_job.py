@@ -21,9 +21,10 @@ from scattershot_worker.attempt.attempt import (
 from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.child import pack as packs
-from scattershot_worker.child.pack_cache import PackCache, make_training
+from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import Engine, probe
-from scattershot_worker.training.loop import data_on
+from scattershot_worker.training.data import data_on
+from scattershot_worker.training.training import make_training
 
 
 class Line(packs.Line, Protocol):
@@ -79,7 +80,9 @@ def open_pack(
         return None  # a train function has a loop of its own
     trial = taken.handle(bench)
     data = data_on(task, bench.device)
-    training = make_training(task, spec, bench.device)
+    training = make_training(
+        task, spec.params, seed=spec.seed, budget=spec.epochs, device=bench.device
+    )
     try:
         signature = probe(task, training, data)
     except Exception as no:  # NotFusable, for all that is known; alone, it tells what is wrong

@@ -8,9 +8,8 @@ The numbers of a lane do not depend on how many there are, which they are, or wh
 """
 
 from scattershot_worker.fused.engine import Engine
-from scattershot_worker.fused.evaluation import Result
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.signature import NotFusable, Signature, probe
 from scattershot_worker.fused.tuner import Plan, Tuner
 
-__all__ = ["Engine", "Lane", "NotFusable", "Plan", "Result", "Signature", "Tuner", "probe"]
+__all__ = ["Engine", "Lane", "NotFusable", "Plan", "Signature", "Tuner", "probe"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scattershot_common.seeds import derive
 from scattershot_common.task.task import Data, Part, Task
 from scattershot_worker.fused.cuda_graph import CudaGraph, Graph, Replay
-from scattershot_worker.fused.evaluation import Evaluator, Result, Results
+from scattershot_worker.fused.evaluation import Evaluations, Evaluator
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.lane_activations import LaneActivations
 from scattershot_worker.fused.lane_monitor import LaneMonitor
@@ -24,7 +24,8 @@ from scattershot_worker.fused.program import Inputs, LaneModel, Places, Seen, St
 from scattershot_worker.fused.signature import Signature
 from scattershot_worker.fused.updates import LaneUpdates
 from scattershot_worker.training import dropout
-from scattershot_worker.training.loop import tensors_of
+from scattershot_worker.training.data import tensors_of
+from scattershot_worker.training.evaluation import Evaluation
 from scattershot_worker.training.training import Training
 
 log = logging.getLogger("scattershot.worker")
@@ -128,12 +129,12 @@ class Engine:
                 lane.seat.row = row
 
     def seen(
-        self, lane: Lane, x: Tensor, result: Result
+        self, lane: Lane, x: Tensor, evaluation: Evaluation
     ) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what was seen of a lane's last epoch; see `LaneMonitor.end_epoch`."""
         if self._watch is None or lane.seat is None:
             return {}, None
-        return self._watch.end_epoch(lane.training, lane.seat.row, x, result)
+        return self._watch.end_epoch(lane.training, lane.seat.row, x, evaluation)
 
     # ---- an epoch
 
@@ -226,7 +227,7 @@ class Engine:
         thresholds = torch.full((self._width, max(sites, 1)), 32767, dtype=torch.int16)
         scales = torch.ones(self._width, max(sites, 1), dtype=dtype)
         for row, lane in enumerate(lanes):
-            smoothing[row] = lane.training.how.label_smoothing
+            smoothing[row] = lane.training.settings.label_smoothing
             modules = dict(lane.training.model.named_modules())
             for site, (name, _) in enumerate(self.signature.sites):
                 threshold, scale = dropout.rule(cast(nn.Dropout, modules[name]).p)
@@ -289,12 +290,14 @@ class Engine:
 
     # ---- evaluation
 
-    def evaluate(self, part: Part, check: Callable[[], None], *, averaged: bool = False) -> Results:
+    def evaluate(
+        self, part: Part, check: Callable[[], None], *, averaged: bool = False
+    ) -> Evaluations:
         """Return what every lane comes to on a part of the data; see `evaluation`.
 
         With `averaged` it is the lanes that average their weights, with these.
         """
-        lanes = [lane for lane in self.lanes if not averaged or lane.training.ema is not None]
+        lanes = [lane for lane in self.lanes if not averaged or lane.training.average is not None]
         if not lanes:
             return {}
         assert self.bank is not None and self._evaluator is not None

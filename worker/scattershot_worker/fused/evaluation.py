@@ -13,21 +13,10 @@ from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.lane_storage import LaneStorage
 from scattershot_worker.fused.op_trace import record
 from scattershot_worker.fused.program import LaneModel
-from scattershot_worker.training.loop import EVALUATION_BATCH, tensors_of
-from scattershot_worker.training.training import expected, measured, predicted
+from scattershot_worker.training.data import EVALUATION_BATCH, tensors_of
+from scattershot_worker.training.evaluation import Evaluation, metrics_of, predictions_of
 
-
-@dataclass(frozen=True)
-class Result:
-    """What one lane comes to: outputs [N, …], predictions as the task makes them, targets."""
-
-    metrics: dict[str, float]
-    outputs: Tensor
-    predictions: Tensor
-    targets: Tensor
-
-
-Results = dict[Lane, Result]
+Evaluations = dict[Lane, Evaluation]
 
 
 class Evaluator:
@@ -46,7 +35,7 @@ class Evaluator:
         check: Callable[[], None],
         *,
         averaged: bool,
-    ) -> Results:
+    ) -> Evaluations:
         """Return each lane's result, its tensors on the CPU.
 
         `averaged` takes the averaged weights. Lanes may be released in `check`.
@@ -75,11 +64,10 @@ class Evaluator:
         return result
 
 
-def _results(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> Results:
+def _results(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> Evaluations:
     rest = _Plain.of(task, outputs, y)
     on_cpu, targets = outputs.cpu(), y.cpu()
-    saved = expected(task, targets)
-    results: Results = {}
+    results: Evaluations = {}
     for lane in lanes:
         if lane.seat is None:
             continue
@@ -89,14 +77,14 @@ def _results(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> R
         more = (
             {"accuracy": rest.correct[row] / max(y.numel(), 1)}
             if rest.correct
-            else measured(task, own, y)
+            else metrics_of(task, own, y)
         )
         predictions = (
-            predicted(task, on_cpu[row], targets)
+            predictions_of(task, on_cpu[row], targets)
             if rest.predictions is None
             else rest.predictions[row]
         )
-        results[lane] = Result({"loss": loss, **more}, on_cpu[row], predictions, saved)
+        results[lane] = Evaluation({"loss": loss, **more}, on_cpu[row], targets, predictions)
     return results
 
 

@@ -40,6 +40,6 @@ class Lane:
             return state
         if part == "model":
             return self.bank.model_state(self.seat)
-        if part == "ema":
+        if self.training.average is not None and part == self.training.average.name:
             return self.bank.averages_of(self.seat)
         return self.bank.optimizer_state(self.seat)

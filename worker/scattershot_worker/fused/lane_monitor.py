@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from scattershot_common.task.task import Task
-from scattershot_worker.fused.evaluation import Result
 from scattershot_worker.fused.lane_activations import LaneActivations
 from scattershot_worker.fused.lane_storage import LaneStorage
 from scattershot_worker.monitors import activations, metrics, sampling, updates
 from scattershot_worker.monitors.layer_record import Lines, layers_line
+from scattershot_worker.training.evaluation import Evaluation
 from scattershot_worker.training.training import Training
 
 
@@ -113,11 +113,11 @@ class LaneMonitor:
 
     @torch.no_grad()
     def end_epoch(
-        self, training: Training, row: int, x: Tensor, result: Result
+        self, training: Training, row: int, x: Tensor, evaluation: Evaluation
     ) -> tuple[dict[str, float], dict[str, Any] | None]:
         """Return what the epoch adds to a lane's history, and its line of the layers, if any.
 
-        `x` are examples of the validation part, `result` what the lane came to on all of it.
+        `x` are examples of the validation part, `evaluation` what the lane came to on all of it.
         """
         if self._figures is None:
             self._figures = self._read()
@@ -142,7 +142,7 @@ class LaneMonitor:
         seen = self._activations[row]
         history |= activations.scalars(seen)
         if epoch == 1:
-            on_val, size = (result.outputs, result.targets), training.batch_size
+            on_val, size = (evaluation.outputs, evaluation.targets), training.batch_size
             history |= metrics.begun(self._task, steps[0], *on_val, size)
         before = self._first_activations[row] if training in self._first else []
         # rows have what decays first; a line has the model's order
@@ -159,7 +159,7 @@ class LaneMonitor:
             steps,
             seen,
             before,
-            len(result.outputs),
+            len(evaluation.outputs),
         )
 
     def _read(self) -> _Figures:

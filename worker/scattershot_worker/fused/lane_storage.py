@@ -116,11 +116,11 @@ class LaneStorage:
             fresh.append(not begun)
         for name, stack in self.stacks.items():
             stack[row].copy_(tensors[name])
-        if training.ema is not None:
+        if training.average is not None:
             if len(self.averages) < self.capacity:
                 self._reserve_averages()
             for place in self.layout.slices:
-                place.of(self.averages[row]).copy_(training.ema.weights[place.name])
+                place.of(self.averages[row]).copy_(training.average.weights[place.name])
         return LaneRow(training, row, rule, fresh)
 
     def _of(self, what: str, row: int) -> dict[str, Tensor]:
@@ -154,7 +154,7 @@ class LaneStorage:
         return {key: tensors[name] for key, name in self.layout.keys}
 
     def averages_of(self, seat: LaneRow) -> dict[str, Tensor]:
-        """Return the trial's `ema.state_dict()`; views, to be copied at once."""
+        """Return the trial's `average.state_dict()`; views, to be copied at once."""
         return dict(self._of("averages", seat.row))
 
     def optimizer_state(self, seat: LaneRow) -> dict[str, Any]:

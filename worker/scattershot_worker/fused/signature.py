@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.fused.optimizer_rules import REFUSED, RULES
 from scattershot_worker.training import dropout
-from scattershot_worker.training.logit_check import last_is_sigmoid, takes_logits
-from scattershot_worker.training.loop import is_tensors, tensors_of
-from scattershot_worker.training.training import Training, smooths
+from scattershot_worker.training.data import is_tensors, tensors_of
+from scattershot_worker.training.outputs import is_cross_entropy, last_is_sigmoid, takes_logits
+from scattershot_worker.training.training import Training
 
 #: Examples of a look.
 _EXAMPLES = 4
@@ -84,18 +84,20 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
 def _refuse_what_is_not_per_lane(task: Task, training: Training, data: Data) -> None:
     if not (is_tensors(data.train) and is_tensors(data.val)):
         raise NotFusable("its data is a loader", "give tensors to be trained with others at once")
-    if smooths(task) and any(y.min() < 0 for _, y in map(tensors_of, (data.train, data.val))):
+    if is_cross_entropy(task) and any(
+        y.min() < 0 for _, y in map(tensors_of, (data.train, data.val))
+    ):
         raise NotFusable("some of its targets are to be left out")
-    how = training.how
+    settings = training.settings
     if type(task).augment is not Task.augment:
         raise NotFusable("its task augments its batches")
-    if how.accumulate > 1:
+    if settings.accumulate > 1:
         raise NotFusable("it accumulates gradients", "a larger batch_size is the same, if it fits")
-    if how.label_smoothing and tensors_of(data.train)[1].dim() != 1:
+    if settings.label_smoothing and tensors_of(data.train)[1].dim() != 1:
         raise NotFusable("it smooths labels that are not one for each example")
-    if how.precision != "float32":
-        raise NotFusable(f"it trains in {how.precision}")
-    if how.compile:
+    if settings.precision != "float32":
+        raise NotFusable(f"it trains in {settings.precision}")
+    if settings.compile:
         raise NotFusable("its model is compiled")
     if type(task).optimizer is not Task.optimizer:
         raise NotFusable("its task makes the optimizer itself")

@@ -28,7 +28,7 @@ from scattershot_common.task.task import Data, Task
 from scattershot_worker.fused.engine import Engine, Programs
 from scattershot_worker.fused.signature import NotFusable, Signature
 from scattershot_worker.fused.verify import some_batches, verify
-from scattershot_worker.training.loop import tensors_of
+from scattershot_worker.training.data import tensors_of
 from scattershot_worker.training.training import Training
 
 log = logging.getLogger("scattershot.worker")

@@ -36,7 +36,7 @@ class _LaneUpdate:
         first, *others = seat.settings()
         if all(other == first for other in others):  # one call does for all groups
             parts = [Parts(*([*chain(*some)] for some in zip(*parts, strict=True)))]
-        average = None if lane.training.ema is None else bank.averages[seat.row]
+        average = None if lane.training.average is None else bank.averages[seat.row]
         return cls(lane, seat, parts, bank.weights[seat.row], average)
 
     def prepare(self) -> None:
@@ -45,22 +45,22 @@ class _LaneUpdate:
 
     def clip(self) -> None:
         """Clip the gradients, by their norm and by value."""
-        how = self.lane.training.how
+        settings = self.lane.training.settings
         grads = [one for parts in self.parts for one in parts.grads]
-        if how.clip_norm is not None:
+        if settings.clip_norm is not None:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-            torch._foreach_mul_(grads, (how.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        if how.clip_value is not None:
-            torch._foreach_clamp_max_(grads, how.clip_value)
-            torch._foreach_clamp_min_(grads, -how.clip_value)
+            torch._foreach_mul_(grads, (settings.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        if settings.clip_value is not None:
+            torch._foreach_clamp_max_(grads, settings.clip_value)
+            torch._foreach_clamp_min_(grads, -settings.clip_value)
 
     def step(self) -> None:
         """Let the optimizer do a step."""
         update = self.seat.rule.update
         for parts, now in zip(self.parts, self.now, strict=True):
             update(parts, now)
-        if self.average is not None and (decay := self.lane.training.how.ema) is not None:
-            self.average.lerp_(self.weights, 1 - decay)
+        if self.average is not None and (average := self.lane.training.average) is not None:
+            average.merge([self.average], [self.weights])
 
 
 class LaneUpdates:
@@ -70,11 +70,13 @@ class LaneUpdates:
         """Take lanes that are seated."""
         self._bank = bank
         self._all = [_LaneUpdate.of(bank, lane) for lane in lanes]
-        hows = [(one, one.lane.training.how) for one in self._all]
+        every = [(update, update.lane.training.settings) for update in self._all]
         self._clipped = [
-            one for one, how in hows if (how.clip_norm, how.clip_value) != (None, None)
+            update
+            for update, settings in every
+            if (settings.clip_norm, settings.clip_value) != (None, None)
         ]
-        self._moving = [one for one, how in hows if how.moves]
+        self._moving = [update for update, settings in every if settings.moves]
         self._fresh = False
 
     def begin_epoch(self) -> None:

@@ -16,9 +16,8 @@ from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.fused.engine import Engine
 from scattershot_worker.fused.signature import NotFusable, Signature, probe
-from scattershot_worker.training.ema import Ema
-from scattershot_worker.training.loop import tensors_of, train_epoch
-from scattershot_worker.training.training import Training
+from scattershot_worker.training.data import tensors_of
+from scattershot_worker.training.training import Training, train_epoch
 
 _STEPS = 2
 _TOLERANCE = 1e-7
@@ -36,8 +35,8 @@ def double_of(training: Training, seed: int) -> Training:
         for parameter in copied.model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.mul_(1 + 0.1 * noise.to(parameter.device))
-    if copied.ema is not None:
-        copied.ema = Ema(copied.model, copied.ema.decay)
+    if copied.average is not None:
+        copied.average = copied.average.restarted(copied.model)
     copied.begin_epoch(1, [])
     return copied
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from scattershot_common.task.task import Task
 from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.updates import rounded
-from scattershot_worker.training.chance_loss import uninformed
+from scattershot_worker.training.outputs import uninformed
 
 
 def some(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Owns how hyperparameters become a torch optimizer."""
+"""Makes the torch optimizer that a trial's hyperparameters name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from scattershot_common.errors import TaskError
-from scattershot_worker.training import bounds
+from scattershot_worker.training.hyperparameters import (
+    FRACTION,
+    NOT_NEGATIVE,
+    SWITCH,
+    Check,
+    require,
+)
 
 # name → (class, whether it has a fused kernel, the hyperparameters it reads)
 _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], bool, tuple[str, ...]]] = {
@@ -20,15 +26,15 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], bool, tuple[s
     "adamw": (torch.optim.AdamW, True, ("beta1", "beta2", "eps")),
 }
 OPTIMIZERS = tuple(_OPTIMIZERS)
-_CHECKS: dict[str, bounds.Check] = {
-    "lr": bounds.NOT_NEGATIVE,
-    "weight_decay": bounds.NOT_NEGATIVE,
-    "momentum": bounds.FRACTION,
-    "nesterov": bounds.SWITCH,
-    "beta1": bounds.FRACTION,
-    "beta2": bounds.FRACTION,
-    "alpha": bounds.FRACTION,
-    "eps": bounds.NOT_NEGATIVE,
+_CHECKS: dict[str, Check] = {
+    "lr": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "momentum": FRACTION,
+    "nesterov": SWITCH,
+    "beta1": FRACTION,
+    "beta2": FRACTION,
+    "alpha": FRACTION,
+    "eps": NOT_NEGATIVE,
 }
 
 
@@ -50,7 +56,7 @@ def make_optimizer(model: nn.Module, params: Mapping[str, Any]) -> torch.optim.O
         raise TaskError(f"no optimizer is called {name!r}; there are {', '.join(OPTIMIZERS)}")
     make, has_fused, reads = _OPTIMIZERS[name]
     used = {key: params[key] for key in ("lr", "weight_decay", *reads) if key in params}
-    bounds.require(used, _CHECKS)
+    require(used, _CHECKS)
     given: dict[str, Any] = {"lr": float(params.get("lr", 0.01))}
     if "weight_decay" in params:
         given["weight_decay"] = float(params["weight_decay"])

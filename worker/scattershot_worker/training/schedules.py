@@ -1,63 +1,97 @@
-"""Owns how the learning rate goes: each schedule a function of progress alone, written once.
+"""Learning rate schedules: each a function of progress alone.
 
-Progress runs from 0 to 1 over the trial's budget, step by step; the answer is what the trial's
-`lr` is multiplied with. Nothing is remembered from step to step, so a resumed trial goes on as it
-was, and a lane as a trial alone. Notes: "Annealing the learning rate" in neural-networks-3.
+Progress runs from 0 to 1 over the trial's budget, step by step; the result is the factor of the
+trial's `lr`. Nothing is remembered from step to step, so a resumed trial continues exactly, and a
+lane trains as a trial alone does. Notes: "Annealing the learning rate" in neural-networks-3.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from scattershot_worker.training.hyperparameters import Hyperparameters
 
-Schedule = Callable[[float, "Hyperparameters"], float]
+class ScheduleSettings(Protocol):
+    """The hyperparameters that schedules read; see docs/hyperparameters.md."""
 
-#: One cycle: where it begins and ends as parts of the top, and when it is there (Smith 2018).
+    @property
+    def schedule(self) -> str:
+        """The name of one of `SCHEDULES`."""
+
+    @property
+    def warmup(self) -> float:
+        """The part of the budget over which the rate rises linearly."""
+
+    @property
+    def drop_every(self) -> float:
+        """The part of the budget between two drops of `step`."""
+
+    @property
+    def drop_factor(self) -> float:
+        """What `step` multiplies the rate with at a drop."""
+
+    @property
+    def final_factor(self) -> float | None:
+        """The factor at the end of the budget; None stands for the schedule's own."""
+
+    @property
+    def patience(self) -> int:
+        """The epochs without a lower validation loss that make a plateau."""
+
+    @property
+    def cycles(self) -> int:
+        """The number of cosines of `snapshots`."""
+
+    @property
+    def final_momentum(self) -> float | None:
+        """The momentum at the end of the budget; None leaves it as it is."""
+
+
+Schedule = Callable[[float, ScheduleSettings], float]
+
+#: One cycle: the factors at its start and end, and the progress at its top (Smith 2018).
 _CYCLE_START, _CYCLE_END, _CYCLE_TOP = 1 / 25, 1e-4 / 25, 0.3
 
 
-def constant(progress: float, how: Hyperparameters) -> float:
+def constant(progress: float, settings: ScheduleSettings) -> float:
     """Return 1."""
     return 1.0
 
 
-def step(progress: float, how: Hyperparameters) -> float:
-    """Drop by `drop_factor` whenever a further `drop_every` of the budget is over."""
-    # the least bit more, so that a third of the budget is over after a third of its steps
-    return float(how.drop_factor ** math.floor(progress / how.drop_every + 1e-9))
+def step(progress: float, settings: ScheduleSettings) -> float:
+    """Multiply by `drop_factor` after every `drop_every` of the budget."""
+    # rounding must not put off the drop after a third of the steps
+    return float(settings.drop_factor ** math.floor(progress / settings.drop_every + 1e-9))
 
 
-def exponential(progress: float, how: Hyperparameters) -> float:
-    """Decay evenly in the logarithm, to `final_factor` (0.01) at the end."""
-    return float((how.final_factor or 0.01) ** progress)
+def exponential(progress: float, settings: ScheduleSettings) -> float:
+    """Decay exponentially to `final_factor` (0.01) at the end."""
+    return float((settings.final_factor or 0.01) ** progress)
 
 
-def inverse(progress: float, how: Hyperparameters) -> float:
+def inverse(progress: float, settings: ScheduleSettings) -> float:
     """Decay as 1 / (1 + k t), to `final_factor` (0.01) at the end."""
-    return 1 / (1 + (1 / (how.final_factor or 0.01) - 1) * progress)
+    return 1 / (1 + (1 / (settings.final_factor or 0.01) - 1) * progress)
 
 
-def linear(progress: float, how: Hyperparameters) -> float:
-    """Decay evenly to `final_factor` (0)."""
-    return 1 - (1 - (how.final_factor or 0.0)) * progress
+def linear(progress: float, settings: ScheduleSettings) -> float:
+    """Decay linearly to `final_factor` (0)."""
+    return 1 - (1 - (settings.final_factor or 0.0)) * progress
 
 
-def cosine(progress: float, how: Hyperparameters) -> float:
+def cosine(progress: float, settings: ScheduleSettings) -> float:
     """Decay by half a cosine to `final_factor` (0) (Loshchilov and Hutter 2017)."""
-    return _fall(1.0, how.final_factor or 0.0, progress)
+    return _fall(1.0, settings.final_factor or 0.0, progress)
 
 
-def snapshots(progress: float, how: Hyperparameters) -> float:
-    """Go down `cycles` cosines one after the other (snapshot ensembles, Huang et al. 2017)."""
-    return cosine(math.fmod(progress * how.cycles + 1e-12, 1.0), how)
+def snapshots(progress: float, settings: ScheduleSettings) -> float:
+    """Decay by `cycles` cosines in succession (snapshot ensembles, Huang et al. 2017)."""
+    return cosine(math.fmod(progress * settings.cycles + 1e-12, 1.0), settings)
 
 
-def one_cycle(progress: float, how: Hyperparameters) -> float:
-    """Rise from 1/25 to the full rate over 30 % of the budget, and fall to nearly nothing."""
+def one_cycle(progress: float, settings: ScheduleSettings) -> float:
+    """Rise from 1/25 to the full rate over 30 % of the budget, then fall to nearly zero."""
     if progress <= _CYCLE_TOP:
         return _fall(_CYCLE_START, 1.0, progress / _CYCLE_TOP)
     return _fall(1.0, _CYCLE_END, (progress - _CYCLE_TOP) / (1 - _CYCLE_TOP))
@@ -76,25 +110,25 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine": cosine,
     "snapshots": snapshots,
     "one_cycle": one_cycle,
-    "plateau": constant,  # goes by the epochs so far: see `plateau`
+    "plateau": constant,  # depends on the epochs so far: see `plateau`
 }
 
 
-def factor(progress: float, how: Hyperparameters) -> float:
-    """Return what `lr` is multiplied with, the linear warmup over the first `warmup` included."""
-    if progress < how.warmup:
-        return progress / how.warmup
-    after = (progress - how.warmup) / (1 - how.warmup)
-    return SCHEDULES[how.schedule](after, how)
+def factor(progress: float, settings: ScheduleSettings) -> float:
+    """Return the factor of `lr`, with the linear warmup over the first `warmup` of the budget."""
+    if progress < settings.warmup:
+        return progress / settings.warmup
+    after = (progress - settings.warmup) / (1 - settings.warmup)
+    return SCHEDULES[settings.schedule](after, settings)
 
 
-def plateau(losses: Sequence[float], how: Hyperparameters) -> float:
+def plateau(losses: Sequence[float], settings: ScheduleSettings) -> float:
     """Return the factor after epochs of these validation losses: halved at every plateau.
 
     A plateau is `patience` epochs in turn without a loss below the lowest so far.
 
-    >>> from scattershot_worker.training.hyperparameters import Hyperparameters
-    >>> plateau([3.0, 2.0, 2.5, 2.1, 1.0], Hyperparameters(patience=2))
+    >>> from types import SimpleNamespace
+    >>> plateau([3.0, 2.0, 2.5, 2.1, 1.0], SimpleNamespace(patience=2))
     0.5
     """
     lowest, waited, halvings = math.inf, 0, 0
@@ -103,12 +137,12 @@ def plateau(losses: Sequence[float], how: Hyperparameters) -> float:
             lowest, waited = loss, 0
         else:
             waited += 1
-        if waited >= how.patience:
+        if waited >= settings.patience:
             halvings, waited = halvings + 1, 0
     return 0.5**halvings
 
 
-def momentum(progress: float, first: float, how: Hyperparameters) -> float:
-    """Return the momentum on its even way to `final_momentum` (notes: 0.5 to 0.99)."""
-    last = first if how.final_momentum is None else how.final_momentum
+def momentum(progress: float, first: float, settings: ScheduleSettings) -> float:
+    """Return the momentum, which moves linearly to `final_momentum` (notes: 0.5 to 0.99)."""
+    last = first if settings.final_momentum is None else settings.final_momentum
     return first + (last - first) * progress

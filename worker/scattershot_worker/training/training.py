@@ -1,9 +1,9 @@
-"""Owns what one trial trains with, and its step: forward, loss, backward, update."""
+"""What a trial trains with, its step (forward, loss, backward, update) and its epoch."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,26 +12,48 @@ from torch.nn import functional
 
 from scattershot_common.errors import TaskError
 from scattershot_common.seeds import derive
-from scattershot_common.task.classification import labels, probabilities
-from scattershot_common.task.task import Task
-from scattershot_worker.training import dropout, logit_check, schedules
-from scattershot_worker.training.ema import Ema
+from scattershot_common.task.classification import labels
+from scattershot_common.task.task import Part, Task
+from scattershot_worker.training import dropout, schedules
+from scattershot_worker.training.averaging import average_of
+from scattershot_worker.training.data import EMPTY, batches, data_on, known_steps, steps_of
 from scattershot_worker.training.hyperparameters import Hyperparameters
-from scattershot_worker.training.initialization import initialize
+from scattershot_worker.training.initialization import initialize, make_model
 from scattershot_worker.training.optimizers import make_optimizer
+from scattershot_worker.training.outputs import (
+    is_cross_entropy,
+    refuse_probabilities,
+    takes_logits,
+)
+from scattershot_worker.training.seeding import seed_everything
 
 
 class StepMonitor(Protocol):
-    """Looks at one step, and changes nothing in it."""
+    """Observes one step, and changes nothing in it."""
 
     def gradients(self) -> None:
-        """Look between the backward pass and clipping."""
+        """Observe the gradients, between the backward pass and clipping."""
 
     def updated(self) -> None:
-        """Look after the update."""
+        """Observe the weights after the update."""
 
 
-_TYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+class EpochMonitor(Protocol):
+    """Observes the steps of an epoch, and changes nothing in them."""
+
+    @property
+    def first(self) -> float:
+        """The first step that must be done by `step`: those before are not observed."""
+
+    def begin_epoch(self, epoch: int, steps: int | None) -> None:
+        """Start an epoch of `steps` steps; None where the loader has no length."""
+
+    def step(self, number: int, x: Tensor, y: Tensor) -> Tensor:
+        """Do the epoch's step `number`, counted from 0, and observe it; return its loss."""
+
+
+#: What autocast computes in, by `precision`.
+_AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Training:
@@ -56,28 +78,31 @@ class Training:
             TaskError: for hyperparameters that cannot be.
         """
         self.task, self.params, self.budget = task, params, budget
-        self.how = Hyperparameters.of(params)
-        self.batch_size = self.how.batch_size
+        #: The hyperparameters that the trainer itself reads.
+        self.settings = Hyperparameters.of(params)
+        self.batch_size = self.settings.batch_size
         model = task.model(params) if model is None else model
-        if self.how.init != "default":
-            initialize(model, self.how.init)
+        if self.settings.init != "default":
+            initialize(model, self.settings.init)
         self.model = model.to(device)
         self.optimizer = task.optimizer(self.model, params) or make_optimizer(self.model, params)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.ema = None if self.how.ema is None else Ema(self.model, self.how.ema)
-        if self.how.label_smoothing and not smooths(task):
+        self.average = average_of(self.model, self.settings)
+        if self.settings.label_smoothing and not is_cross_entropy(task):
             raise TaskError("label_smoothing needs the default loss of a classification task")
         self.device = device
-        self._forward = torch.compile(self.model) if self.how.compile else self.model
-        self._autocast = _TYPES[self.how.precision]
-        self.scaler = torch.amp.GradScaler(device.type) if self.how.precision == "fp16" else None
-        self._takes_logits = logit_check.takes_logits(task)
+        self._forward = torch.compile(self.model) if self.settings.compile else self.model
+        self._autocast = _AUTOCAST[self.settings.precision]
+        self.scaler = (
+            torch.amp.GradScaler(device.type) if self.settings.precision == "fp16" else None
+        )
+        self._takes_logits = takes_logits(task)
         self._augments = type(task).augment is not Task.augment
-        #: Batches whose gradients are held, whether the next one is the epoch's last, and what
-        #: looks at the update that they come to.
-        self._held, self._last = 0, False
-        self._watch: StepMonitor | None = None
+        #: Batches whose gradients have been accumulated, whether the next one is the epoch's last,
+        #: and what observes their update.
+        self._accumulated, self._last = 0, False
+        self._monitor: StepMonitor | None = None
         #: The epoch that is trained, from 1.
         self.epoch = 1
         self._plateaus = 1.0
@@ -86,38 +111,38 @@ class Training:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Take another seed, for the order of the data and for dropout."""
+        """Set another seed, for the order of the data and for dropout."""
         self.seed = seed
         self.masks = dropout.Masks(seed, self.device)
-        if not self.how.compile:  # a compiled program would keep the first step's for good
+        if not self.settings.compile:  # a compiled program would repeat the first step's masks
             dropout.take_over(self.model, self.masks)
 
-    # ---- where it is
+    # ---- progress
 
     def begin_epoch(self, epoch: int, history: Sequence[Mapping[str, float]]) -> None:
-        """Be before the first step of an epoch; `history` has a line for each before it."""
+        """Start `epoch`; `history` has one record per finished epoch."""
         self.epoch = epoch
         self.masks.begin_epoch(epoch)
-        self._held = 0
+        self._accumulated = 0
         if self._augments:
             self._random = torch.Generator().manual_seed(derive(self.seed, "augment", epoch))
-        if self.how.schedule == "plateau":
+        if self.settings.schedule == "plateau":
             losses = [line["val_loss"] for line in history if "val_loss" in line]
-            self._plateaus = schedules.plateau(losses, self.how)
+            self._plateaus = schedules.plateau(losses, self.settings)
         self.begin_step(0, 1)
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Be before step `step`, counted from 0, of an epoch that has `steps`."""
+        """Prepare step `step`, counted from 0, of an epoch that has `steps`."""
         self._last = step == steps - 1
         progress = (self.epoch - 1 + step / steps) / max(self.budget, self.epoch)
-        factor = schedules.factor(progress, self.how) * self._plateaus
+        factor = schedules.factor(progress, self.settings) * self._plateaus
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-            if self.how.final_momentum is not None and "momentum" in group:
+            if self.settings.final_momentum is not None and "momentum" in group:
                 first = group.setdefault("initial_momentum", group["momentum"])
-                group["momentum"] = schedules.momentum(progress, first, self.how)
+                group["momentum"] = schedules.momentum(progress, first, self.settings)
                 if isinstance(self.optimizer, torch.optim.RMSprop):
-                    # which makes no buffer for a momentum of 0, and misses it once there is one
+                    # it makes no buffer for a momentum of 0, and would miss it later
                     group["momentum"] = max(group["momentum"], sys.float_info.min)
 
     @property
@@ -127,31 +152,31 @@ class Training:
 
     # ---- a step
 
-    def step(self, x: Tensor, y: Tensor, watch: StepMonitor | None = None) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, monitor: StepMonitor | None = None) -> Tensor:
         """Do one step on a batch; return its mean loss, a scalar.
 
-        With `accumulate` the gradients of so many batches come to one update.
+        With `accumulate` the gradients of that many batches make one update.
         """
         self.masks.begin_step()
         if self._augments:
             x = self.task.augment(x, self._random)
-        if self._held == 0:
+        if self._accumulated == 0:
             self.optimizer.zero_grad()
         loss, outputs = self._run(x, y)
         self.outputs = outputs if isinstance(outputs, Tensor) else None
         if self._takes_logits and self.outputs is not None:
-            logit_check.refuse_probabilities(self.outputs, y)
-            self._takes_logits = False  # looked at once
-        share = loss if self.how.accumulate == 1 else loss / self.how.accumulate
+            refuse_probabilities(self.outputs, y)
+            self._takes_logits = False  # checked once
+        share = loss if self.settings.accumulate == 1 else loss / self.settings.accumulate
         (share if self.scaler is None else self.scaler.scale(share)).backward()
-        self._held += 1
-        self._watch = watch or self._watch
-        if self._held == self.how.accumulate or self._last:
+        self._accumulated += 1
+        self._monitor = monitor or self._monitor
+        if self._accumulated == self.settings.accumulate or self._last:
             self._update()
         return loss.detach()
 
     def _run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        if self._autocast is None and not self.how.compile:
+        if self._autocast is None and not self.settings.compile:
             outputs = self.model(x)
             return self.loss(outputs, y), outputs
         on = self._autocast is not None
@@ -159,7 +184,7 @@ class Training:
             try:
                 outputs = self._forward(x)
             except Exception as error:
-                if not (self.how.compile and type(error).__module__.startswith("torch._")):
+                if not (self.settings.compile and type(error).__module__.startswith("torch._")):
                     raise
                 raise TaskError(
                     f"compile = true does not work here: {' '.join(str(error).split())[:200]}"
@@ -167,39 +192,39 @@ class Training:
             return self.loss(outputs, y), outputs
 
     def _update(self) -> None:
-        watch, self._watch, self._held = self._watch, None, 0
+        monitor, self._monitor, self._accumulated = self._monitor, None, 0
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        if watch is not None:
-            watch.gradients()
-        if self.how.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.how.clip_norm)
-        if self.how.clip_value is not None:
-            nn.utils.clip_grad_value_(self.model.parameters(), self.how.clip_value)
-        if not self._stepped(tell=watch is not None or self.ema is not None):
-            return  # there is no update to look at, and nothing new to average
-        if watch is not None:
-            watch.updated()
-        if self.ema is not None:
-            self.ema.update()
+        if monitor is not None:
+            monitor.gradients()
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        if self.settings.clip_value is not None:
+            nn.utils.clip_grad_value_(self.model.parameters(), self.settings.clip_value)
+        if not self._stepped(detect=monitor is not None or self.average is not None):
+            return  # there is no update to observe, and nothing new to average
+        if monitor is not None:
+            monitor.updated()
+        if self.average is not None:
+            self.average.update()
 
-    def _stepped(self, *, tell: bool) -> bool:
-        """Let the optimizer step; return False where the scaler skipped it, if that is to `tell`.
+    def _stepped(self, *, detect: bool) -> bool:
+        """Let the optimizer step; return False where the scaler skipped it, if that is detected.
 
-        It skips a step whose gradients are not finite. Telling makes the CPU wait for a GPU.
+        It skips a step whose gradients are not finite. To detect it makes the CPU wait for a GPU.
         """
         if self.scaler is None:
             self.optimizer.step()
             return True
-        scale = self.scaler.get_scale() if tell else 0.0
+        scale = self.scaler.get_scale() if detect else 0.0
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return not tell or self.scaler.get_scale() >= scale
+        return not detect or self.scaler.get_scale() >= scale
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the loss that is trained on: the task's, with smoothed labels if asked for."""
-        if self.how.label_smoothing:
-            smoothing = self.how.label_smoothing
+        if self.settings.label_smoothing:
+            smoothing = self.settings.label_smoothing
             y = labels(outputs, y)
             return functional.cross_entropy(outputs, y, label_smoothing=smoothing)
         return self.task.loss(outputs, y)
@@ -207,48 +232,58 @@ class Training:
     @property
     def parts(self) -> dict[str, Any]:
         """What `trial.epochs` restores and checkpoints, by name."""
-        more = {"ema": self.ema, "scaler": self.scaler}
-        kept = {name: part for name, part in more.items() if part is not None}
-        return {"model": self.model, "optimizer": self.optimizer, **kept}
+        parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
+        if self.average is not None:
+            parts[self.average.name] = self.average
+        if self.scaler is not None:
+            parts["scaler"] = self.scaler
+        return parts
 
 
-def smooths(task: Task) -> bool:
-    """Return whether labels can be smoothed: the loss is cross-entropy, for all that is known."""
-    return task.kind == "classification" and type(task).loss is Task.loss
+def make_training(
+    task: Task, params: Mapping[str, Any], *, seed: int, budget: int, device: torch.device
+) -> Training:
+    """Return a trial freshly made, after seeding the generators that its weights are drawn from.
+
+    Raises:
+        TaskError: its data, its model or its hyperparameters cannot be.
+    """
+    part = data_on(task, device).train
+    seed_everything(derive(seed, "init"))
+    model = make_model(task, params, part)
+    return Training(task, params, seed=seed, budget=budget, device=device, model=model)
 
 
-def one_tensor(outputs: Any) -> Tensor:
-    """Return a model's outputs; raises TaskError unless they are one tensor."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    raise TaskError(
-        f"the model must give one tensor for a batch, not a {type(outputs).__name__}: return what "
-        "loss() and metrics() need as one, and take it apart there"
-    )
+def train_epoch(
+    training: Training,
+    part: Part,
+    check: Callable[[], None],
+    monitor: EpochMonitor | None = None,
+) -> tuple[Tensor, int]:
+    """Train for the epoch that `training` has begun; return the mean loss and the examples seen.
 
+    `check` is called before every step, and may raise to leave the epoch.
 
-def measured(task: Task, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
-    """Return the task's metrics; raises TaskError where they are no dict."""
-    found: Any = task.metrics(outputs, targets)
-    if isinstance(found, Mapping):
-        return found
-    raise TaskError(
-        f"{type(task).__name__}.metrics() must return a dict of name and number, not a "
-        f"{type(found).__name__}"
-    )
-
-
-def predicted(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return what is saved for ensembles; the targets' shape tells which axis the classes are."""
-    if task.kind == "classification" and type(task).predictions is Task.predictions:
-        own = type(task).metrics is not Task.metrics and outputs.numel() == targets.numel()
-        if own and outputs.min() >= 0 and outputs.max() <= 1:
-            return outputs  # of a sigmoid: default metrics refuse those
-        return probabilities(outputs, targets, second=type(task).loss is Task.loss)
-    return task.predictions(outputs)
-
-
-def expected(task: Task, targets: Tensor) -> Tensor:
-    """Return the targets saved beside predictions, where integers stand for classes."""
-    whole = task.kind == "regression" and not targets.is_floating_point()
-    return targets.double() if whole else targets
+    Raises:
+        TaskError: the part has no batches, or model or loss return what they must not.
+    """
+    training.model.train()
+    device, size, moves = training.device, training.batch_size, training.settings.moves
+    generator = torch.Generator().manual_seed(derive(training.seed, "order", training.epoch))
+    total, examples = torch.zeros((), device=device), 0
+    steps = steps_of(part, size) if moves else 1
+    if monitor is not None:
+        monitor.begin_epoch(training.epoch, steps if moves else known_steps(part, size))
+    for step, (x, y) in enumerate(batches(part, size, device, generator)):
+        check()
+        if moves:
+            training.begin_step(min(step, steps - 1), steps)
+        if monitor is not None and step >= monitor.first:
+            loss = monitor.step(step, x, y)
+        else:
+            loss = training.step(x, y)
+        total += loss * len(y)
+        examples += len(y)
+    if not examples:
+        raise TaskError(EMPTY.format("training"))
+    return total / examples, examples

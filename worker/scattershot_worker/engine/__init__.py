@@ -1,0 +1,1 @@
+"""Engines, which train the trials of a pack epoch by epoch."""
