@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from scattershot_common.bus.outcome import Outcome
+from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.errors import CheckpointError, StoreUnreachable
 from scattershot_common.store import files, location, object_store
 from scattershot_common.store.checkpoint_names import list_checkpoints, parse_name, trial_folder
@@ -179,7 +179,7 @@ def test_who_is_to_stop_does_not_wait_for_a_store(
 
     def asker() -> None:
         outage.met.wait(30)
-        workbench.signals.set(stop)
+        workbench.signals.set(StopReason(stop))
 
     asking = threading.Thread(target=asker)
 
