@@ -317,8 +317,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
-from scattershot.store import files
-from scattershot.store.names import checkpoint_name, trial_folder
+from scattershot_common.store import files
+from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
 
 study = Path(sys.argv[1])
 for epoch in range(1, 10**9):

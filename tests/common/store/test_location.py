@@ -115,9 +115,9 @@ def test_a_worker_takes_no_other_place_from_redis(store: str, tmp_path: Path) ->
 def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(missing: str) -> None:
     said = run(
         "import sys; sys.modules[sys.argv[1]] = None\n"
-        "from pathlib import Path; from scattershot_common.store import place\n"
-        "try: place.root('s3://bucket', Path(), 'digits')\n"
-        "except place.CheckpointError as error: print(error)",
+        "from pathlib import Path; from scattershot_common.store import location\n"
+        "try: location.root('s3://bucket', Path(), 'digits')\n"
+        "except location.CheckpointError as error: print(error)",
         missing,
     )
     assert said.endswith("pip install 'scattershot[s3]'") and "\n" not in said
@@ -131,9 +131,9 @@ def test_an_unknown_kind_of_store_is_an_error_of_one_line(protocol: str) -> None
 
 def test_a_study_on_a_disk_imports_nothing_for_stores() -> None:
     loaded = run(
-        "import sys, scattershot as ss; from scattershot_common.store import files, names\n"
-        "from pathlib import Path; from scattershot_common.store import place\n"
-        "here = place.root(None, Path('nowhere'), 'digits')\n"
+        "import sys, scattershot as ss; from scattershot_common.store import files, checkpoint_names\n"
+        "from pathlib import Path; from scattershot_common.store import location\n"
+        "here = location.root(None, Path('nowhere'), 'digits')\n"
         "files.newest_valid(here, 1); files.exists(here / 'x'); files.clean_stale(here, 0)\n"
         "print([one for one in ('fsspec', 'upath', 's3fs', 'botocore') if one in sys.modules])"
     )

@@ -211,8 +211,8 @@ def test_what_others_write_and_remove_is_seen_at_once(store: Location, s3: str) 
     assert list_checkpoints(store, 3) == []
     path = put(store, 1)
     code = (
-        "import sys; from scattershot_common.store import files, place\n"
-        "path = place.at(sys.argv[1]); files.remove([path])\n"
+        "import sys; from scattershot_common.store import files, location\n"
+        "path = location.at(sys.argv[1]); files.remove([path])\n"
         "files.write(path.parent / path.name.replace('epoch=001', 'epoch=002'), b'', sync=False)"
     )
     assert len(list_checkpoints(store, 3)) == 1

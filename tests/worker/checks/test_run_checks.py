@@ -97,7 +97,7 @@ def test_parts_that_do_not_fit_together_are_told_once_with_their_place() -> None
 def test_a_hyperparameter_that_is_missing_is_told() -> None:
     result = lacking(model=lambda self, params: nn.Linear(8, params["width"]))
     assert "model(params) does not work: KeyError: 'width'" in result.found
-    assert "test_checks_running.py" in result.found
+    assert "test_run_checks.py" in result.found
     assert "The hyperparameters given are: lr, weight_decay" in result.remedy
 
 
@@ -125,7 +125,7 @@ def test_an_error_in_the_middle_of_a_check_is_its_result() -> None:
 
     results = {one.name: one for one in ss.check(Late, PARAMS, quiet=True)}
     assert results["overfit"].status == "fail"
-    assert results["overfit"].found.startswith("ValueError: no metrics today (test_checks_running")
+    assert results["overfit"].found.startswith("ValueError: no metrics today (test_run_checks")
     assert results["rates"].status == "pass"
 
 
