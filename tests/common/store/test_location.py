@@ -131,7 +131,8 @@ def test_an_unknown_kind_of_store_is_an_error_of_one_line(protocol: str) -> None
 
 def test_a_study_on_a_disk_imports_nothing_for_stores() -> None:
     loaded = run(
-        "import sys, scattershot as ss; from scattershot_common.store import files, checkpoint_names\n"
+        "import sys, scattershot as ss\n"
+        "from scattershot_common.store import files, checkpoint_names\n"
         "from pathlib import Path; from scattershot_common.store import location\n"
         "here = location.root(None, Path('nowhere'), 'digits')\n"
         "files.newest_valid(here, 1); files.exists(here / 'x'); files.clean_stale(here, 0)\n"
