@@ -74,7 +74,7 @@ def test_a_worker_waits_for_redis_and_its_trial_goes_on_meanwhile(
 def idle(worker: RealWorker) -> bool:
     """Return whether RQ knows the worker as one that waits for a job."""
     # beside the worker's hash there may be one of what it executes
-    (key,) = {key.removesuffix(":executions") for key in worker.connection.keys("rq:worker:*")}
+    (key,) = {str(key).removesuffix(":executions") for key in worker.connection.keys("rq:worker:*")}
     return worker.connection.hget(key, "state") == "idle"
 
 
