@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scattershot_common.entry_points import load_function
-from scattershot_common.task.check_result import CheckResult, chosen, words
+from scattershot_common.task.check_result import CheckResult, select_checks
 from scattershot_common.task.task import Task
 
 
@@ -30,11 +30,11 @@ def check(
             leads nowhere.
         ValueError: `only` names no check.
     """
-    chosen(only)
+    select_checks(only)
     check_task = load_function("check_task")
     results = []
     for result in check_task(task, params or {}, only=only, device=device, seed=seed):
         results.append(result)
         if not quiet:
-            print(words(result), flush=True)
+            print(result.to_text(), flush=True)
     return results

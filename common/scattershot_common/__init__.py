@@ -1,1 +1,1 @@
-"""What master and worker share: space, study, task, bus, store. Never imports torch."""
+"""Code shared by master and worker: space, study, task, bus, store. Never imports torch."""

@@ -1,4 +1,4 @@
-"""Owns the errors a user is meant to read: one line that says what is wrong and what to do."""
+"""Errors meant for the user: one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class CheckpointError(ScattershotError):
 
 
 class StoreUnreachable(CheckpointError):
-    """The object store does not answer, for the time being: nothing is said of the checkpoint."""
+    """The object store does not answer at present; whether the checkpoint is good is unknown."""
 
 
 class TaskError(ScattershotError):
-    """The task cannot be loaded or lacks its data: every trial of the study would fail alike."""
+    """The task cannot be loaded or lacks its data: every trial of the study would fail."""
 
 
 def told(command: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""Owns how a wrong line of a study file is described: its key, what was found, the nearest word."""
+"""Descriptions of wrong values in a study file or flag: the key, the value, the nearest word."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
 
+from scattershot_common.errors import StudyFileError
+
 #: The keys that lead to a place in a study file; an int counts the tables of a list from 0.
 KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong at a key.
+    """What is wrong with the value of a key.
 
     >>> print(Problem(("stage", 1, "epochs"), "must be at least 1 (found 0)"))
     stage[2].epochs: must be at least 1 (found 0)
@@ -30,8 +32,8 @@ class Problem:
         return f"{dotted}: {self.message}" if dotted else self.message
 
 
-class Wrong(Exception):
-    """Ends the reading of one entry of a study file: `problem` says why."""
+class InvalidEntry(Exception):
+    """An entry of a study file that cannot be read; `problem` says why."""
 
     def __init__(self, path: KeyPath, message: str) -> None:
         super().__init__(message)
@@ -89,3 +91,10 @@ def _reads_as_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_device(device: str) -> None:
+    """Raise StudyFileError unless `device` is auto, cpu, cuda or cuda:N."""
+    kind, colon, index = device.partition(":")
+    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdigit()):
+        raise StudyFileError(f"--device {device}: write auto, cpu, cuda or cuda:N")

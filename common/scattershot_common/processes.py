@@ -1,4 +1,4 @@
-"""Owns child processes: they die with their parent, on Linux even when it is SIGKILLed."""
+"""Child processes that die with their parent, on Linux even when it is SIGKILLed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def die_with_parent(signal_number: int = signal.SIGTERM) -> Callable[[], None]:
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
-    def tell_the_kernel() -> None:
+    def request_signal() -> None:
         libc.prctl(1, signal_number)
         if os.getppid() != parent:  # it died before we could ask
             os._exit(1)
 
-    return tell_the_kernel
+    return request_signal

@@ -1,4 +1,4 @@
-"""Owns the derivation of every random number's seed from (study seed, what it is for)."""
+"""Seeds of all random numbers, derived from the study's seed and what each is for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the words for one point of the space: `Trial`, its states, and what one epoch reported."""
+"""A trial: one point of the space, its states, and the record of an epoch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STATES: tuple[State, ...] = get_args(State)
 #: States a trial never leaves (a complete one may, when a later stage continues it).
 ENDED: frozenset[State] = frozenset({"complete", "killed", "failed"})
 
-#: One epoch's line of a trial's history: "epoch" (from 1) and the metrics reported for it.
+#: One record of a trial's history: "epoch" (from 1) and the metrics reported for it.
 Epoch = Mapping[str, float]
-#: What the machine decides of an epoch's line: for people, never for decisions or comparisons.
+#: The metrics that depend on the machine: for people, never for decisions or comparisons.
 MEASURED = ("seconds", "examples_per_second", "memory_mb")
 
 

@@ -17,7 +17,7 @@ from scattershot_common.entry_points import (
     provided,
 )
 from scattershot_common.errors import ScattershotError
-from scattershot_common.task.task_names import problem_with
+from scattershot_common.task.task_names import task_problem
 
 
 @pytest.mark.parametrize("group", [TASKS, FUNCTIONS])
@@ -55,23 +55,23 @@ def test_another_package_may_provide_a_task(tmp_path: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from scattershot_common.task.task_names import problem_with\n"
+        "from scattershot_common.task.task_names import task_problem\n"
         "from scattershot_worker.attempt.task_loader import load_task\n"
-        "print(problem_with('flowers', Path.cwd()), load_task('flowers', None)(None))\n"
+        "print(task_problem('flowers', Path.cwd()), load_task('flowers', None)(None))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.stdout == " 5\n", done.stderr
-    assert problem_with("flowers", tmp_path).startswith("must be an installed task (")
+    assert task_problem("flowers", tmp_path).startswith("must be an installed task (")
 
 
 def test_a_users_own_task_costs_no_look_at_the_installed_packages(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("class Own: ...\n")
     program = (
         "import sys; from pathlib import Path\n"
-        "from scattershot_common.task.task_names import problem_with\n"
-        "print(repr(problem_with('own:Own', Path.cwd())), 'importlib.metadata' in sys.modules)\n"
+        "from scattershot_common.task.task_names import task_problem\n"
+        "print(repr(task_problem('own:Own', Path.cwd())), 'importlib.metadata' in sys.modules)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path

@@ -16,9 +16,9 @@ from typing import Annotated
 import typer
 
 from scattershot_common.bus.connection import URL_VARIABLE, connect, reach, url_from
-from scattershot_common.devices import check_device
 from scattershot_common.entry_points import program
 from scattershot_common.errors import StudyFileError, told
+from scattershot_common.problems import check_device
 from scattershot_common.processes import die_with_parent
 
 log = logging.getLogger("scattershot.worker")

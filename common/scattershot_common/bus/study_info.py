@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scattershot_common.bus.keys import Keys
 from scattershot_common.bus.signing import SECRET_VARIABLE, fits, secret, sign
 from scattershot_common.errors import ScattershotError
+from scattershot_common.objective import Goal, Objective
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -29,7 +30,7 @@ class StudyInfo:
     uid: str
     task: str
     metric: str
-    goal: Literal["maximize", "minimize"]
+    goal: Goal
     data: str | None = None
     max_failures: int = 3
     kill_grace: float = 5.0
@@ -37,6 +38,11 @@ class StudyInfo:
     stall: float = 0.0
     store: str | None = None
     monitors: bool = True
+
+    @property
+    def objective(self) -> Objective:
+        """The metric that trials are ranked by, and its goal."""
+        return Objective(self.metric, self.goal)
 
 
 def info_of(study: StudyFile, uid: str, data: str | None) -> StudyInfo:

@@ -1,1 +1,1 @@
-"""The search space: axes, boxes, and how [space] is read."""
+"""The search space: its axes, boxes in it, and the parser of the [space] table."""

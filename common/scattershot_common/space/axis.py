@@ -1,4 +1,4 @@
-"""Owns one searched dimension: the map between a unit coordinate and a value."""
+"""One searched dimension: the map between unit coordinates and values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scattershot_common.trial import Value
 
 
 def same(a: object, b: object) -> bool:
-    """Return whether two values are one: 1 is 1.0, but neither is true."""
+    """Return whether two values are the same: 1 is 1.0, but neither is true."""
     return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
@@ -59,7 +59,7 @@ class Axis:
 
     @cached_property
     def cells(self) -> int:
-        """The number of values, all inside the declared range; 0 where they are a continuum."""
+        """The number of values in the declared range; 0 where they are a continuum."""
         continuum = self.kind == "continuous" and self.step is None
         return 0 if continuum else self._index_of(self.high) + 1
 
@@ -127,8 +127,8 @@ class Axis:
         """Return the unit interval [a, b) of the cell `index`."""
         return self._edge(index), self._edge(index + 1)
 
-    def takes(self, value: object) -> bool:
-        """Return whether a dimension with cells can take `value`, widened or not."""
+    def can_be(self, value: object) -> bool:
+        """Return whether a dimension with cells can have `value`, widened or not."""
         if self.kind == "choice":
             return any(same(choice, value) for choice in self.choices)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -142,7 +142,7 @@ class Axis:
 
     @cached_property
     def _line(self) -> tuple[float, float]:
-        """Start and width of the unit interval on the (log) number line."""
+        """Start and width of the unit interval on the linear or log number line."""
         low, high = self.low, self.high
         if self.cells:  # the ends' cells reach half a step out: the ends get their fair share
             low, high = low - self._step / 2, high + self._step / 2
@@ -151,7 +151,7 @@ class Axis:
         return low, high - low
 
     def _ends(self, u: float) -> tuple[float, float, float, float]:
-        """Where the map ends, two coordinates and two values: the limits hold outside [0, 1]."""
+        """Return where the map ends: two coordinates, two values (limits apply outside [0, 1])."""
         if isnan(u):
             raise ValueError(f"{self.name}: NaN is no coordinate")
         if self.limits is None or 0 <= u <= 1:

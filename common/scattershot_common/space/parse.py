@@ -1,4 +1,4 @@
-"""Owns the syntax of the [space] table: what a dimension may be written as, and what is wrong."""
+"""Parser of the [space] table: the forms of a dimension, and every problem with a table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import isfinite, log, log10
 
-from scattershot_common.problems import KeyPath, Problem, Wrong, nearest, number_problem, show
+from scattershot_common.problems import (
+    InvalidEntry,
+    KeyPath,
+    Problem,
+    nearest,
+    number_problem,
+    show,
+)
 from scattershot_common.space.axis import Axis, grid, same, steps
 from scattershot_common.trial import Value
 
-#: What a dimension of each kind may be written with.
+#: The options of each kind of dimension.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "loguniform": ("widen", "when"),
     "uniform": ("step", "widen", "when"),
@@ -30,8 +37,8 @@ Conditions = dict[str, tuple[Value, ...]]
 
 
 @dataclass
-class Reading:
-    """The parts of a space, and everything that is wrong with its table (they are partial then)."""
+class ParsedSpace:
+    """The parts of a space and the problems with its table; with any, the parts are incomplete."""
 
     axes: list[Axis] = field(default_factory=list)
     fixed: dict[str, Value] = field(default_factory=dict)
@@ -39,85 +46,87 @@ class Reading:
     problems: list[Problem] = field(default_factory=list)
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Note what is wrong inside, and go on after it."""
+    def collecting(self) -> Iterator[None]:
+        """Add a problem that is raised inside to `problems`, and continue after it."""
         try:
             yield
-        except Wrong as wrong:
+        except InvalidEntry as wrong:
             self.problems.append(wrong.problem)
 
 
-def read_space(table: Mapping[str, object]) -> Reading:
-    """Read the [space] table of a study file, all of it, whatever is wrong on the way."""
-    reading = Reading()
+def parse_space(table: Mapping[str, object]) -> ParsedSpace:
+    """Parse the whole [space] table of a study file; problems are collected, not raised."""
+    parsed = ParsedSpace()
     for name, entry in table.items():
         path: KeyPath = ("space", name)
         if not NAME.fullmatch(name):
             message = "a name is letters, digits and _ . - and starts with a letter or _"
-            reading.problems.append(Problem(path, message))
-        with reading.noting():
+            parsed.problems.append(Problem(path, message))
+        with parsed.collecting():
             if isinstance(entry, dict):
-                _read_dimension(name, entry, path, reading)
+                _read_dimension(name, entry, path, parsed)
             else:
-                reading.fixed[name] = _scalar(entry, path)
-    _check_conditions(table, reading)
-    return reading
+                parsed.fixed[name] = _scalar(entry, path)
+    _check_conditions(table, parsed)
+    return parsed
 
 
-def _read_dimension(name: str, entry: dict[str, object], path: KeyPath, reading: Reading) -> None:
+def _read_dimension(
+    name: str, entry: dict[str, object], path: KeyPath, parsed: ParsedSpace
+) -> None:
     if "when" in entry:
-        with reading.noting():
-            reading.when[name] = _conditions(entry["when"], (*path, "when"))
+        with parsed.collecting():
+            parsed.when[name] = _conditions(entry["when"], (*path, "when"))
     kinds = [kind for kind in OPTIONS if kind in entry]
     if len(kinds) != 1:
         found = " and ".join(kinds or entry) or "nothing"
         near = "" if kinds else "".join(nearest(word, OPTIONS) for word in entry)
-        raise Wrong(path, f"needs exactly one of {', '.join(OPTIONS)} (found {found}){near}")
+        raise InvalidEntry(path, f"needs exactly one of {', '.join(OPTIONS)} (found {found}){near}")
     kind = kinds[0]
-    reading.problems += [
+    parsed.problems += [
         Problem((*path, option), _misplaced(option, kind))
         for option in entry
         if option not in (kind, *OPTIONS[kind])
     ]
     if kind == "value":
-        reading.fixed[name] = _scalar(entry["value"], (*path, "value"))
+        parsed.fixed[name] = _scalar(entry["value"], (*path, "value"))
     elif kind == "choice":
-        reading.axes.append(_choice(name, entry["choice"], (*path, "choice")))
+        parsed.axes.append(_choice(name, entry["choice"], (*path, "choice")))
     else:
-        reading.axes.append(_range(name, kind, entry, path))
+        parsed.axes.append(_range(name, kind, entry, path))
 
 
 def _misplaced(option: str, kind: str) -> str:
     if option == "log" and kind == "uniform":
         return 'has no meaning for uniform; write "loguniform" instead of "uniform"'
-    homes = [home for home, options in OPTIONS.items() if option in options]
-    if homes:
-        return f"has no meaning for {kind}, only for {' and '.join(homes)}"
+    kinds = [other for other, options in OPTIONS.items() if option in options]
+    if kinds:
+        return f"has no meaning for {kind}, only for {' and '.join(kinds)}"
     allowed = OPTIONS[kind]
     return f"unknown key (allowed beside {kind}: {', '.join(allowed)}){nearest(option, allowed)}"
 
 
 def _scalar(value: object, path: KeyPath) -> Value:
     if isinstance(value, list):
-        raise Wrong(
+        raise InvalidEntry(
             path,
             f"found the list {show(value)}; write {{ choice = [...] }} for one of its values, "
             "{ uniform = [low, high] } or { loguniform = [low, high] } for a range",
         )
     if not isinstance(value, bool | int | float | str):
-        raise Wrong(path, f"must be a number, text, true or false (found {show(value)})")
+        raise InvalidEntry(path, f"must be a number, text, true or false (found {show(value)})")
     if isinstance(value, float) and not isfinite(value):
-        raise Wrong(path, f"must be a finite number (found {value})")
+        raise InvalidEntry(path, f"must be a finite number (found {value})")
     return value
 
 
 def _choice(name: str, listed: object, path: KeyPath) -> Axis:
     if not isinstance(listed, list) or not listed:
-        raise Wrong(path, f"needs a list of at least one value (found {show(listed)})")
+        raise InvalidEntry(path, f"needs a list of at least one value (found {show(listed)})")
     choices = tuple(_scalar(item, path) for item in listed)
     for index, value in enumerate(choices):
         if any(same(value, other) for other in choices[:index]):
-            raise Wrong(path, f"{show(value)} is listed twice (found {show(listed)})")
+            raise InvalidEntry(path, f"{show(value)} is listed twice (found {show(listed)})")
     return Axis(name, "choice", 0, len(choices) - 1, choices=choices)
 
 
@@ -126,19 +135,19 @@ def _range(name: str, kind: str, entry: dict[str, object], path: KeyPath) -> Axi
     whole = kind == "integer"
     low, high = _pair(entry[kind], here, whole)
     if low >= high:
-        raise Wrong(
+        raise InvalidEntry(
             here,
             "the range is empty: the lower end must be below the upper "
             f"(found {show(entry[kind])}); for a fixed value write {{ value = ... }}",
         )
     logarithmic = kind == "loguniform" or (whole and entry.get("log", False))
     if not isinstance(logarithmic, bool):
-        raise Wrong((*path, "log"), f"must be true or false (found {show(logarithmic)})")
+        raise InvalidEntry((*path, "log"), f"must be true or false (found {show(logarithmic)})")
     step: float | None = 1 if whole else None
     if "step" in entry:
         step = _number(entry["step"], (*path, "step"), whole)
         if not (step > 0 and 1 <= steps(low, high, step) < MOST):
-            raise Wrong(
+            raise InvalidEntry(
                 (*path, "step"),
                 "must be above 0, at most the width of the range, and leave less than 2^40 values "
                 f"(found {show(entry['step'])} for {show(entry[kind])})",
@@ -148,14 +157,16 @@ def _range(name: str, kind: str, entry: dict[str, object], path: KeyPath) -> Axi
         instead = "integer without log" if whole else "uniform"
         _check_positive(low, step, here, f"; use {instead} for a range that contains 0")
     if not isfinite(high - low) or (logarithmic and log(low) == log(high)):
-        raise Wrong(here, f"the ends lie too close or too far apart (found {show(entry[kind])})")
+        raise InvalidEntry(
+            here, f"the ends lie too close or too far apart (found {show(entry[kind])})"
+        )
     axis = Axis(name, "integer" if whole else "continuous", low, high, logarithmic, step)
     widen = entry.get("widen", kind == "loguniform")
     if widen is False:
         return axis
     axis = replace(axis, limits=_limits(axis, widen, (*path, "widen")))
     if not all(map(isfinite, axis.reach)):
-        raise Wrong((*path, "widen"), f"lies too far out (found {show(widen)})")
+        raise InvalidEntry((*path, "widen"), f"lies too far out (found {show(widen)})")
     return axis
 
 
@@ -166,7 +177,7 @@ def _limits(axis: Axis, widen: object, path: KeyPath) -> tuple[float, float]:
     else:
         low, high = _pair(widen, path, axis.kind == "integer")
         if not low <= axis.low < axis.high <= high:
-            raise Wrong(
+            raise InvalidEntry(
                 path,
                 "must be true, false, or the ends up to which the range may be widened, "
                 f"around [{axis.low:g}, {axis.high:g}] (found {show(widen)})",
@@ -195,15 +206,15 @@ def _natural_limits(axis: Axis) -> tuple[float, float]:
 
 
 def _check_positive(low: float, step: float | None, path: KeyPath, advice: str = "") -> None:
-    """Raise Wrong unless a log scale, of integers the half step around them too, begins above 0."""
+    """Raise InvalidEntry unless a log scale (with half a step, for integers) begins above 0."""
     if low <= (step or 0) / 2:
         above = f"half the step, {step / 2:g}" if step and step > 1 else "0"
-        raise Wrong(path, f"the lower end must be above {above} (found {low:g}){advice}")
+        raise InvalidEntry(path, f"the lower end must be above {above} (found {low:g}){advice}")
 
 
 def _pair(value: object, path: KeyPath, whole: bool) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
-        raise Wrong(path, f"needs two numbers, [low, high] (found {show(value)})")
+        raise InvalidEntry(path, f"needs two numbers, [low, high] (found {show(value)})")
     low, high = (_number(end, path, whole) for end in value)
     return low, high
 
@@ -211,65 +222,69 @@ def _pair(value: object, path: KeyPath, whole: bool) -> tuple[float, float]:
 def _number(value: object, path: KeyPath, whole: bool) -> float:
     reason = number_problem(value, whole)
     if reason:
-        raise Wrong(path, reason)
+        raise InvalidEntry(path, reason)
     assert isinstance(value, int | float)
     most = MOST if whole else LARGEST
     if abs(value) > most:
-        raise Wrong(path, f"must lie between {-most:g} and {most:g} (found {value})")
+        raise InvalidEntry(path, f"must lie between {-most:g} and {most:g} (found {value})")
     return int(value) if whole else float(value)
 
 
 def _conditions(entry: object, path: KeyPath) -> Conditions:
     if not isinstance(entry, dict) or not entry:
-        raise Wrong(path, f'needs a table like {{ optimizer = "sgd" }} (found {show(entry)})')
+        raise InvalidEntry(
+            path, f'needs a table like {{ optimizer = "sgd" }} (found {show(entry)})'
+        )
     conditions = {}
     for parent, allowed in entry.items():
         listed = allowed if isinstance(allowed, list) else [allowed]
         if not listed:
-            raise Wrong((*path, parent), "needs at least one value (found [])")
-        conditions[parent] = tuple(_scalar(one, (*path, parent)) for one in listed)
+            raise InvalidEntry((*path, parent), "needs at least one value (found [])")
+        conditions[parent] = tuple(_scalar(value, (*path, parent)) for value in listed)
     return conditions
 
 
-def _check_conditions(table: Mapping[str, object], reading: Reading) -> None:
-    """Note parents that are unknown, continuous, never have the value, or depend on their child."""
-    axes = {axis.name: axis for axis in reading.axes}
-    for name, conditions in reading.when.items():
+def _check_conditions(table: Mapping[str, object], parsed: ParsedSpace) -> None:
+    """Find parents that are unknown, continuous, never have the value, or depend on their child."""
+    axes = {axis.name: axis for axis in parsed.axes}
+    for name, conditions in parsed.when.items():
         for parent, allowed in conditions.items():
             path = ("space", name, "when", parent)
-            with reading.noting():
+            with parsed.collecting():
                 if parent not in table:
                     near = nearest(parent, [other for other in table if other != name])
-                    raise Wrong(path, f"the space has no parameter {show(parent)}{near}")
+                    raise InvalidEntry(path, f"the space has no parameter {show(parent)}{near}")
                 if parent in axes:
                     _check_values(axes[parent], allowed, path)
-                elif parent in reading.fixed:
-                    only = reading.fixed[parent]
-                    for one in allowed:
-                        if not same(one, only):
-                            raise Wrong(path, f"{parent} is always {show(only)}, never {show(one)}")
+                elif parent in parsed.fixed:
+                    only = parsed.fixed[parent]
+                    for value in allowed:
+                        if not same(value, only):
+                            raise InvalidEntry(
+                                path, f"{parent} is always {show(only)}, never {show(value)}"
+                            )
     in_cycle: set[str] = set()
-    for name in reading.when:
-        cycle = _cycle(name, reading.when)
+    for name in parsed.when:
+        cycle = _cycle(name, parsed.when)
         if cycle and not in_cycle & set(cycle):
             in_cycle |= set(cycle)
             message = f"depends on itself: {' -> '.join(cycle)}"
-            reading.problems.append(Problem(("space", name, "when"), message))
+            parsed.problems.append(Problem(("space", name, "when"), message))
 
 
 def _check_values(parent: Axis, allowed: tuple[Value, ...], path: KeyPath) -> None:
     if not parent.cells:
-        raise Wrong(
+        raise InvalidEntry(
             path,
             f"{parent.name} is continuous and never has exactly one value; "
             "a condition needs a choice, an integer or a range with a step",
         )
     for value in allowed:
-        if not parent.takes(value):
+        if not parent.can_be(value):
             values = f"from {parent.low} to {parent.high} in steps of {parent.step}"
             if parent.choices:
                 values = f"one of {', '.join(map(show, parent.choices))}"
-            raise Wrong(path, f"{parent.name} is never {show(value)}; it is {values}")
+            raise InvalidEntry(path, f"{parent.name} is never {show(value)}; it is {values}")
 
 
 def _cycle(start: str, when: Mapping[str, Conditions]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Owns the space: the map between the unit cube and hyperparameters, and boxes in the cube."""
+"""The search space: the map from the unit cube to hyperparameters, and boxes in the cube."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from scattershot_common.errors import StudyFileError
 from scattershot_common.space.axis import Axis, same
-from scattershot_common.space.parse import read_space
+from scattershot_common.space.parse import parse_space
 from scattershot_common.trial import Value
 
 __all__ = ["Axis", "Box", "Space"]
@@ -42,7 +42,7 @@ class Box:
         """
         if len(u) != len(self.sides) or not all(0 <= x < 1 for x in u):
             raise ValueError(f"{u!r} is no point of [0, 1)^{len(self.sides)}")
-        return [_run(x, side) for x, side in zip(u, self.sides, strict=True)]
+        return [_stretch(x, side) for x, side in zip(u, self.sides, strict=True)]
 
     def to_json(self) -> list[Any]:
         """Return the sides as nested lists, exact through JSON."""
@@ -54,14 +54,14 @@ class Box:
         return cls(tuple(tuple((float(a), float(b)) for a, b in side) for side in sides))
 
 
-def _run(u: float, side: Sequence[tuple[float, float]]) -> float:
-    rest = u * sum(b - a for a, b in side)
+def _stretch(u: float, side: Sequence[tuple[float, float]]) -> float:
+    left = u * sum(b - a for a, b in side)
     if all(a == b for a, b in side):
-        return side[int(u * len(side))][0]  # nothing but single points
+        return side[int(u * len(side))][0]  # only single points
     for low, high in side:
-        if rest < high - low:
-            return min(low + rest, _below(low, high))
-        rest -= high - low
+        if left < high - low:
+            return min(low + left, _below(low, high))
+        left -= high - low
     return _below(low, high)
 
 
@@ -104,10 +104,10 @@ class Space:
         Raises StudyFileError with one line for each problem, naming its key
         ("space.lr.loguniform").
         """
-        reading = read_space(table)
-        if reading.problems:
-            raise StudyFileError("\n".join(map(str, reading.problems)))
-        return cls(tuple(reading.axes), reading.fixed, reading.when, tuple(table))
+        parsed = parse_space(table)
+        if parsed.problems:
+            raise StudyFileError("\n".join(map(str, parsed.problems)))
+        return cls(tuple(parsed.axes), parsed.fixed, parsed.when, tuple(table))
 
     def at(self, point: Sequence[float]) -> dict[str, Value]:
         """Return the hyperparameters at a unit point, those only whose conditions hold.
@@ -154,6 +154,7 @@ class Space:
 
     def _exists(self, name: str, value_of: Callable[[str], object]) -> bool:
         return all(
-            self._exists(parent, value_of) and any(same(value_of(parent), one) for one in allowed)
+            self._exists(parent, value_of)
+            and any(same(value_of(parent), value) for value in allowed)
             for parent, allowed in self.when.get(name, {}).items()
         )

@@ -1,1 +1,1 @@
-"""A study's settings and the file they are read from."""
+"""The settings of a study, and the study file that they are read from."""

@@ -1,4 +1,4 @@
-"""Owns the settings of a study: every key a study file may hold, its type, bounds and default."""
+"""Settings of a study: every key of a study file, its type, bounds and default."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from scattershot_common.objective import Goal, Objective
 from scattershot_common.space.space import Space
 from scattershot_common.store.checkpoint_names import STUDY_NAME
 
-Goal = Literal["maximize", "minimize"]
 Sampler = Literal["random", "sobol"]
 Rule = Literal["halving", "sync_halving", "median", "percentile", "diverged", "patience"]
 #: The killers' names; a study file may also say "none".
@@ -23,7 +23,7 @@ Name = Annotated[str, StringConstraints(pattern=f"^{STUDY_NAME}$")]
 
 
 def _rules(value: object) -> object:
-    """Take one rule for a list of one, and "none" for a list of none."""
+    """Convert a single rule to a list of one, and "none" to an empty list."""
     listed = [value] if isinstance(value, str) else value
     return () if listed == ["none"] else _tuple(listed)
 
@@ -36,7 +36,7 @@ Rules = Annotated[tuple[Rule, ...], BeforeValidator(_rules)]
 
 
 class _Table(BaseModel):
-    """A table of the study file: nothing is converted, nothing unknown is let through."""
+    """A table of the study file: strict types, no unknown keys."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True
@@ -44,7 +44,10 @@ class _Table(BaseModel):
 
 
 class Study(_Table):
-    """[study]: what is searched. `data` is the folder of the task's data, as seen from the file."""
+    """[study]: the task, the objective and the seed.
+
+    `data` is the folder of the task's data, relative to the file's.
+    """
 
     name: Name
     task: str
@@ -54,12 +57,17 @@ class Study(_Table):
     sampler: Sampler = "random"
     data: str | None = None
 
+    @property
+    def objective(self) -> Objective:
+        """The metric that trials are ranked by, and its goal."""
+        return Objective(self.metric, self.goal)
+
 
 class Stage(_Table):
     """[[stage]]: new points (`trials`, perhaps in a refined box) or `continue` the best so far.
 
-    `epochs` is the total a trial of this stage has when it is complete. `refine` is the part of
-    the trials so far, (0, 1], around which the box is laid. `kill` and `sampler` stand in for
+    `epochs` is the total number of epochs of a complete trial of this stage. `refine` is the
+    fraction (0, 1] of the trials so far that the box encloses. `kill` and `sampler` override
     [kill].rule and [study].sampler in this stage; see `StudyFile.rules` and `StudyFile.sampler`.
     """
 
@@ -75,9 +83,9 @@ class Stage(_Table):
 
 
 class Kill(_Table):
-    """[kill]: the rules that end or pause trials, never before `grace` epochs.
+    """[kill]: the rules that end or pause trials, after `grace` epochs at the earliest.
 
-    `rule` is a tuple without "none": empty when nothing is killed. `eta` belongs to the halving
+    `rule` is a tuple, empty where the file says "none". `eta` belongs to the halving
     rules, `percentile` (of the peers, from the worst) to percentile, `patience` (epochs without
     a better value) to patience, `min_peers` to median and percentile, and `factor` to diverged:
     a loss above `factor` times the trial's first.
@@ -93,9 +101,9 @@ class Kill(_Table):
 
 
 class Checkpoints(_Table):
-    """[checkpoints]: `keep` is how many of the study's best are kept.
+    """[checkpoints]: `keep` is the number of the study's best checkpoints to keep.
 
-    `store` is the URL of an object store to keep them in; by default it is the study's folder.
+    `store` is the URL of an object store for them; by default they are in the study's folder.
     """
 
     keep: Annotated[int, Field(ge=1)] = 20
@@ -103,20 +111,20 @@ class Checkpoints(_Table):
 
 
 class Ensemble(_Table):
-    """[ensemble]: how many members, and how they are chosen."""
+    """[ensemble]: the number of members, and the method that chooses them."""
 
     size: Annotated[int, Field(ge=1)] = 5
     method: Literal["greedy", "top"] = "greedy"
 
 
 class Worker(_Table):
-    """[worker]: how a worker treats its child process.
+    """[worker]: limits of a worker's child process, and what it records.
 
-    A trial that fails `max_failures` times is failed for good; a child is replaced after
-    `recycle` trials; one that ignores a kill for `kill_grace` seconds is ended, and so is one
-    whose trial finishes no batch and reports nothing for `stall` seconds (0: it may take as long
-    as it likes); `threads` is torch's for each worker; `monitors`: gradients, updates and
-    activations are looked at, for `scattershot diagnose`.
+    A trial has failed after `max_failures` failed attempts; a child is replaced after `recycle`
+    trials; a child that does not react to a kill within `kill_grace` seconds is ended, and so is
+    one whose trial finishes no batch and reports nothing for `stall` seconds (0: no limit);
+    `threads` are torch's for each worker; with `monitors`, gradients, updates and activations
+    are recorded for `scattershot diagnose`.
     """
 
     max_failures: Annotated[int, Field(ge=1)] = 3
@@ -128,9 +136,11 @@ class Worker(_Table):
 
 
 class StudyFile(_Table):
-    """A whole study file. `model_dump(mode="json", by_alias=True)` is read again by model_validate.
+    """A whole study file.
 
-    Read files with `study_file`, which also checks what no single key shows.
+    `model_validate` reads what `model_dump(mode="json", by_alias=True)` returns.
+
+    Read files with `study_file`, which also checks keys against each other.
     """
 
     study: Study
@@ -149,7 +159,7 @@ class StudyFile(_Table):
         return Space.parse(self.space_table)
 
     def rules(self, stage: Stage) -> tuple[Rule, ...]:
-        """Return the killers' names that hold in `stage`; empty when nothing is killed."""
+        """Return the names of the killers of `stage`; empty where nothing is killed."""
         return self.kill.rule if stage.kill is None else stage.kill
 
     def sampler(self, stage: Stage) -> Sampler:
@@ -157,11 +167,11 @@ class StudyFile(_Table):
         return stage.sampler or self.study.sampler
 
     def identity(self) -> str:
-        """Return a hash of what decides the trials: [study], [space], the stages and [kill].
+        """Return a hash of everything that determines the trials.
 
-        The data's folder does not count, it may lie elsewhere on another machine. Defaults count
-        the same written out or left out. The order of the dimensions counts: a coordinate of a
-        point belongs to the dimension at its place.
+        These are [study], [space], the stages and [kill]. The data's folder is left out: it may
+        differ between machines. A default written out hashes as one left out. The order of the
+        dimensions is part of the hash: coordinates of a point belong to dimensions by position.
         """
         decides = {
             "study": self.study.model_dump(exclude_defaults=True, exclude={"data"}),

@@ -1,4 +1,4 @@
-"""Owns the reading of a study file: TOML to `StudyFile`, or every line that is wrong with it."""
+"""Reader of study files: TOML to `StudyFile`, or a line for each problem."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from scattershot_common.errors import StudyFileError
 from scattershot_common.problems import KeyPath, Problem, nearest, show
-from scattershot_common.space.parse import read_space
+from scattershot_common.space.parse import parse_space
 from scattershot_common.store import location
 from scattershot_common.study.settings import (
     Checkpoints,
@@ -25,9 +25,9 @@ from scattershot_common.study.settings import (
     Worker,
 )
 from scattershot_common.study.validate import keys, read_table
-from scattershot_common.task.task_names import problem_with
+from scattershot_common.task.task_names import task_problem
 
-#: The tables whose keys are settings; [space] and [[stage]] stand beside them.
+#: The tables whose keys are settings; the others are [space] and [[stage]].
 TABLES: dict[str, type[BaseModel]] = {
     "study": Study,
     "kill": Kill,
@@ -37,12 +37,12 @@ TABLES: dict[str, type[BaseModel]] = {
 }
 KNOWN = ("study", "space", "stage", "kill", "checkpoints", "ensemble", "worker")
 NEEDED = {"study": "[study]", "space": "[space]", "stage": "[[stage]]"}
-#: Metrics with these endings are better when smaller: the default goal would turn them round.
+#: Endings of metrics that are better when smaller, unlike the default goal.
 SMALLER_IS_BETTER = ("loss", "error", "mse", "rmse", "mae")
 
 
 def load(path: str | Path) -> StudyFile:
-    """Read a study file. Raises StudyFileError with a line for each thing that is wrong."""
+    """Read a study file. Raises StudyFileError with a line for each problem."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -56,9 +56,9 @@ def load(path: str | Path) -> StudyFile:
 
 
 def parse(text: str, source: str = "study.toml", folder: Path = Path()) -> StudyFile:
-    """Read the text of a study file that lies in `folder`, where the user's task is looked for.
+    """Read the text of a study file in `folder`, where the user's task is searched for.
 
-    Raises StudyFileError with one line for each thing that is wrong, in the order of the file:
+    Raises StudyFileError with one line for each problem, in the order of the file:
     "source:line: key: what was found and what is allowed".
     """
     try:
@@ -80,7 +80,7 @@ def parse(text: str, source: str = "study.toml", folder: Path = Path()) -> Study
 
 
 def _problems(tables: Mapping[str, object], folder: Path) -> list[Problem]:
-    """Return all that is wrong, of each table by itself first and then between them."""
+    """Return all problems: of each table alone first, then between tables."""
     problems: list[Problem] = []
     for key, value in tables.items():
         if key not in KNOWN:
@@ -101,7 +101,7 @@ def _problems(tables: Mapping[str, object], folder: Path) -> list[Problem]:
     problems += _store_problems(tables.get("checkpoints"))
     space = tables.get("space", {})
     if isinstance(space, dict):
-        problems += read_space(space).problems
+        problems += parse_space(space).problems
     else:
         problems.append(Problem(("space",), f"must be a table, [space] (found {show(space)})"))
     listed = tables.get("stage", [])
@@ -118,11 +118,11 @@ def _problems(tables: Mapping[str, object], folder: Path) -> list[Problem]:
 
 
 def _study_problems(study: object, folder: Path) -> Iterator[Problem]:
-    """Yield what no type shows, whatever else is wrong with the table."""
+    """Yield problems that types do not show, whatever else is wrong with the table."""
     if not isinstance(study, dict):
         return
     task, metric = study.get("task"), study.get("metric")
-    wrong = problem_with(task, folder) if isinstance(task, str) else ""
+    wrong = task_problem(task, folder) if isinstance(task, str) else ""
     if wrong:
         yield Problem(("study", "task"), wrong)
     smaller = isinstance(metric, str) and metric.lower().endswith(SMALLER_IS_BETTER)
@@ -142,7 +142,7 @@ def _store_problems(checkpoints: object) -> Iterator[Problem]:
 
 
 def _stage_problems(stages: Sequence[Stage | None]) -> Iterator[Problem]:
-    """Yield what is impossible; None stands for a stage that is wrong in itself already."""
+    """Yield stages that contradict others; None stands for a stage with problems of its own."""
     for index, stage in enumerate(stages):
         if stage is None:
             continue
@@ -178,10 +178,10 @@ def _continue_problems(
     done = [other for other in earlier if other]
     if not done or len(done) < len(earlier):
         return
-    there = sum(other.trials or 0 for other in done)
-    if count > there:
+    available = sum(other.trials or 0 for other in done)
+    if count > available:
         yield Problem(
-            (*path, "continue"), f"the earlier stages have {there} trials (found {count})"
+            (*path, "continue"), f"the earlier stages have {available} trials (found {count})"
         )
     most = max(other.epochs for other in done)
     if stage.epochs <= most:
@@ -203,7 +203,7 @@ def _kill_problems(kill: Kill, stages: Sequence[Stage]) -> Iterator[Problem]:
 
 
 def _syntax(message: str, last: int) -> str:
-    """Return tomllib's "what (at line 3, column 5)" line first, with what is mostly meant."""
+    """Return tomllib's "what (at line 3, column 5)" with the line first and advice last."""
     what, _, place = message.partition(" (at ")
     at = re.match(r"line (\d+), (column \d+)", place)
     where = f":{at[1]}: not TOML at {at[2]}" if at else f":{last}: not TOML at its end"
@@ -218,9 +218,9 @@ def _syntax(message: str, last: int) -> str:
 
 
 def _lines(text: str) -> dict[KeyPath, int]:
-    """Return the line of every key and table header that begins one (those inside braces do not).
+    """Return the line of every key and table header that starts a line (not of keys in braces).
 
-    tomllib tells no lines, so each line that looks like a key is read by itself.
+    tomllib reports no line numbers, so each line that looks like a key is parsed alone.
     """
     lines: dict[KeyPath, int] = {}
     table: KeyPath = ()
@@ -247,6 +247,6 @@ def _lines(text: str) -> dict[KeyPath, int]:
 
 
 def _line(problem: Problem, lines: Mapping[KeyPath, int]) -> int:
-    """Return the line of the key, or of the innermost around it that has one; 0 if none has."""
+    """Return the line of the key or of its innermost parent that has one, else 0."""
     ends = range(len(problem.path), 0, -1)
     return next((lines[problem.path[:end]] for end in ends if problem.path[:end] in lines), 0)

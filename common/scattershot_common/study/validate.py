@@ -1,4 +1,4 @@
-"""Owns the check of one table of a study file against its settings, in words for the user."""
+"""Validation of one table of a study file against its settings, with messages for the user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def keys(model: type[BaseModel]) -> list[str]:
 def read_table(
     model: type[Table], table: object, path: KeyPath, problems: list[Problem]
 ) -> Table | None:
-    """Return the settings in `table`, or None after adding what is wrong to `problems`."""
+    """Return the settings in `table`, or None after adding its problems to `problems`."""
     if not isinstance(table, dict):
         header = f"[{path[0]}]" if len(path) == 1 else f"[[{path[0]}]]"
         problems.append(Problem(path, f"must be a table, {header} (found {show(table)})"))

@@ -1,1 +1,1 @@
-"""What a user's task is, and what its outputs and targets mean."""
+"""User tasks: the interface, the meaning of outputs and targets, names, results of checks."""

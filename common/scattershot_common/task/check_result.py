@@ -1,4 +1,4 @@
-"""Owns what the checks before learning are called, and what they find: as data and as words."""
+"""The checks before learning: their names, and the result of one as data and as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKS = {
     "learning": "Does the loss fall within 100 iterations?",
     "rates": "Which learning rates are worth searching?",
 }
-#: Stands for all of them where a task cannot be checked at all.
+#: The name of the result where a task cannot be checked at all.
 TASK = "task"
 
 
@@ -31,9 +31,9 @@ TASK = "task"
 class CheckResult:
     """What one check found.
 
-    `found` is the outcome with its numbers on one line, `meaning` says what it tells, `remedy`
-    what to do ("" where nothing is to be done), `details` what else was seen. `numbers` are the
-    same for programs; a number that is not finite is None in it.
+    `found` is the outcome with its numbers on one line, `meaning` its interpretation, `remedy`
+    what to do ("" for nothing), `details` further observations. `numbers` is the same for
+    programs; a number that is not finite is None there.
     """
 
     name: str
@@ -45,16 +45,16 @@ class CheckResult:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON takes it."""
+        """Return the result as a JSON object."""
         return {**asdict(self), "details": [*self.details], "numbers": _finite(dict(self.numbers))}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> CheckResult:
-        """Return the result that `to_json` described."""
-        return cls(**{**found, "details": tuple(found["details"])})
+    def from_json(cls, data: Mapping[str, Any]) -> CheckResult:
+        """Return the result that `to_json` wrote."""
+        return cls(**{**data, "details": tuple(data["details"])})
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield what a person reads after the first line: ("meaning" | "detail" | "remedy", text).
+        """Yield the lines after the first: ("meaning" | "detail" | "remedy", text).
 
         >>> [*CheckResult("overfit", "pass", "loss 0.001", "It can learn.").lines()]
         [('meaning', 'It can learn.')]
@@ -65,21 +65,35 @@ class CheckResult:
         if self.remedy:
             yield "remedy", self.remedy
 
+    def to_text(self) -> str:
+        """Return the result as text for people.
+
+        >>> result = CheckResult("overfit", "fail", "loss 1.2", "It cannot learn.", "Look at it.")
+        >>> print(result.to_text())
+        fail     overfit         loss 1.2
+                 It cannot learn.
+                 → Look at it.
+        """
+        text = [f"{self.status:<8} {self.name:<15} {self.found}"]
+        marks = {"meaning": "", "detail": "· ", "remedy": "→ "}
+        text += [f"{'':9}{marks[kind]}{line}" for kind, line in self.lines()]
+        return "\n".join(text)
+
 
 def _finite(value: Any) -> Any:
-    """Return `value` without the numbers that JSON has no word for."""
+    """Return `value` with None for the numbers that JSON does not have."""
     if isinstance(value, dict):
-        return {str(key): _finite(one) for key, one in value.items()}
+        return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def chosen(only: Sequence[str]) -> tuple[str, ...]:
+def select_checks(only: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the checks to run, in order: those of `only`, or all.
 
     Raises:
-        ValueError: a name is none; the message names the nearest.
+        ValueError: a name is no check; the message gives the nearest.
     """
     for name in only:
         if name not in CHECKS:
@@ -87,17 +101,3 @@ def chosen(only: Sequence[str]) -> tuple[str, ...]:
                 f"there is no check {name!r}{nearest(name, CHECKS)} (there are {', '.join(CHECKS)})"
             )
     return tuple(name for name in CHECKS if not only or name in only)
-
-
-def words(result: CheckResult) -> str:
-    """Return a result as text for people.
-
-    >>> print(words(CheckResult("overfit", "fail", "loss 1.2", "It cannot learn.", "Look at it.")))
-    fail     overfit         loss 1.2
-             It cannot learn.
-             → Look at it.
-    """
-    text = [f"{result.status:<8} {result.name:<15} {result.found}"]
-    marks = {"meaning": "", "detail": "· ", "remedy": "→ "}
-    text += [f"{'':9}{marks[kind]}{said}" for kind, said in result.lines()]
-    return "\n".join(text)

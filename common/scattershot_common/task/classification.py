@@ -1,14 +1,34 @@
-"""Owns what a classifier's outputs and targets mean by their shapes and types; imports no torch."""
+"""Meaning of a classifier's outputs and targets by their shapes and types; imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scattershot_common.errors import TaskError
-from scattershot_common.task.class_axis import IGNORED, class_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+#: The target that cross-entropy ignores.
+IGNORED = -100
+
+
+def class_axis(outputs: Sequence[int], targets: Sequence[int], *, second: bool) -> int | None:
+    """Return the axis of outputs that targets do not have, by their shapes: 1, -1, or None.
+
+    Where both are possible, as with [8, 3, 3] and [8, 3], it is 1 if `second`.
+
+    >>> class_axis((8, 3, 5, 5), (8, 5, 5), second=False)
+    1
+    >>> class_axis((8, 5, 3), (8, 5), second=True)
+    -1
+    """
+    whole, rest = tuple(outputs), tuple(targets)
+    if len(whole) != len(rest) + 1 or not rest:
+        return None
+    fitting = [axis for axis in (1, -1) if whole[:axis] + whole[axis:][1:] == rest]
+    return (fitting[0] if second else fitting[-1]) if fitting else None
 
 
 def labels(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -17,7 +37,7 @@ def labels(outputs: Tensor, targets: Tensor) -> Tensor:
     Integers of any type become int64, [N, 1] becomes [N].
 
     Raises:
-        TaskError: they fit it in no way.
+        TaskError: cross-entropy cannot take them.
     """
     shapes = f"outputs {[*outputs.shape]}, targets {[*targets.shape]}"
     if outputs.dim() < 2 or outputs.shape[1] < 2:
@@ -43,7 +63,7 @@ def labels(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def paired(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return targets in the shape of the outputs; raises TaskError unless they are as many."""
+    """Return targets in the shape of the outputs; raises TaskError unless there are as many."""
     if outputs.numel() != targets.numel():
         raise TaskError(
             f"a regression needs an output for each target (outputs {[*outputs.shape]}, targets "
@@ -53,26 +73,26 @@ def paired(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def accuracy(outputs: Tensor, targets: Tensor, *, second: bool) -> float:
-    """Return the share of the targets that outputs are right about; ignored ones are left out.
+    """Return the fraction of targets that outputs predict; ignored targets are left out.
 
-    Outputs as many as the targets are logits of two classes: positive ones are for the second.
+    Where there is one output for each target, it is the logit of the second of two classes.
 
     Raises:
-        TaskError: they fit each other in no way.
+        TaskError: their shapes do not fit each other.
     """
     axis = _axis(outputs, targets, second=second)
     if axis is None:
-        right = positive(outputs, targets) == (outputs.reshape(targets.shape) > 0)
-        return int(right.sum()) / max(right.numel(), 1)
+        correct = positive(outputs, targets) == (outputs.reshape(targets.shape) > 0)
+        return int(correct.sum()) / max(correct.numel(), 1)
     if outputs.shape == targets.shape:
         targets = targets.argmax(axis)
-    right = outputs.argmax(axis).flatten() == targets.flatten()
+    correct = outputs.argmax(axis).flatten() == targets.flatten()
     known = targets.flatten() != IGNORED
-    return int((right & known).sum()) / max(int(known.sum()), 1)
+    return int((correct & known).sum()) / max(int(known.sum()), 1)
 
 
 def probabilities(outputs: Tensor, targets: Tensor | None, *, second: bool) -> Tensor:
-    """Return probabilities [N, …, C] of outputs, or of the second of two classes.
+    """Return probabilities [N, …, C], or [N, …] of the second of two classes.
 
     Without targets, outputs of more than three axes have their classes second, as images do.
     """
@@ -99,7 +119,7 @@ def positive(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return which targets are of the second of two classes: 0 and 1, or -1 and 1.
 
     Raises:
-        TaskError: they are no such, or not one for each output.
+        TaskError: the targets have other values, or there is not one for each output.
     """
     shapes = f"outputs {[*outputs.shape]}, targets {[*targets.shape]}"
     if outputs.numel() != targets.numel():

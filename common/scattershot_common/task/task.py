@@ -1,4 +1,4 @@
-"""Owns what a user writes to bring a model: a `Task` class with its `Data`, or a train function."""
+"""Interface of user code: a `Task` class with its `Data`, or a train function."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Item = TypeVar("Item")
 class Data:
     """The three parts of a data set, each `(x, y)` tensors of N examples or a DataLoader.
 
-    Tensors are moved to the device once and kept there. `val` chooses the best trials; `test` is
-    touched only when the finished ensemble is evaluated.
+    Tensors are moved to the device once and stay there. Trials are ranked by `val`; `test` is
+    used only to evaluate the finished ensemble.
     """
 
     train: Part
@@ -37,7 +37,7 @@ class Data:
 
 
 class Task(ABC):
-    """A model and its data. `data` and `model` must be written, the rest may be overridden.
+    """A model and its data. `data` and `model` are required, the rest may be overridden.
 
     A worker makes one instance and keeps it, with its data, from trial to trial.
     """
@@ -49,11 +49,11 @@ class Task(ABC):
     #: [N], [N, C, H, W] for [N, H, W]. Under a loss of your own they may be the last, [N, T, C]
     #: for [N, T]: whichever leaves the targets' shape. One output for each target ([N] or [N, 1])
     #: is the logit of the second of two classes, 0 and 1 or -1 and 1; a model that ends in a
-    #: sigmoid must override `metrics`. Targets of -100 are left out.
+    #: sigmoid must override `metrics`. Targets of -100 are ignored.
     kind: ClassVar[Kind] = "classification"
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Take the folder of `[study] data`, or None where the study file names none."""
+        """`folder` is that of `[study] data`, or None where the study file names none."""
         self.folder = folder
 
     @abstractmethod
@@ -84,7 +84,7 @@ class Task(ABC):
         return {"accuracy": accuracy(outputs, targets, second=self._second)}
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """Return what is saved for ensembles: probabilities [N, …, C], or the outputs themselves.
+        """Return what ensembles average: probabilities [N, …, C], or the outputs of a regression.
 
         Where there is one output for each target, probabilities of the second of two classes.
         """
@@ -94,23 +94,23 @@ class Task(ABC):
 
     @property
     def _second(self) -> bool:
-        """Whether classes are the second axis for certain: cross-entropy takes no others."""
+        """Whether classes must be the second axis: cross-entropy requires it."""
         return type(self).loss is Task.loss
 
     def initial_loss(self, classes: int | None) -> float | None:
-        """Return the loss that a network which knows nothing yet should have.
+        """Return the expected loss of a network before training.
 
-        `classes` is the number of classes in the training part, None where they cannot be told.
+        `classes` is the number of classes in the training part, None where it is unknown.
         `scattershot check` and `diagnose` compare the loss before learning with it. None, the
-        default, stands for the loss of outputs that are all zero: ln C for cross-entropy, C - 1
+        default, means the loss of outputs that are all zero: ln C for cross-entropy, C - 1
         for a multiclass hinge loss (notes: "Sanity checks Tips/Tricks" in neural-networks-3).
         """
         return None
 
     def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a training batch x [B, …], changed at random by `generator`, which is on the CPU.
+        """Return a training batch x [B, …], augmented by `generator`, which is on the CPU.
 
-        Called for training batches alone; the generator is seeded for each trial and epoch.
+        Called for training batches only; the generator is seeded for each trial and epoch.
         """
         return x
 
@@ -119,14 +119,14 @@ class Task(ABC):
     ) -> torch.optim.Optimizer | None:
         """Return the trial's optimizer, or None for the one that `params` names.
 
-        The default is made of the hyperparameters `optimizer` ("sgd", "adamw", …), `lr`,
+        The default reads the hyperparameters `optimizer` ("sgd", "adamw", …), `lr`,
         `weight_decay`, `momentum`, `nesterov`, `beta1`, `beta2`, `alpha`, `eps`.
         """
         return None
 
 
 class TrialHandle(Protocol):
-    """The argument of a train function, for type annotations; workers bring the real one.
+    """The argument of a train function, for type annotations; workers pass an implementation.
 
     A train function is named in `[study] task` as "module:function" and trains one trial:
 
@@ -151,10 +151,10 @@ class TrialHandle(Protocol):
         """Yield the epochs still to train, from 1; restores and checkpoints the named parts."""
 
     def batches(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Yield from `batches`, leaving the training at once when the trial must stop."""
+        """Yield from `batches`; ends the training at once when the trial must stop."""
 
     def check(self) -> None:
-        """Leave the training if the trial must stop: for loops that `batches` does not fit."""
+        """End the training if the trial must stop: for loops that cannot use `batches`."""
 
     def report(
         self,

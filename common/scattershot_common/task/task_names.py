@@ -19,13 +19,13 @@ def named_tasks() -> Mapping[str, str]:
     return provided(TASKS)
 
 
-def problem_with(task: str, folder: Path) -> str:
-    """Return why the study file in `folder` cannot name `task`, or "" if the task is there.
+def task_problem(task: str, folder: Path) -> str:
+    """Return why the study file in `folder` cannot name `task`, or "" if it can.
 
-    It is looked for in `folder`, in the working folder and in sys.path, in this order, and
-    nothing is imported: a master needs neither torch nor what else the user's module needs, and
-    a parent package's code does not run. Names that a module makes while it runs (a star import,
-    `__getattr__`) are taken on trust.
+    The module is searched for in `folder`, the working folder and sys.path, in this order, and
+    nothing is imported: a master needs neither torch nor the other imports of the user's module,
+    and no code of a parent package runs. Names that a module makes at run time (a star import,
+    `__getattr__`) are assumed to exist.
     """
     module, colon, name = task.partition(":")
     dotted = module.split(".")
@@ -36,11 +36,11 @@ def problem_with(task: str, folder: Path) -> str:
             f"must be an installed task ({', '.join(named_tasks())}) or your own as "
             f'"package.module:Name" (found {show(task)}){nearest(task, named_tasks())}'
         )
-    own = list(dict.fromkeys([str(folder.resolve()), str(Path.cwd())]))
+    folders = list(dict.fromkeys([str(folder.resolve()), str(Path.cwd())]))
     try:
-        spec = _find(dotted, [*own, *sys.path])
+        spec = _find(dotted, [*folders, *sys.path])
     except ModuleNotFoundError as error:
-        return f"{error} (looked in {', '.join(own)} and {len(sys.path)} folders of sys.path)"
+        return f"{error} (looked in {', '.join(folders)} and {len(sys.path)} folders of sys.path)"
     if spec.origin is None:
         return f"{module} is a folder without __init__.py; name the module in it that has {name}"
     if not spec.origin.endswith(".py"):
@@ -61,22 +61,22 @@ def _find(dotted: Sequence[str], path: Sequence[str]) -> ModuleSpec:
 
     Raises ModuleNotFoundError with a line for the user.
     """
-    spec = PathFinder.find_spec(dotted[0], path) or _elsewhere(dotted[0])
+    spec = PathFinder.find_spec(dotted[0], path) or _by_other_finders(dotted[0])
     if spec is None:
         raise ModuleNotFoundError(f"there is no module {dotted[0]}")
     for depth, part in enumerate(dotted[1:], 1):
         package = ".".join(dotted[:depth])
-        inside = spec.submodule_search_locations
-        if inside is None:
+        folders = spec.submodule_search_locations
+        if folders is None:
             raise ModuleNotFoundError(f"{package} is a module, not a package: {spec.origin}")
-        spec = PathFinder.find_spec(part, list(inside))
+        spec = PathFinder.find_spec(part, list(folders))
         if spec is None:
             raise ModuleNotFoundError(f"the package {package} has no module {part}")
     return spec
 
 
-def _elsewhere(name: str) -> ModuleSpec | None:
-    """Ask the other finders, as an editable installation's; for a top-level name none imports."""
+def _by_other_finders(name: str) -> ModuleSpec | None:
+    """Ask the other finders (an editable installation has one); none imports a top-level name."""
     try:
         return importlib.util.find_spec(name)
     except ValueError:  # __main__ and its like have no spec
@@ -99,10 +99,10 @@ def _names(body: Sequence[ast.stmt]) -> Iterator[str]:
                 yield from _bound(targets)
             case ast.AnnAssign(target=target, value=ast.expr()):
                 yield from _bound([target])
-            case _:  # if, try, with, for: what lies inside is at the top level still
+            case _:  # if, try, with, for: their bodies are still at the top level
                 for child in ast.iter_child_nodes(statement):
-                    inner = [child] if isinstance(child, ast.stmt) else getattr(child, "body", [])
-                    yield from _names(inner if isinstance(inner, list) else [])
+                    body = [child] if isinstance(child, ast.stmt) else getattr(child, "body", [])
+                    yield from _names(body if isinstance(body, list) else [])
 
 
 def _bound(targets: Sequence[ast.expr]) -> Iterator[str]:

@@ -41,9 +41,9 @@ def check(
 
     Exit code 1 if a check fails.
     """
-    from scattershot_common.devices import check_device
+    from scattershot_common.problems import check_device
     from scattershot_common.study.study_file import load
-    from scattershot_common.task.check_result import chosen
+    from scattershot_common.task.check_result import select_checks
     from scattershot_master.launch.check_process import middle, read_params, run_checks
     from scattershot_master.search.open_study import data_folder
     from scattershot_master.show import check_page
@@ -52,7 +52,7 @@ def check(
     check_device(device)
     study = load(file)
     try:
-        chosen(only or [])
+        select_checks(only or [])
     except ValueError as error:
         raise StudyFileError(f"--only: {error}") from None
     params = middle(study.space, read_params(param or []))

@@ -60,7 +60,7 @@ def recipe(
     step fails; run again after Ctrl-C, the search goes on.
     """
     from scattershot_common.bus.connection import url_from
-    from scattershot_common.devices import check_device
+    from scattershot_common.problems import check_device
     from scattershot_common.study.study_file import load
     from scattershot_master.commands.run import LocalRun
 

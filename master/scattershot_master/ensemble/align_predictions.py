@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scattershot_common.errors import ScattershotError
-from scattershot_common.task.class_axis import IGNORED, class_axis
+from scattershot_common.task.classification import IGNORED, class_axis
 from scattershot_master.ensemble.metrics import METRICS, Array
 
 _REMEDY = "override predictions(), or give other targets"

@@ -149,7 +149,7 @@ def _without(entry: Any) -> Any:
 
 def _takes(space: Space, parent: str, value: Any) -> bool:
     axis = next((axis for axis in space.axes if axis.name == parent), None)
-    return axis.takes(value) if axis else same(space.fixed.get(parent), value)
+    return axis.can_be(value) if axis else same(space.fixed.get(parent), value)
 
 
 def _can_hold(space: Space, table: Mapping[str, Any], when: Mapping[str, Any]) -> bool:

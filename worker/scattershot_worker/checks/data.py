@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scattershot_common.task.check_result import CheckResult, Status
-from scattershot_common.task.class_axis import IGNORED
+from scattershot_common.task.classification import IGNORED
 from scattershot_common.task.task import Part
 from scattershot_worker.checks.task_under_test import TaskUnderTest
 from scattershot_worker.training.data import is_tensors

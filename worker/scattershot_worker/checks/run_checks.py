@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scattershot_common.errors import ScattershotError, TaskError
 from scattershot_common.space.space import Space
-from scattershot_common.task.check_result import TASK, CheckResult, chosen
+from scattershot_common.task.check_result import TASK, CheckResult, select_checks
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.attempt import where
 from scattershot_worker.attempt.task_loader import load_task
@@ -41,7 +41,7 @@ def check_task(
         ScattershotError: the task or the device cannot be had.
         ValueError: `only` names no check.
     """
-    names = chosen(only)
+    names = select_checks(only)
     if isinstance(task, str):
         task = load_task(task, data)
     if isinstance(task, type):

@@ -17,7 +17,7 @@ from scattershot_common.errors import TaskError
 from scattershot_common.seeds import derive
 from scattershot_common.space.space import Axis, Space
 from scattershot_common.task.check_result import CheckResult
-from scattershot_common.task.class_axis import class_axis
+from scattershot_common.task.classification import class_axis
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.training.data import EMPTY, batches, data_on, is_tensors
 from scattershot_worker.training.hyperparameters import Hyperparameters
