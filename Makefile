@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-.PHONY: install demo test test-cluster chaos lint bench bench-fused clean
+# Processes that run tests side by side; each has a Redis of its own.
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
+
+.PHONY: install demo test test-slow test-all test-cluster chaos lint bench bench-fused clean
 
 install: $(DONE)
 
@@ -18,8 +22,16 @@ $(DONE): pyproject.toml constraints.txt
 demo: $(DONE)
 	$(BIN)/scattershot run examples/digits.toml --workers 2 --fresh
 
+# the fast tier: under five minutes on two cores
 test: $(DONE)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# the longer tier: end-to-end runs, many seeds, real time-outs
+test-slow: $(DONE)
+	$(PYTEST) -m slow
+
+test-all: $(DONE)
+	$(PYTEST)
 
 # needs a docker engine with compose; skipped with a message where none answers
 test-cluster: $(DONE)

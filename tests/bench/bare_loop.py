@@ -1,4 +1,4 @@
-"""Owns the loop that the whole system is measured against: PyTorch and nothing else.
+"""The baseline loop that the whole system is compared with: PyTorch and nothing else.
 
 Run as `python bare_loop.py POINTS.json RESULT.json`: two processes train the points, each taking
 the next one when it is free. Data and model are those of the task `digits`; the first point of a

@@ -1,4 +1,4 @@
-"""Owns the figures `fused`: trials as lanes of one program, against a bare loop and Optuna."""
+"""Benchmark `fused`: trials as lanes of one program, against a bare loop and Optuna."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what the benchmarks share: commands timed with their processes, figures, tables."""
+"""Helpers of the benchmarks: timing commands with their processes, figures, tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the figure `kill latency`: from the decision to the trial's end, within an epoch."""
+"""Benchmark `kill latency`: from the decision to the trial's end, within an epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the figure `looking`: the commands that only look, as whole processes, on a long study."""
+"""Benchmark `looking`: the commands that only read a study, as processes, on a long study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the cost of looking: what monitors add to an epoch, alone and in lanes."""
+"""Benchmark `monitors`: the time that monitors add to an epoch, alone and in lanes."""
 
 from __future__ import annotations
 

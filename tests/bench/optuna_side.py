@@ -1,4 +1,4 @@
-"""Owns the same work done by Optuna: two processes, journal storage, random sampling.
+"""The same work done by Optuna: two processes, journal storage, random sampling.
 
 Run as `python -m bench.optuna_side digits POINTS.json FOLDER` or `… noop REDIS_URL TRIALS`; prints
 the seconds from the first trial's start to the last one's end.

@@ -1,4 +1,4 @@
-"""Owns the figure `orchestration`: trials per second where the trials themselves cost nothing."""
+"""Benchmark `orchestration`: trials per second where the trials themselves cost nothing."""
 
 from __future__ import annotations
 

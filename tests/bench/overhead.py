@@ -1,4 +1,4 @@
-"""Owns the figure `overhead`: the whole system against a bare PyTorch loop over the same points."""
+"""Benchmark `overhead`: the whole system against a bare PyTorch loop over the same points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the figure `reports`: a thousand workers that report once a second to one master."""
+"""Benchmark `reports`: a thousand workers that report once a second to one master."""
 
 from __future__ import annotations
 

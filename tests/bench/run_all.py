@@ -1,4 +1,4 @@
-"""Owns the table of all figures: every benchmark in turn."""
+"""Runs every benchmark in turn and prints one table of the figures."""
 
 from __future__ import annotations
 

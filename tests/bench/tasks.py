@@ -1,4 +1,4 @@
-"""Owns the train functions of the benchmarks."""
+"""Train functions of the benchmarks."""
 
 from __future__ import annotations
 

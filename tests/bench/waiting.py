@@ -1,4 +1,4 @@
-"""Owns the figure `waiting`: a master that starts on a study of 100,000 trials that wait."""
+"""Benchmark `waiting`: a master that starts on a study of 100,000 waiting trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the chaos run: a study under faults must end as the same study does undisturbed.
+"""The chaos run: a study under faults must end as the same study does undisturbed.
 
     python -m chaos.chaos --seed 1          # `make chaos`: over 60 faults, about eight minutes
 

@@ -1,4 +1,4 @@
-"""Owns the processes of a chaos run: a Redis, a master, workers; all started again when they end.
+"""The processes of a chaos run: Redis, master and workers, each restarted when it ends.
 
 The master and each worker reach Redis by a proxy of their own, so that each can be cut off.
 """

@@ -1,4 +1,4 @@
-"""Owns the faults of a chaos run, one function each.
+"""The faults of a chaos run, one function each.
 
 A fault strikes something that is chosen by `rng` and returns what it did in a few words, or None
 if there is nothing for it to strike at the moment. What must end again is left to `cluster.later`.

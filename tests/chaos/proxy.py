@@ -1,4 +1,4 @@
-"""Owns the wire between a process and Redis: a TCP proxy that can be cut and mended."""
+"""A TCP proxy between a process and Redis, which can interrupt the connection and restore it."""
 
 from __future__ import annotations
 

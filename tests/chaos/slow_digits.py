@@ -1,4 +1,4 @@
-"""Owns the task of the chaos run: digits, slow enough to be hit, counting the epochs it trains."""
+"""The task of the chaos run: digits, slowed down, with a count of the epochs it trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns how end-to-end tests call the commands, and the finished study they share."""
+"""Fixtures of the end-to-end tests: running commands, and a finished study to share."""
 
 from __future__ import annotations
 

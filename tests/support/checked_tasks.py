@@ -1,4 +1,4 @@
-"""Owns small tasks for the tests of the checks: healthy ones, to be spoilt one thing at a time."""
+"""Small healthy tasks for the tests of the checks, which break one thing at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns real trainings made to show what can go wrong with one, and healthy ones beside them."""
+"""Real trainings that each show one problem, and healthy ones to compare them with."""
 
 from __future__ import annotations
 

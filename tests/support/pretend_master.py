@@ -1,4 +1,4 @@
-"""Owns a master that tests run and watch, of a study for pretend workers."""
+"""A master that tests run and observe, for a study of simulated workers."""
 
 from __future__ import annotations
 

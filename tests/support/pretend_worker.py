@@ -1,4 +1,4 @@
-"""Owns pretend workers: they take trials off a real queue and report curves nobody trained."""
+"""Simulated workers: they take trials from a real queue and report computed learning curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns a worker that tests run as processes, and a study for it as its master sees it."""
+"""A worker that runs as processes of its own, and a study for it as its master sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns an object store that tests run: moto's server, and one bucket of it for each test."""
+"""An object store for tests: moto's server, and one bucket of it for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns a study that nobody trained: the events a master would write, and curves that look real."""
+"""A simulated study: the events that a master would write, with plausible learning curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns how tests wait for what another process does."""
+"""Waiting for what another process does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns a worker's bench in the test's own process: trials run here, beside a real Redis."""
+"""A worker's context in the test's own process: trials run here, with a real Redis."""
 
 from __future__ import annotations
 

@@ -47,9 +47,7 @@ EPOCHS = 30
 
 @pytest.fixture
 def worker(redis_url: str, tmp_path: Path) -> Iterator[RealWorker]:
-    worker = RealWorker(
-        redis_url, tmp_path, TASKS, environment={"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    )
+    worker = RealWorker(redis_url, tmp_path, TASKS)
     yield worker
     worker.stop()
 
