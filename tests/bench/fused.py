@@ -44,7 +44,7 @@ def _study() -> list[Figure]:
             overhead.say(number, rounds[-1])
         print(overhead.accuracies(rounds[0].ours, folder / "0" / "bare.json"))
     first, *others = rounds
-    spans = [one.bare_span / one.span for one in others]
+    spans = [round_.bare_span / round_.span for round_ in others]
     return [
         harness.at_least(
             "fused: trials per hour to a bare loop's",
@@ -53,11 +53,11 @@ def _study() -> list[Figure]:
             " x",
             note=f"{harness.spread(spans)}; with nothing measured before "
             f"{first.bare_span / first.span:.2f}; whole commands "
-            f"{harness.median([one.bare.wall / one.ours.run.wall for one in others]):.2f}",
+            f"{harness.median([round_.bare.wall / round_.ours.run.wall for round_ in others]):.2f}",
         ),
         harness.at_least(
             "fused: Optuna's time to ours",
-            harness.median([one.optuna_span / one.span for one in others]),
+            harness.median([round_.optuna_span / round_.span for round_ in others]),
             TARGET,
             " x",
             note="random sampler, journal, two processes, torch.save per epoch",
@@ -123,11 +123,11 @@ def _as_planned(name: str, task: Task, batch: int) -> Figure:
     alone, ratios = training(0), []
     for epoch in range(1, ROUNDS + 2):
         alone.begin_epoch(epoch, [])
-        one = harness.seconds(lambda: train_epoch(alone, data.train, lambda: None))
+        alone_s = harness.seconds(lambda: train_epoch(alone, data.train, lambda: None))
         for lane in engine.lanes:
             lane.training.begin_epoch(epoch, [])
-        each = harness.seconds(lambda: engine.train_epoch(lambda: None)) / plan.lanes
-        ratios.append(one / each)
+        lane_s = harness.seconds(lambda: engine.train_epoch(lambda: None)) / plan.lanes
+        ratios.append(alone_s / lane_s)
     ratio = harness.median(ratios[1:])
     note = f"{plan.lanes} lanes; {harness.spread(ratios[1:])}"
     return harness.at_least(f"fused: {name}", ratio, _AS_FAST, " x", note=note)

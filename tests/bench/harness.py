@@ -107,7 +107,7 @@ def timed(command: Sequence[str | Path]) -> Run:
 def _own_cpu() -> float:
     """Return the CPU seconds of this process, and of all that it started and that have ended."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(one.ru_utime + one.ru_stime for one in map(resource.getrusage, kinds))
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, kinds))
 
 
 def _all_cpu() -> float:
@@ -129,10 +129,10 @@ def _watched(pid: int) -> Iterator[dict[str, float]]:
         while not done.wait(_LOOK):
             with suppress(psutil.Error):
                 top = psutil.Process(pid)
-                for one in [top, *top.children(recursive=True)]:
+                for process in [top, *top.children(recursive=True)]:
                     with suppress(psutil.Error):
-                        times = one.cpu_times()
-                        used[one.pid] = _kind(one.cmdline()), times.user + times.system
+                        times = process.cpu_times()
+                        used[process.pid] = _kind(process.cmdline()), times.user + times.system
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -177,7 +177,7 @@ class Study:
     def clock(self, *kinds: str) -> list[float]:
         """Return when events of these kinds happened, by Redis' clock: seconds since 1970."""
         ids = [event["c"] for event in self.events if event["e"] in kinds]
-        return [int(one.partition("-")[0]) / 1000 for one in ids]
+        return [int(event_id.partition("-")[0]) / 1000 for event_id in ids]
 
     def at(self, kind: str) -> float:
         """Return when the last event of a kind was written, by the master's clock."""

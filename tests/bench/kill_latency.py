@@ -58,8 +58,8 @@ def measure() -> list[Figure]:
 def _by_rule(folder: Path) -> list[float]:
     """Return milliseconds from the master's verdict (its clock) to the end (Redis' clock)."""
     study = harness.run_study(_STUDY.format(trials=KILLS, rule="patience"), folder)
-    decided = {one["t"]: one["at"] for one in study.events if one["e"] == "kill"}
-    ended = {one["t"]: one["c"] for one in study.events if one["e"] == "killed"}
+    decided = {event["t"]: event["at"] for event in study.events if event["e"] == "kill"}
+    ended = {event["t"]: event["c"] for event in study.events if event["e"] == "killed"}
     if len(ended) != KILLS:
         raise RuntimeError(f"of {KILLS} trials {len(ended)} were killed")
     return [1000 * (_seconds(ended[trial]) - decided[trial]) for trial in ended]

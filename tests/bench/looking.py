@@ -25,8 +25,8 @@ def measure() -> list[Figure]:
                 runs[name].append(harness.timed(command))
     figures = []
     for name, some in runs.items():
-        walls = [one.wall for one in some]
-        cpu = harness.median([one.cpu for one in some])
+        walls = [run.wall for run in some]
+        cpu = harness.median([run.cpu for run in some])
         print(f"  {name}, s: {harness.spread(walls, 3)}, CPU {cpu:.3f}")
         figures.append(harness.at_most(f"looking: {name}", harness.median(walls), TARGET, " s"))
     return figures

@@ -60,8 +60,8 @@ class _Pack:
         self.engine.monitors = on
         for lane in self.engine.lanes:
             self.engine.release(lane)
-        for one in trainings:
-            self.engine.admit(self.engine.lane(one))
+        for training in trainings:
+            self.engine.admit(self.engine.lane(training))
 
     def train(self, epoch: int) -> None:
         """Train all lanes for an epoch, with all that is looked at."""

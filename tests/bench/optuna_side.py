@@ -86,7 +86,7 @@ def main() -> None:
     if kind == "digits":
         points = json.loads(Path(second).read_text())
         for point in points:
-            study.enqueue_trial({key: one for key, one in point.items() if key != "batch_size"})
+            study.enqueue_trial({key: value for key, value in point.items() if key != "batch_size"})
         count = len(points)
     else:
         count = int(third)
@@ -100,11 +100,11 @@ def main() -> None:
     for process in processes:
         process.join()
     trials = study.get_trials()
-    done: list[Any] = [one for one in trials if one.state == optuna.trial.TrialState.COMPLETE]
+    done: list[Any] = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if len(done) != count:
         sys.exit(f"Optuna completed {len(done)} trials of {count}")
-    first = min(one.datetime_start for one in done)
-    print((max(one.datetime_complete for one in done) - first).total_seconds())
+    first = min(trial.datetime_start for trial in done)
+    print((max(trial.datetime_complete for trial in done) - first).total_seconds())
 
 
 if __name__ == "__main__":

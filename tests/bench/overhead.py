@@ -84,23 +84,23 @@ def measure() -> list[Figure]:
             raise RuntimeError("the study trained other points than the bare loop")
         print(accuracies(rounds[0].ours, folder / "0" / "bare.json"))
     # ratios within a round: both sides had the same machine, however busy it was
-    cpu = harness.median([one.ours.run.cpu / one.bare.cpu for one in rounds])
-    optuna = harness.median([one.optuna_span / one.bare_span for one in rounds])
+    cpu = harness.median([round_.ours.run.cpu / round_.bare.cpu for round_ in rounds])
+    optuna = harness.median([round_.optuna_span / round_.bare_span for round_ in rounds])
     return [
         harness.at_most(
             "overhead: first start to last end",
-            harness.median([one.span / one.bare_span for one in rounds]),
+            harness.median([round_.span / round_.bare_span for round_ in rounds]),
             TARGET,
             note=f"Optuna {optuna:.2f}",
         ),
         harness.at_most(
             "overhead: command to last end",
-            harness.median([one.ready / one.bare.wall for one in rounds]),
+            harness.median([round_.ready / round_.bare.wall for round_ in rounds]),
             TARGET,
         ),
         harness.at_most(
             "overhead: whole command",
-            harness.median([one.ours.run.wall / one.bare.wall for one in rounds]),
+            harness.median([round_.ours.run.wall / round_.bare.wall for round_ in rounds]),
             TARGET,
             note=f"with the ensemble and its test; CPU {cpu:.2f}",
         ),
@@ -120,17 +120,18 @@ def one_round(number: int, text: str, file: Path, folder: Path) -> Round:
     return Round(ours, bare, max(ends) - min(starts), optuna.answer)
 
 
-def say(number: int, one: Round) -> None:
-    run = one.ours.run
+def say(number: int, round_: Round) -> None:
+    run = round_.ours.run
     shares = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in sorted(run.shares.items()))
-    ensemble = one.ours.at("finished") - one.ours.at("complete")
+    ensemble = round_.ours.at("finished") - round_.ours.at("complete")
     print(
         f"round {number + 1}, seconds\n"
-        f"  scattershot  whole {run.wall:.1f}: {one.ours.span[0] - run.begun:.1f} to the first"
-        f" start, training {one.span:.1f}, ensemble {ensemble:.1f}; {run.busy}\n"
+        f"  scattershot  whole {run.wall:.1f}: {round_.ours.span[0] - run.begun:.1f} to the first"
+        f" start, training {round_.span:.1f}, ensemble {ensemble:.1f}; {run.busy}\n"
         f"               CPU by process: {shares}\n"
-        f"  bare loop    whole {one.bare.wall:.1f}: training {one.bare_span:.1f}; {one.bare.busy}\n"
-        f"  Optuna       training {one.optuna_span:.1f}",
+        f"  bare loop    whole {round_.bare.wall:.1f}: training {round_.bare_span:.1f};"
+        f" {round_.bare.busy}\n"
+        f"  Optuna       training {round_.optuna_span:.1f}",
         flush=True,
     )
 

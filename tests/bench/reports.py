@@ -75,7 +75,7 @@ def _figures(url: str, folder: Path, master: psutil.Process) -> list[Figure]:
         reports = _reported(folder) - before
         grown = (master.memory_info().rss - first) / max(reports, 1)
         scripts: Any = connect(url).info("commandstats")
-        latencies = [one for each in asked for one in each.get()]
+        latencies = [latency for each in asked for latency in each.get()]
     history = len(json.dumps({"epoch": 1, "val_accuracy": 0.5, "val_loss": 1.0}))
     print(f"  {WORKERS} workers, {len(latencies)} reports; median {_ms(latencies, 0.5):.2f} ms")
     print(f"  master: {cpu:.3f} cores at {reports / (SECONDS * 0.6):.0f} reports/s,")

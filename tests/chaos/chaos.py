@@ -121,7 +121,7 @@ class Outcome:
             f"{self.disturbed_s:.0f} s, undisturbed {self.undisturbed_s:.0f} s: "
             f"{self.disturbed_s - self.undisturbed_s:.0f} s lost",
         ]
-        return "\n".join([*lines, *(f"WRONG: {one}" for one in self.wrong)])
+        return "\n".join([*lines, *(f"WRONG: {problem}" for problem in self.wrong)])
 
 
 def run(folder: Path, size: Size, seed: int) -> Outcome:
@@ -229,10 +229,11 @@ def compare(expected: dict[str, Any], cluster: Cluster, outcome: Outcome) -> Non
         if [line["epoch"] for line in trial["history"]] != list(range(1, trial["epochs"] + 1)):
             outcome.wrong.append(f"trial {trial['trial']} has gaps in its history")
     then, now = table(expected), table(found)
-    for one, other in zip(then, now, strict=False):
-        if one != other:
+    for expected_trial, found_trial in zip(then, now, strict=False):
+        if expected_trial != found_trial:
             outcome.wrong.append(
-                f"trial {one['trial']} differs; undisturbed:\n{_lines(one)}\nnow:\n{_lines(other)}"
+                f"trial {expected_trial['trial']} differs; undisturbed:\n"
+                f"{_lines(expected_trial)}\nnow:\n{_lines(found_trial)}"
             )
             break
     if len(then) != len(now):

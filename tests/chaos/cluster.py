@@ -86,7 +86,7 @@ class Service:
         """Return a worker's oldest child, which trains, if it has one."""
         try:
             children = self.process.children()
-            return min(children, key=lambda one: one.create_time(), default=None)
+            return min(children, key=lambda child: child.create_time(), default=None)
         except psutil.NoSuchProcess:
             return None
 
@@ -181,8 +181,8 @@ class Cluster:
         self._due = [entry for entry in self._due if entry[0] > now]
         for action in ready:
             action()
-        for one in self.services:
-            one.tend()
+        for service in self.services:
+            service.tend()
 
     def later(self, seconds: float, action: Callable[[], object]) -> None:
         """Do something in a while: a fault's end."""
@@ -205,12 +205,12 @@ class Cluster:
             ]
         except RedisError:
             return []
-        return [one for one in found if one.get("state") == "running"]
+        return [trial for trial in found if trial.get("state") == "running"]
 
     def trainer_of(self, hash_: dict[str, Any]) -> psutil.Process | None:
         """Return the process that trains a trial, given the trial's hash."""
         try:
-            pids = {one.name: one.pid for one in heartbeat.read(self.server.client)}
+            pids = {worker.name: worker.pid for worker in heartbeat.read(self.server.client)}
         except RedisError:
             return None
         for worker in self.workers:
@@ -257,29 +257,29 @@ class Cluster:
     def left(self) -> list[str]:
         """Return the command lines of the processes that are left of it, besides Redis."""
         found = []
-        for one in psutil.process_iter(["pid", "cmdline", "status"]):
+        for process in psutil.process_iter(["pid", "cmdline", "status"]):
             try:
-                of_ours = one.environ().get(URL_VARIABLE, "") in self._urls()
+                of_ours = process.environ().get(URL_VARIABLE, "") in self._urls()
             except psutil.Error:
                 continue
-            if of_ours and one.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(f"{one.info['pid']}: {' '.join(one.info['cmdline'])}")
+            if of_ours and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.info['pid']}: {' '.join(process.info['cmdline'])}")
         return found
 
     def _urls(self) -> set[str]:
-        return {f"redis://127.0.0.1:{one.proxy.port}/0" for one in self.services}
+        return {f"redis://127.0.0.1:{service.proxy.port}/0" for service in self.services}
 
     def close(self) -> None:
         """Kill all that still runs."""
-        for one in self.services:
+        for service in self.services:
             try:
-                family = [*one.process.children(recursive=True), one.process]
+                family = [*service.process.children(recursive=True), service.process]
             except psutil.NoSuchProcess:
-                family = [one.process]
+                family = [service.process]
             for process in family:
                 send(process, signal.SIGKILL)
-            one.process.wait(10)
-            one.proxy.close()
+            service.process.wait(10)
+            service.proxy.close()
         self.server.kill()
 
 

@@ -22,7 +22,7 @@ Fault = Callable[[Cluster, Random], str | None]
 
 
 def _worker(cluster: Cluster, rng: Random) -> Service | None:
-    return rng.choice([one for one in cluster.workers if one.alive()] or [None])
+    return rng.choice([worker for worker in cluster.workers if worker.alive()] or [None])
 
 
 def _past_lease(rng: Random) -> float:
@@ -231,7 +231,7 @@ def damage_checkpoint(cluster: Cluster, rng: Random) -> str | None:
     send(child, signal.SIGSTOP)
     time.sleep(0.1)  # what it has sent arrives
     files = list_checkpoints(cluster.folder, trial["trial"])
-    still = [one for one in cluster.running() if one["trial"] == trial["trial"]]
+    still = [candidate for candidate in cluster.running() if candidate["trial"] == trial["trial"]]
     if not files or not still or still[0]["attempt"] != trial["attempt"]:
         send(child, signal.SIGCONT)
         return None
@@ -258,8 +258,8 @@ def power_cut(cluster: Cluster, rng: Random) -> str | None:
     """All processes of the cluster die at once."""
     if not cluster.server.running() or not cluster.master.alive():
         return None
-    for one in cluster.services:
-        one.send(signal.SIGKILL)
+    for service in cluster.services:
+        service.send(signal.SIGKILL)
     cluster.server.kill()
     cluster.server.start()
     return "master, workers and Redis"

@@ -105,8 +105,8 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield start
     for process in running:
         if process.poll() is None:
-            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-                one.send_signal(signal.SIGKILL)
+            for descendant in [*psutil.Process(process.pid).children(recursive=True), process]:
+                descendant.send_signal(signal.SIGKILL)
             process.wait()
         assert process.stdout is not None
         process.stdout.close()

@@ -36,7 +36,7 @@ def test_a_check_that_fails_is_exit_code_1(scattershot: Run, tmp_path: Path) -> 
     )  # fmt: skip
     told = json.loads(done.stdout)
     assert not told["ok"] and told["params"]["hidden"] == 16 and told["plot"] is None
-    assert [(one["name"], one["status"]) for one in told["checks"]] == [("overfit", "fail")]
+    assert [(check["name"], check["status"]) for check in told["checks"]] == [("overfit", "fail")]
 
 
 def test_what_is_written_wrongly_is_exit_code_2(

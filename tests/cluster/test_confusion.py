@@ -16,25 +16,27 @@ from support.pathologies import HEALTHY, SICK, Run, case
 SEEDS = (3, 701, 702)
 
 
-def _wrong(one: Run, found: Counter[str]) -> dict[str, int]:
+def _wrong(training: Run, found: Counter[str]) -> dict[str, int]:
     """Return in how many trainings a rule that must fire did not, or one did that may not."""
-    missed = {name: len(SEEDS) - found[name] for name in one.must if found[name] < len(SEEDS)}
-    return missed | {name: found[name] for name in found if name not in one.must | one.may}
+    missed = {name: len(SEEDS) - found[name] for name in training.must if found[name] < len(SEEDS)}
+    return missed | {
+        name: found[name] for name in found if name not in training.must | training.may
+    }
 
 
 def _table(rows: Sequence[tuple[Run, Counter[str]]]) -> str:
     """Return a row per training and a column per rule, with how many seeds it fired at."""
     names = list(RULES)
-    width = max(len(one.name) for one, _ in rows)
+    width = max(len(training.name) for training, _ in rows)
     lines = [f"  {number:2} {name}" for number, name in enumerate(names, 1)]
     lines.append(" " * width + "".join(f"{number:4}" for number in range(1, len(names) + 1)))
-    for one, found in rows:
-        wrong = _wrong(one, found)
+    for training, found in rows:
+        wrong = _wrong(training, found)
         cells = []
         for name in names:
-            mark = "!" if name in wrong else "X" if name in one.must else "+"
+            mark = "!" if name in wrong else "X" if name in training.must else "+"
             cells.append(f"{mark}{found[name]}" if found[name] or name in wrong else ".")
-        lines.append(one.name.ljust(width) + "".join(cell.rjust(4) for cell in cells))
+        lines.append(training.name.ljust(width) + "".join(cell.rjust(4) for cell in cells))
     return "\n".join(lines)
 
 
@@ -45,8 +47,11 @@ def test_every_rule_sees_what_it_is_for_and_is_silent_on_healthy_trainings(
     torch.set_num_threads(1)  # as a worker does; sums depend on it
     try:
         rows = [
-            (one, Counter(found.rule for seed in SEEDS for found in diagnose(case(one, seed))))
-            for one in HEALTHY + SICK
+            (
+                training,
+                Counter(found.rule for seed in SEEDS for found in diagnose(case(training, seed))),
+            )
+            for training in HEALTHY + SICK
         ]
     finally:
         torch.set_num_threads(threads)
@@ -56,6 +61,10 @@ def test_every_rule_sees_what_it_is_for_and_is_silent_on_healthy_trainings(
             f"\nrules on real trainings with {len(SEEDS)} seeds: X asked for, + right as well, "
             f"! wrong\n{table}"
         )
-    assert set().union(*(one.must for one, _ in rows)) == set(RULES)
-    wrong = {one.name: _wrong(one, found) for one, found in rows if _wrong(one, found)}
+    assert set().union(*(training.must for training, _ in rows)) == set(RULES)
+    wrong = {
+        training.name: _wrong(training, found)
+        for training, found in rows
+        if _wrong(training, found)
+    }
     assert not wrong, f"{wrong}\n{table}"

@@ -217,7 +217,9 @@ def test_a_trial_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     study.send(1, until=5)
     study.until(1, "complete")
     assert f"{newest} is damaged" in study.worker.log.read_text()
-    began = {one.epoch: one.metrics["began"] for one in study.events(1) if one.kind == "report"}
+    began = {
+        event.epoch: event.metrics["began"] for event in study.events(1) if event.kind == "report"
+    }
     assert began == {1: 1, 2: 1, 3: 1, 4: 3, 5: 3}, "it went on behind epoch 2"
     eventually(lambda: len(list_checkpoints(study.folder, 1)) == 3, 10)
     kept = list_checkpoints(study.folder, 1)

@@ -19,7 +19,7 @@ def shared(worker: RealWorker, root: Path) -> dict[str, Any]:
         capture_output=True,
         text=True,
     )
-    checks = {one["about"]: one for one in json.loads(done.stdout)["checks"]}
+    checks = {check["about"]: check for check in json.loads(done.stdout)["checks"]}
     assert checks["versions"]["level"] == "ok", checks["versions"]
     found: dict[str, Any] = checks["shared folder"]
     return found

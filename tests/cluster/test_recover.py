@@ -32,7 +32,7 @@ def test_a_study_that_was_killed_and_lost_its_ledger_comes_to_the_same_end(
     run = started("run", study_file, "--workers", "2", "--out", tmp_path)
     folder = tmp_path / "small"
     eventually(lambda: reported(folder) > 12, 120)
-    family = [one.pid for one in psutil.Process(run.pid).children(recursive=True)]
+    family = [process.pid for process in psutil.Process(run.pid).children(recursive=True)]
     run.send_signal(signal.SIGKILL)
     eventually(lambda: not any(alive(pid) for pid in family), 20)
     ledger = folder / LEDGER

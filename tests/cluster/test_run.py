@@ -43,7 +43,9 @@ def test_a_study_runs_from_coarse_to_fine_to_an_ensemble(
     test = result["ensemble"]["test"]
     assert test["examples"] == 360 and 0.8 < test["best_single"] <= 1
     assert str(folder) in printed and "ensemble" in printed
-    assert not [one for one in psutil.process_iter(["cmdline"]) if _belongs(one, folder)]
+    assert not [
+        process for process in psutil.process_iter(["cmdline"]) if _belongs(process, folder)
+    ]
 
 
 def _belongs(process: psutil.Process, folder: Path) -> bool:
@@ -100,7 +102,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_end(
 ) -> None:
     run = started("run", study_file, "--workers", "2", "--out", tmp_path)
     eventually(lambda: epochs_reported(tmp_path / "small") > 8, 120)
-    family = [one.pid for one in psutil.Process(run.pid).children(recursive=True)]
+    family = [process.pid for process in psutil.Process(run.pid).children(recursive=True)]
     assert len(family) >= 4  # the pool, supervisors, children, Redis
     run.kill()
     eventually(lambda: not any(alive(pid) for pid in family), 20)
@@ -121,11 +123,11 @@ def test_killed_workers_are_replaced_and_the_end_is_the_same(
     }
     for reports, words in victims.items():
         eventually(lambda enough=reports: epochs_reported(folder) > enough, 120)  # type: ignore[misc]
-        for one in psutil.Process(run.pid).children(recursive=True):
+        for process in psutil.Process(run.pid).children(recursive=True):
             with suppress(psutil.Error):  # some end while one looks at them
-                argv = f"{one.name() if words == 'redis' else ' '.join(one.cmdline())} "
+                argv = f"{process.name() if words == 'redis' else ' '.join(process.cmdline())} "
                 if f"{words} " in argv or (words == "redis" and "redis" in argv):
-                    one.kill()
+                    process.kill()
     assert run.wait(timeout=120) == 0
     assert table(export(scattershot, folder)) == table(export(scattershot, finished[0]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -64,9 +65,9 @@ class Monitor:
                 family = [self._process, *self._process.children(recursive=True)]
             except psutil.NoSuchProcess:
                 return
-            for one in family:
+            for process in family:
                 try:
-                    raw = Path(f"/proc/{one.pid}/cmdline").read_bytes()
+                    raw = Path(f"/proc/{process.pid}/cmdline").read_bytes()
                 except OSError:
                     continue
                 self.lines.add(raw.replace(b"\0", b" ").decode(errors="replace"))
@@ -114,10 +115,12 @@ def told(folder: Path) -> str:
     """Return what the looking commands print of the study."""
     study = folder / "out" / "quiet"
     words = (["status"], ["status", "--json"], ["top"], ["export", "--json"], ["export", "--csv"])
-    commands = [command(*one, study) for one in words] + [command("show", "1", study)]
+    commands = [command(*arguments, study) for arguments in words] + [command("show", "1", study)]
     return "".join(
-        subprocess.run(one, env=environment(), capture_output=True, text=True, check=True).stdout
-        for one in commands
+        subprocess.run(
+            arguments, env=environment(), capture_output=True, text=True, check=True
+        ).stdout
+        for arguments in commands
     )
 
 
@@ -185,11 +188,23 @@ def test_a_redis_named_in_the_environment_keeps_its_password(folder: Path, tmp_p
     assert_nowhere([PASSWORD, SECRET], folder, printed, lines)
 
 
+#: The command, with a master that waits a second for its Redis, not a minute.
+IMPATIENT = """\
+from unittest.mock import patch
+
+from scattershot_master.cli import main
+from scattershot_master.commands import run
+
+with patch.object(run, "_PATIENCE", 1.0):
+    main()
+"""
+
+
 def test_a_redis_that_is_gone_is_told_without_its_password(folder: Path) -> None:
     url = f"redis://:{PASSWORD}@127.0.0.1:1/0"
     started = [
         subprocess.Popen(
-            command(*words),
+            [sys.executable, "-c", IMPATIENT, *map(str, words)],
             env={**environment(), URL_VARIABLE: url},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -202,8 +217,8 @@ def test_a_redis_that_is_gone_is_told_without_its_password(folder: Path) -> None
             ["worker", "--wait", "0"],
         )
     ]
-    for one in started:  # side by side: a master waits a minute for its Redis
-        out, errors = one.communicate()
-        assert one.returncode == 1
+    for process in started:
+        out, errors = process.communicate()
+        assert process.returncode == 1
         assert "no Redis answers" in errors
         assert PASSWORD not in out + errors

@@ -62,7 +62,7 @@ def test_a_study_in_an_object_store_is_killed_goes_on_and_ends_as_one_on_a_disk(
 
     run = started("run", stored, "--workers", "1", "--out", folder.parent)
     eventually(lambda: max(done(folder, 0), done(folder, 1)) > 5, 120)
-    family = [one.pid for one in psutil.Process(run.pid).children(recursive=True)]
+    family = [process.pid for process in psutil.Process(run.pid).children(recursive=True)]
     run.kill()
     eventually(lambda: not any(alive(pid) for pid in family), 20)
     killed = read(folder)
@@ -72,12 +72,14 @@ def test_a_study_in_an_object_store_is_killed_goes_on_and_ends_as_one_on_a_disk(
     assert "starts again" not in log and "damaged" not in log
 
     scattershot("run", here, "--workers", "1", "--out", tmp_path / "here")
-    one, other = (export(scattershot, one) for one in (folder, tmp_path / "here" / "stored"))
-    assert one["ensemble"] == other["ensemble"] and one["ensemble"]["test"]["examples"] == 360
-    best = one["trials"][0]
+    stored_study = export(scattershot, folder)
+    local_study = export(scattershot, tmp_path / "here" / "stored")
+    assert stored_study["ensemble"] == local_study["ensemble"]
+    assert stored_study["ensemble"]["test"]["examples"] == 360
+    best = stored_study["trials"][0]
     assert len(best["history"]) == 60 and best["attempts"] > 1
     assert best["best_checkpoint"].startswith(f"{checkpoints}/trials/{best['trial']:05d}/")
-    members = {member["trial"] for member in one["ensemble"]["members"]}
+    members = {member["trial"] for member in stored_study["ensemble"]["members"]}
     kept = list_all(checkpoints)
     assert set(kept) == {best["trial"]} | members and len(kept[best["trial"]]) <= 3
     assert not (folder / "trials").exists(), "nothing of it is on this disk"
@@ -90,4 +92,4 @@ def test_a_study_in_an_object_store_is_killed_goes_on_and_ends_as_one_on_a_disk(
     for path in folder.rglob("*"):
         if path.is_file():
             assert not re.search(f"{KEY}|{SECRET}".encode(), path.read_bytes()), path
-    assert table(one) == table(other)
+    assert table(stored_study) == table(local_study)

@@ -44,6 +44,6 @@ def test_a_second_master_is_refused_or_takes_over_and_the_first_stops(
 def test_a_study_without_a_master_is_taken_over_too(
     redis_url: str, study_file: Path, started: Started, tmp_path: Path
 ) -> None:
-    one = started("master", study_file, "--redis", redis_url, "--out", tmp_path, "--take-over")
+    master = started("master", study_file, "--redis", redis_url, "--out", tmp_path, "--take-over")
     eventually(lambda: connect(redis_url).exists(Keys("small").master), 30)
-    assert one.poll() is None
+    assert master.poll() is None

@@ -126,9 +126,9 @@ def line_net() -> nn.Sequential:
 def norm_net() -> nn.Sequential:
     """Return two hidden layers with batch normalization."""
     hidden = [
-        one
+        layer
         for inputs in (64, 32)
-        for one in (nn.Linear(inputs, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU())
+        for layer in (nn.Linear(inputs, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU())
     ]
     return nn.Sequential(*hidden, nn.Linear(32, 10))
 
@@ -157,8 +157,8 @@ class Run:
 
 
 class _Made(Task):
-    def __init__(self, one: Run) -> None:
-        self._one = one
+    def __init__(self, run: Run) -> None:
+        self._one = run
 
     def data(self) -> Data:
         return self._one.data()
@@ -187,15 +187,15 @@ class _Likelihood(_Regression):
 _TASKS = {"classification": _Made, "regression": _Regression, "likelihood": _Likelihood}
 
 
-def case(one: Run, seed: int = 3) -> Case:
+def case(run: Run, seed: int = 3) -> Case:
     """Train it as a worker does, and return it as the rules see it."""
     seed_everything(seed)
-    task = _TASKS[one.kind](one)
-    data = one.data()
-    training = Training(task, one.params, seed=seed, budget=one.epochs, device=CPU)
+    task = _TASKS[run.kind](run)
+    data = run.data()
+    training = Training(task, run.params, seed=seed, budget=run.epochs, device=CPU)
     watch, layers = Monitor(training), LayerStats()
     history: list[dict[str, float]] = []
-    for epoch in range(1, one.epochs + 1):
+    for epoch in range(1, run.epochs + 1):
         training.begin_epoch(epoch, history)
         loss, _ = train_epoch(training, data.train, lambda: None, watch)
         with watch.evaluation():
@@ -209,8 +209,8 @@ def case(one: Run, seed: int = 3) -> Case:
         )
     lines = json.loads(layers.data())["epochs"]
     if task.kind == "regression":
-        return Case(history, lines, dict(one.params), "val_rmse", -1)
-    return Case(history, lines, dict(one.params))
+        return Case(history, lines, dict(run.params), "val_rmse", -1)
+    return Case(history, lines, dict(run.params))
 
 
 def _sick(

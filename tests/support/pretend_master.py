@@ -114,11 +114,19 @@ def info_of(study: StudyFile, ledger: Ledger) -> StudyInfo:
 def table(state: StudyState) -> list[str]:
     """Return what a study came to, one line per trial; what depends on timing is left out."""
     lines = []
-    for one in sorted(state.trials.values(), key=lambda trial: trial.number):
-        about = (one.number, one.stage, one.state, one.params, one.seed, one.epochs, one.until)
-        reason = one.reason if one.state in ("killed", "failed") else ""
-        best = (one.best_value, one.best_epoch, one.best_checkpoint)
-        lines.append(json.dumps([*about, reason, *best, one.history]))
+    for trial in sorted(state.trials.values(), key=lambda trial: trial.number):
+        about = (
+            trial.number,
+            trial.stage,
+            trial.state,
+            trial.params,
+            trial.seed,
+            trial.epochs,
+            trial.until,
+        )
+        reason = trial.reason if trial.state in ("killed", "failed") else ""
+        best = (trial.best_value, trial.best_epoch, trial.best_checkpoint)
+        lines.append(json.dumps([*about, reason, *best, trial.history]))
     return lines
 
 

@@ -155,11 +155,11 @@ class PretendWorkers:
 
     def _take(self, slot: _Slot) -> bool:
         rq = self._queue.rq
-        one: Any = rq.connection.lpop(rq.key)
-        if one is None:
+        job_id: Any = rq.connection.lpop(rq.key)
+        if job_id is None:
             return False
         try:
-            job = Job.fetch(one.decode(), connection=rq.connection, serializer=rq.serializer)
+            job = Job.fetch(job_id.decode(), connection=rq.connection, serializer=rq.serializer)
         except NoSuchJobError:
             return True
         text, attempt, *_ = job.args

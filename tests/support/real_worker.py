@@ -78,9 +78,11 @@ class RealWorker:
 
     def children(self) -> list[int]:
         """Return the pids of the warm processes."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
+        processes = psutil.Process(self.process.pid).children(recursive=True)
         return [
-            one.pid for one in found if "scattershot_worker.child.main" in " ".join(one.cmdline())
+            process.pid
+            for process in processes
+            if "scattershot_worker.child.main" in " ".join(process.cmdline())
         ]
 
     def stop(self) -> None:
@@ -125,17 +127,19 @@ class RealStudy:
 
     def events(self, trial: int) -> list[Event]:
         stream = EventStream(self.states.connection, self.name)
-        return [one for one in stream.read("", block_ms=None, count=10**6) if one.trial == trial]
+        return [
+            event for event in stream.read("", block_ms=None, count=10**6) if event.trial == trial
+        ]
 
     def last(self, trial: int) -> Event:
         return self.events(trial)[-1]
 
     def epochs(self, trial: int) -> list[int]:
-        return [one.epoch for one in self.events(trial) if one.kind == "report"]
+        return [event.epoch for event in self.events(trial) if event.kind == "report"]
 
     def pids(self, trial: int) -> list[int]:
         """Return the process that trained each epoch, where the task reports it."""
-        return [int(one.metrics["pid"]) for one in self.events(trial) if one.kind == "report"]
+        return [int(event.metrics["pid"]) for event in self.events(trial) if event.kind == "report"]
 
     def until(self, trial: int, state: str) -> None:
         """Wait for a trial's state; show the worker's log where it does not come."""

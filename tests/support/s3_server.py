@@ -42,8 +42,9 @@ def environment(endpoint: str) -> dict[str, str]:
 
 def use(endpoint: str, patch: pytest.MonkeyPatch) -> None:
     """Let this process work with the store at `endpoint`."""
-    for name in [one for one in os.environ if one.startswith("AWS_")]:
-        patch.delenv(name)
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            patch.delenv(name)
     for name, value in environment(endpoint).items():
         patch.setenv(name, value)
     forget()

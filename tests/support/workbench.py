@@ -72,11 +72,13 @@ class Workbench:
     def events(self, trial: int = 7) -> list[Event]:
         """Return what the master would read of the trial."""
         stream = EventStream(self.connection, "study")
-        return [one for one in stream.read("", block_ms=None) if one.trial == trial]
+        return [event for event in stream.read("", block_ms=None) if event.trial == trial]
 
     def reported(self, trial: int = 7) -> list[tuple[int, dict[str, float]]]:
         """Return the trial's (epoch, metrics) as the master reads them."""
-        return [(one.epoch, one.metrics) for one in self.events(trial) if one.kind == "report"]
+        return [
+            (event.epoch, event.metrics) for event in self.events(trial) if event.kind == "report"
+        ]
 
     def reason(self, trial: int = 7) -> str:
         """Return the last event's reason."""
