@@ -1,4 +1,4 @@
-"""Owns how single things are written for people: metrics, hyperparameters, durations, curves."""
+"""How single things are written for people: metrics, hyperparameters, durations, curves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from scattershot_common.trial import Value
 
-#: Stands where there is nothing to show.
+#: Shown in place of a missing value.
 NOTHING = "-"
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -24,8 +24,26 @@ def metric(value: float) -> str:
     return f"{value:.4f}"
 
 
+def number(value: float) -> str:
+    """Return a number with three digits, for a sentence.
+
+    >>> number(0.012345), number(3e-07)
+    ('0.0123', '3e-07')
+    """
+    return f"{value:.3g}"
+
+
+def percent(value: float) -> str:
+    """Return a share as a percentage, for a sentence.
+
+    >>> percent(0.314)
+    '31%'
+    """
+    return f"{100 * value:.0f}%"
+
+
 def params_format(values: Sequence[Value], log: bool) -> Callable[[Value], str]:
-    """Return how to write the values of one hyperparameter, so that a column of them reads well.
+    """Return a function that writes the values of one hyperparameter as a column of a table.
 
     Floats of a `log` range, and others that are tiny or huge, get an exponent and two digits; the
     rest get as many decimals as the largest of them needs for three digits.
@@ -68,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """Return a time span as no more than it is when it is an estimate.
+    """Return an estimated time span, rounded to the precision that an estimate has.
 
     >>> rough(12.3), rough(47), rough(200), rough(5000), rough(90_000)
     ('12 s', '45 s', '3 min', '1 h 25 min', '1 d 1 h')
@@ -101,7 +119,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def clean(text: str) -> str:
-    r"""Return `text` on one line and without control characters: it may come from anywhere.
+    r"""Return `text` on one line and without control characters: it may be from an unsafe source.
 
     >>> clean("  boom:\n\x1b[31mred")
     '  boom: [31mred'
@@ -123,19 +141,19 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def numbers(trials: Sequence[int], most: int = 5) -> str:
-    """Return trial numbers for a sentence, the first few of many.
+def trial_numbers(trials: Sequence[int], limit: int = 5) -> str:
+    """Return trial numbers for a sentence, only the first `limit` of them.
 
-    >>> numbers([3]), numbers([3, 5]), numbers(list(range(9)))
+    >>> trial_numbers([3]), trial_numbers([3, 5]), trial_numbers(list(range(9)))
     ('trial 3', 'trials 3, 5', 'trials 0, 1, 2, 3, 4, …')
     """
-    return f"trial{'s' * (len(trials) != 1)} {some(trials, most)}"
+    return f"trial{'s' * (len(trials) != 1)} {first_few(trials, limit)}"
 
 
-def some(found: Sequence[object], most: int) -> str:
-    """Return the first few of many for a sentence.
+def first_few(items: Sequence[object], limit: int) -> str:
+    """Return the first `limit` items for a sentence, with "…" if there are more.
 
-    >>> some([3, 5], 2), some([3, 5, 7], 2)
+    >>> first_few([3, 5], 2), first_few([3, 5, 7], 2)
     ('3, 5', '3, 5, …')
     """
-    return ", ".join(map(str, found[:most])) + (", …" if len(found) > most else "")
+    return ", ".join(map(str, items[:limit])) + (", …" if len(items) > limit else "")

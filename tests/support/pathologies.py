@@ -13,9 +13,10 @@ import torch
 from sklearn.datasets import load_digits, make_moons
 from torch import Tensor, nn
 
+from scattershot_common.objective import Objective
 from scattershot_common.store.layer_stats import LayerStats
 from scattershot_common.task.task import Data, Task
-from scattershot_master.diagnosis.trial_case import Case
+from scattershot_master.diagnosis.trial_case import TrialCase
 from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.tasks.diabetes import Diabetes
 from scattershot_worker.training.data import tensors_of
@@ -187,7 +188,7 @@ class _Likelihood(_Regression):
 _TASKS = {"classification": _Made, "regression": _Regression, "likelihood": _Likelihood}
 
 
-def case(run: Run, seed: int = 3) -> Case:
+def case(run: Run, seed: int = 3) -> TrialCase:
     """Train it as a worker does, and return it as the rules see it."""
     seed_everything(seed)
     task = _TASKS[run.kind](run)
@@ -209,8 +210,8 @@ def case(run: Run, seed: int = 3) -> Case:
         )
     lines = json.loads(layers.data())["epochs"]
     if task.kind == "regression":
-        return Case(history, lines, dict(run.params), "val_rmse", -1)
-    return Case(history, lines, dict(run.params))
+        return TrialCase(history, lines, dict(run.params), Objective("val_rmse", "minimize"))
+    return TrialCase(history, lines, dict(run.params))
 
 
 def _sick(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +44,7 @@ def status(folder: Folder = None, json: Json = False) -> None:
     stages = progress.stages(state)
     rate = progress.rate_from_ends(state, now) if running else None
     kept = exporting.Kept(state, found)
-    _put_json(
+    _print_json(
         {
             "study": exporting.study(state, found),
             "running": running,
@@ -81,7 +82,7 @@ def top(
         best = progress.leaders(state, number)
         kept = exporting.Kept(state, found)
         trials = [exporting.trial(one, kept) for one in best]
-        _put_json({"study": exporting.study(state, found), "trials": trials})
+        _print_json({"study": exporting.study(state, found), "trials": trials})
     else:
         from scattershot_master.show.tables import top as table
         from scattershot_master.show.terminal import print_page
@@ -104,7 +105,7 @@ def show(
     found = study_folder.study_folder(folder, (LEDGER, "trials"))
     known = trial_page.find(found, number)
     if json:
-        _put_json(trial_page.data(known, found))
+        _print_json(trial_page.data(known, found))
     else:
         print_page(trial_page.page(known))
 
@@ -126,6 +127,8 @@ def diagnose(
 ) -> None:
     """Say what is wrong with a trial, or with the study, by what evidence, and what to do."""
     from scattershot_master.commands import study_folder
+    from scattershot_master.diagnosis.diagnose import diagnose as findings_in
+    from scattershot_master.diagnosis.read_cases import read_study_case, read_trial_case
     from scattershot_master.show import diagnosis_trial
     from scattershot_master.show.terminal import print_page
     from scattershot_master.state.ledger import read
@@ -133,30 +136,50 @@ def diagnose(
     if trial is not None and folder is None and not trial.isdigit():
         folder, trial = Path(trial), None
     number = None if trial is None else _number(trial)
-    found = study_folder.study_folder(folder)
-    state = read(found)
+    path = study_folder.study_folder(folder)
+    state = read(path)
     if number is None:
         if picture is not None:
             raise StudyFileError("--picture needs the number of a trial: diagnose 17 --picture …")
         from scattershot_master.show import diagnosis_study  # takes longer to import
 
-        study = diagnosis_study.of_study(state, found)
+        study = read_study_case(state, path)
         if json:
-            _put_json(diagnosis_study.study_data(study))
+            _print_json(diagnosis_study.study_data(study))
         else:
             print_page(diagnosis_study.study_page(study))
         return
     record = state.trials.get(number)
     if record is None:
-        having = f"{min(state.trials)} to {max(state.trials)}" if state.trials else "none yet"
-        raise ScattershotError(f"there is no trial {number} in {found}: it has {having}")
-    findings, case = diagnosis_trial.of_trial(state, record, state.checkpoints(found))
+        numbers = f"{min(state.trials)} to {max(state.trials)}" if state.trials else "none yet"
+        raise ScattershotError(f"there is no trial {number} in {path}: it has {numbers}")
+    case = read_trial_case(state, record, state.checkpoints(path))
+    findings = findings_in(case)
     if picture is not None:
-        diagnosis_trial.write_picture(record, case, picture)
+        _write_first_layer(record.number, case.layers, picture)
     if json:
-        _put_json(diagnosis_trial.trial_data(state, record, findings, case))
+        _print_json(diagnosis_trial.diagnosis_data(state, record, findings, case))
     else:
-        print_page(diagnosis_trial.trial_page(state, record, findings, case))
+        print_page(diagnosis_trial.diagnosis_page(state, record, findings, case))
+
+
+def _write_first_layer(trial: int, layers: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the picture of a trial's first weights.
+
+    Raises:
+        ScattershotError: there is none, or the file cannot be written; says why.
+    """
+    from scattershot_common.store.files import write
+    from scattershot_master.figures.first_layer import first_layer_png  # imports numpy
+
+    png = first_layer_png(layers)
+    if png is None:
+        raise ScattershotError(
+            f"there is no picture of trial {trial}: one is taken from epoch 8 on, now and "
+            "then, where the first weights look at images"
+        )
+    write(path, png, sync=False)
+    print(f"wrote the first weights of trial {trial} to {path}", file=sys.stderr)
 
 
 def _number(trial: str) -> int:
@@ -202,7 +225,7 @@ def export(
     print(f"wrote {len(state.trials)} trials of {state.name} to {out}", file=sys.stderr)
 
 
-def _put_json(data: object) -> None:
+def _print_json(data: object) -> None:
     from scattershot_master.export import dumps
     from scattershot_master.show.terminal import print_text
 

@@ -14,6 +14,8 @@ from scattershot_common.store.location import Location
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.task.check_result import CheckResult
 from scattershot_master import text
+from scattershot_master.diagnosis.diagnose import diagnose
+from scattershot_master.diagnosis.read_cases import read_trial_case
 from scattershot_master.diagnosis.trial_case import Finding
 from scattershot_master.figures import recipe
 from scattershot_master.figures.lr_range import rates_chart
@@ -21,7 +23,6 @@ from scattershot_master.recipe import curves
 from scattershot_master.recipe.html import Step
 from scattershot_master.recipe.plan import REFINE
 from scattershot_master.search.refine import Narrowing, refine
-from scattershot_master.show.diagnosis_trial import of_trial
 from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ranking import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
@@ -136,17 +137,17 @@ def curves_step(
 
 
 def _diagnosed(state: StudyState, best: Sequence[TrialRecord], place: Location) -> list[str]:
-    """Return a line for every rule that has something to say of the trials, as of the best one."""
-    found: dict[str, Finding] = {}
-    whose: dict[str, list[int]] = {}
+    """Return a line for every rule that finds something in the trials, as of the best of them."""
+    findings: dict[str, Finding] = {}
+    trials: dict[str, list[int]] = {}
     for trial in best:
-        for finding in of_trial(state, trial, place)[0]:
-            found.setdefault(finding.rule, finding)
-            whose.setdefault(finding.rule, []).append(trial.number)
+        for finding in diagnose(read_trial_case(state, trial, place)):
+            findings.setdefault(finding.rule, finding)
+            trials.setdefault(finding.rule, []).append(trial.number)
     return [
-        f"{rule.replace('_', ' ').capitalize()} ({text.numbers(whose[rule])}): {one.evidence}; "
-        f"{one.remedy}."
-        for rule, one in found.items()
+        f"{rule.replace('_', ' ').capitalize()} ({text.trial_numbers(trials[rule])}): "
+        f"{finding.evidence}; {finding.remedy}."
+        for rule, finding in findings.items()
     ]
 
 

@@ -126,4 +126,4 @@ def _difference(begun: StudyFile, now: StudyFile) -> str:
         if not keys and [*was] != [*now_is]:
             parts.append(f"the order of [{table}]")
         parts += [f"{table}.{key}" for key in keys]
-    return words.some(parts, 3)
+    return words.first_few(parts, 3)

@@ -1,123 +1,84 @@
-"""Owns `diagnose` of a whole study: what is read for it, its page and its data."""
+"""`diagnose` of a whole study: its page, its data, and the summary at the end of a run."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from scattershot_common.store.layer_stats import LayerStats
 from scattershot_master import text
-from scattershot_master.diagnosis.diagnose import case_of, diagnose
-from scattershot_master.diagnosis.study import STUDY_RULES
-from scattershot_master.diagnosis.study.loss_floor import at_floor
-from scattershot_master.diagnosis.study.study_case import StudyCase
-from scattershot_master.diagnosis.trial_case import Case, Finding
-from scattershot_master.show.diagnosis_trial import lines_of, told
+from scattershot_master.diagnosis.read_cases import read_study_case
+from scattershot_master.diagnosis.study import STUDY_RULES, diagnose_study
+from scattershot_master.diagnosis.study_case import StudyCase
+from scattershot_master.show.diagnosis_trial import finding_lines, findings_or_why_none
 from scattershot_master.show.layout import Cell, Page, Table, TextLine, line, section
-from scattershot_master.state.border_warnings import border_warnings
-from scattershot_master.state.ranking import ranked
 from scattershot_master.state.study_state import StudyState
 
-#: Of a study's trials so many have their layers read, the best and the worst ones first.
-_READ = 64
-#: So many trials are named for a rule.
+#: The number of trials that are named for a rule.
 _NAMED = 8
 
 
-def of_study(state: StudyState, folder: Path) -> StudyCase:
-    """Return a study as the rules see it; raises CheckpointError where its store cannot be used.
-
-    LayerStats in an object store are read for one trial at a time only: each costs a request.
-    """
-    trials = [trial for trial in ranked(state) if trial.history]
-    looked = trials if len(trials) <= _READ else trials[: _READ // 2] + trials[-_READ // 2 :]
-    near = (
-        {} if state.store else {t.number: LayerStats.read(folder, t.number).lines for t in looked}
-    )
-    cases = {t.number: case_of(state, t, near.get(t.number, ())) for t in trials}
-    return StudyCase(
-        state, cases, {number: found_in(case, cases) for number, case in cases.items()}
-    )
-
-
-def found_in(case: Case, cases: Mapping[int, Case]) -> list[Finding]:
-    """Return what is found in a trial, by what the others came to."""
-    found = diagnose(case)
-    if not any(one.rule == "underfitting" for one in found) or not at_floor(case, cases):
-        return found
-    return [one for one in found if one.rule != "underfitting"]
-
-
-def study_findings(study: StudyCase) -> list[Finding]:
-    """Return what is found in the study as a whole, the borders first."""
-    borders = []
-    for one in border_warnings(study.state):
-        evidence, _, remedy = str(one).rpartition(": ")
-        borders.append(Finding("border", evidence, remedy, "Hyperparameter optimization"))
-    return borders + [found for rule in STUDY_RULES.values() for found in rule(study)]
-
-
 def summary(state: StudyState, folder: Path) -> list[TextLine]:
-    """Return what a run ends with: what takes no forest to find, and how to see the rest.
+    """Return the diagnosis at the end of a run: without the forest, which takes seconds.
 
-    Borders are left to the warnings.
+    Borders are left out: they are among the warnings.
     """
-    study = of_study(state, folder)
+    study = read_study_case(state, folder)
     if not study.cases:
         return []
     rules = [rule for name, rule in STUDY_RULES.items() if name != "importance"]
-    lines = lines_of([found for rule in rules for found in rule(study)])
-    best, case = next(iter(study.cases.items()))
-    first, *more = told(study.findings[best], case, not state.store)
-    lines += [line(f"{_called(state, best)}: ", *first), *more]
-    counted = ", ".join(f"{rule} {count}" for rule, count in _counted(study).most_common())
-    of_all = f"trials with findings: {counted}; " if counted else ""
-    lines.append(line(Cell(f"{of_all}all of it, and what matters: scattershot diagnose", "dim")))
+    lines = finding_lines([finding for rule in rules for finding in rule(study)])
+    title, (first, *more) = _best_trial(study)
+    lines += [line(f"{title}: ", *first), *more]
+    counts = ", ".join(f"{rule} {count}" for rule, count in _counts(study).most_common())
+    trials = f"trials with findings: {counts}; " if counts else ""
+    lines.append(line(Cell(f"{trials}all of it, and what matters: scattershot diagnose", "dim")))
     return lines
 
 
-def _called(state: StudyState, best: int) -> str:
-    valued = isfinite(state.trials[best].best_value)
-    return f"the best trial, {best}" if valued else f"trial {best}; no trial has a value"
+def _best_trial(study: StudyCase) -> tuple[str, list[TextLine]]:
+    """Return a title for the best trial, and the lines of its findings."""
+    state = study.state
+    number, case = next(iter(study.cases.items()))
+    valued = isfinite(state.trials[number].best_value)
+    title = f"the best trial, {number}" if valued else f"trial {number}; no trial has a value"
+    layers_read = not state.store
+    return title, findings_or_why_none(study.findings[number], case, layers_read)
 
 
-def _counted(study: StudyCase) -> Counter[str]:
+def _counts(study: StudyCase) -> Counter[str]:
     """Return how many trials each rule found something in."""
-    return Counter(one.rule for found in study.findings.values() for one in found)
+    return Counter(finding.rule for found in study.findings.values() for finding in found)
 
 
 def study_page(study: StudyCase) -> Page:
-    """Return the page about a study: what holds for all of it, then what its trials suffer from."""
+    """Return the page about a study: the findings in the whole, then those in trials by rule."""
     blocks: list[TextLine | Table] = [*_head(study)]
-    blocks += section("the study", lines_of(study_findings(study)))
+    blocks += section("the study", finding_lines(diagnose_study(study)))
     if study.cases:
-        best, case = next(iter(study.cases.items()))
-        found = told(study.findings[best], case, not study.state.store)
-        blocks += section(_called(study.state, best), found)
-    for rule, _ in _counted(study).most_common():
-        numbers = [n for n, found in study.findings.items() if rule in {one.rule for one in found}]
-        first = next(one for one in study.findings[numbers[0]] if one.rule == rule)
-        named = text.some(numbers, _NAMED)
-        evidence, remedy = lines_of([first])
+        blocks += section(*_best_trial(study))
+    for rule, _ in _counts(study).most_common():
+        numbers = [number for number in study.findings if rule in study.rules(number)]
+        first = next(found for found in study.findings[numbers[0]] if found.rule == rule)
+        names = text.first_few(numbers, _NAMED)
+        evidence, remedy = finding_lines([first])
         blocks += section(
-            f"{rule} · {text.plural(len(numbers), 'trial')}: {named}",
+            f"{rule} · {text.plural(len(numbers), 'trial')}: {names}",
             [line(f"trial {numbers[0]}: ", *evidence[1:]), remedy],
         )
     return blocks
 
 
 def _head(study: StudyCase) -> list[TextLine]:
-    """Return how many trials there are, how many can be judged and how many are well."""
+    """Return how many trials there are, how many have epochs and how many no finding."""
     state = study.state
-    counted = f" · {text.plural(len(state.trials), 'trial')}, {len(study.cases)} with epochs"
+    counts = f" · {text.plural(len(state.trials), 'trial')}, {len(study.cases)} with epochs"
     if study.cases:
-        well = sum(not found for found in study.findings.values())
-        counted += f", {well} of these without a finding"
-    lines = [line(Cell(state.name, "bold"), counted)]
+        healthy = sum(not findings for findings in study.findings.values())
+        counts += f", {healthy} of these without a finding"
+    lines = [line(Cell(state.name, "bold"), counts)]
     if failed := len(state.by_state["failed"]):
         lines.append(line(f"{failed} failed: scattershot status says why"))
     if not state.finished:
@@ -130,9 +91,9 @@ def study_data(study: StudyCase) -> dict[str, Any]:
     return {
         "study": study.state.name,
         "finished": study.state.finished,
-        "findings": [asdict(one) for one in study_findings(study)],
+        "findings": [asdict(finding) for finding in diagnose_study(study)],
         "trials": [
-            {"trial": number, "findings": [asdict(one) for one in found]}
-            for number, found in study.findings.items()
+            {"trial": number, "findings": [asdict(finding) for finding in findings]}
+            for number, findings in study.findings.items()
         ],
     }

@@ -1,32 +1,38 @@
-"""Owns `diagnose TRIAL`: what is read for it, its page and its data."""
+"""`diagnose TRIAL`: its page, with tables of the trial's layers, and its data."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from math import isfinite, nan
 from typing import Any
 
-from scattershot_common.errors import ScattershotError
-from scattershot_common.store import files
-from scattershot_common.store.layer_stats import LayerStats
-from scattershot_common.store.location import Location
 from scattershot_master import text
-from scattershot_master.diagnosis.diagnose import case_of, diagnose
-from scattershot_master.diagnosis.trial_case import Case, Finding
-from scattershot_master.show import layer_tables
-from scattershot_master.show.layout import Cell, Page, TextLine, line
+from scattershot_master.diagnosis.trial_case import Finding, TrialCase
+from scattershot_master.show.layout import Cell, Column, Page, Table, TextLine, line
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
+_PARAMETER_COLUMNS = [
+    Column("parameter", long=True),
+    Column("shape", extra=2),
+    Column("weights", right=True),
+    Column("update/weights", right=True),
+    Column("mean gradient", right=True),
+    Column("gradients from 1e-12 to 1e3", extra=1),
+]
+_ACTIVATION_COLUMNS = [
+    Column("activation", long=True),
+    Column("kind", extra=1),
+    Column("mean", right=True),
+    Column("deviation", right=True),
+    Column("dead", right=True),
+    Column("saturated", right=True),
+]
 
-def of_trial(state: StudyState, trial: TrialRecord, place: Location) -> tuple[list[Finding], Case]:
-    """Return what is found in one trial, and what it was found in."""
-    case = case_of(state, trial, LayerStats.read(place, trial.number).lines)
-    return diagnose(case), case
 
-
-def trial_page(state: StudyState, trial: TrialRecord, found: Sequence[Finding], case: Case) -> Page:
+def diagnosis_page(
+    state: StudyState, trial: TrialRecord, findings: Sequence[Finding], case: TrialCase
+) -> Page:
     """Return the page about one trial."""
     head: list[TextLine] = [
         line(
@@ -38,64 +44,102 @@ def trial_page(state: StudyState, trial: TrialRecord, found: Sequence[Finding], 
         head.append(line(text.one_line(trial.reason)))
     if trial.state == "failed":
         head.append(line(Cell(f"its traceback: scattershot show {trial.number}", "dim")))
-    return [*head, line(), *told(found, case), *layer_tables.tables(case.layers)]
+    return [*head, line(), *findings_or_why_none(findings, case), *_layer_tables(case.layers)]
 
 
-def write_picture(trial: TrialRecord, case: Case, path: Path) -> None:
-    """Write the picture of a trial's first weights to `path`.
+def findings_or_why_none(
+    findings: Sequence[Finding], case: TrialCase, layers_read: bool = True
+) -> list[TextLine]:
+    """Return the lines of the findings; where there are none, one that says so and perhaps why.
 
-    Raises:
-        ScattershotError: there is none, or the file cannot be written; says why.
+    `layers_read`: whether the file of the trial's layers was looked for.
     """
-    from scattershot_master.show.first_layer_png import picture  # numpy is needed for this only
-
-    found = picture(case.layers)
-    if found is None:
-        raise ScattershotError(
-            f"there is no picture of trial {trial.number}: one is taken from epoch 8 on, now and "
-            "then, where the first weights look at images"
-        )
-    files.write(path, found, sync=False)
-    print(f"wrote the first weights of trial {trial.number} to {path}", file=sys.stderr)
-
-
-def told(found: Sequence[Finding], case: Case, looked: bool = True) -> list[TextLine]:
-    """Return lines for what was found, or one that says so, and why little could be.
-
-    `looked`: its layers were looked for.
-    """
-    missing = unseen(case, looked)
-    if found:
-        return lines_of(found)
+    if findings:
+        return finding_lines(findings)
+    missing = _missing_data(case, layers_read)
     but = f"; but {', and '.join(missing)}: most rules see nothing" if missing else ""
     return [line(f"no rule has anything to say{but}")]
 
 
-def unseen(case: Case, looked: bool = True) -> list[str]:
-    """Return what keeps the rules from seeing anything of a trial."""
+def finding_lines(findings: Sequence[Finding]) -> list[TextLine]:
+    """Return two lines for each finding: the evidence, and what to do."""
+    lines: list[TextLine] = []
+    for finding in findings:
+        lines.append(line(Cell(f"{finding.rule} ", "yellow"), finding.evidence))
+        source = Cell(f"  ({finding.source})", "dim")
+        lines.append(line("  ", Cell("→ ", "cyan"), finding.remedy, source))
+    return lines
+
+
+def _missing_data(case: TrialCase, layers_read: bool = True) -> list[str]:
+    """Return which data of a trial the rules lack."""
     missing = []
     if not case.history:
         return ["it has no epoch yet"]
     if len(case.history) < 4:
         missing.append(f"it has {text.plural(len(case.history), 'epoch')} only")
-    if not case.train:
+    if not case.train_losses:
         missing.append("it reported no train_loss or val_loss")
     if not case.layers:
-        missing.append(f"its layers were not {'recorded' if looked else 'read from the store'}")
+        missing.append(
+            f"its layers were not {'recorded' if layers_read else 'read from the store'}"
+        )
     return missing
 
 
-def lines_of(found: Sequence[Finding]) -> list[TextLine]:
-    """Return two lines for each finding: the evidence, and what to do."""
-    lines: list[TextLine] = []
-    for one in found:
-        lines.append(line(Cell(f"{one.rule} ", "yellow"), one.evidence))
-        lines.append(line("  ", Cell("→ ", "cyan"), one.remedy, Cell(f"  ({one.source})", "dim")))
-    return lines
+def _layer_tables(layers: Sequence[Mapping[str, Any]]) -> Page:
+    """Return tables of the parameters and activations in the last record of a trial's layers."""
+    last = layers[-1] if layers else {}
+    parameters, activations = last.get("parameters", ()), last.get("activations", ())
+    page: list[TextLine | Table] = []
+    if parameters or activations:
+        page = [line(), line(Cell(f"layers, as seen at epoch {last.get('epoch')}", "bold"))]
+    if parameters:
+        page.append(Table(_PARAMETER_COLUMNS, [_parameter_row(entry) for entry in parameters]))
+    if activations:
+        if parameters:
+            page.append(line())
+        page.append(Table(_ACTIVATION_COLUMNS, [_activation_row(entry) for entry in activations]))
+    return page
 
 
-def trial_data(
-    state: StudyState, trial: TrialRecord, found: Sequence[Finding], case: Case
+def _parameter_row(entry: Mapping[str, Any]) -> list[Cell]:
+    shape = "×".join(map(str, entry.get("shape", ())))
+    # an empty bin of the histogram is a gap, so that it differs from a low one
+    counts = [count or nan for count in entry.get("grads", ())]
+    return [
+        Cell(text.one_line(str(entry.get("name")))),
+        Cell(shape, "dim"),
+        _number(entry.get("weight")),
+        _number(entry.get("ratio")),
+        _number(entry.get("grad_rms")),
+        Cell(text.sparkline(counts)),
+    ]
+
+
+def _activation_row(entry: Mapping[str, Any]) -> list[Cell]:
+    return [
+        Cell(text.one_line(str(entry.get("name")))),
+        Cell(text.one_line(str(entry.get("kind"))), "dim"),
+        _number(entry.get("mean")),
+        _number(entry.get("std")),
+        _share(entry.get("dead")),
+        _share(entry.get("saturated")),
+    ]
+
+
+def _number(value: float | None) -> Cell:
+    return Cell(text.NOTHING if value is None else text.number(value))
+
+
+def _share(value: float | None) -> Cell:
+    if value is None or not isfinite(value):
+        return Cell(text.NOTHING, "dim")
+    return Cell(text.percent(value), "yellow" if value > 0.5 else "")
+
+
+def diagnosis_data(
+    state: StudyState, trial: TrialRecord, findings: Sequence[Finding], case: TrialCase
 ) -> dict[str, Any]:
     """Return a trial's diagnosis as plain data, with its layers as they were recorded."""
     return {
@@ -104,7 +148,7 @@ def trial_data(
         "state": trial.state,
         "reason": trial.reason,
         "epochs": trial.done,
-        "findings": [asdict(one) for one in found],
-        "unseen": unseen(case),
+        "findings": [asdict(finding) for finding in findings],
+        "unseen": _missing_data(case),
         "layers": case.layers,
     }

@@ -196,7 +196,7 @@ def failures(groups: Sequence[tuple[str, Sequence[int]]]) -> Page:
     return [
         line(
             Cell(f"{len(trials)} failed", "red"),
-            f": {text.one_line(reason)} ({text.numbers(trials)})",
+            f": {text.one_line(reason)} ({text.trial_numbers(trials)})",
         )
         for reason, trials in groups
     ]

@@ -189,13 +189,12 @@ def page(found: TrialView) -> Page:
 
 
 def _diagnosis(found: TrialView) -> list[TextLine]:
-    """Return what the rules find in the trial; `diagnose` tells more."""
-    from scattershot_master.diagnosis import diagnose
-    from scattershot_master.show import diagnosis_trial
+    """Return the rules' findings in the trial; `diagnose` shows more."""
+    from scattershot_master.diagnosis.diagnose import diagnose
+    from scattershot_master.diagnosis.read_cases import trial_case
+    from scattershot_master.show.diagnosis_trial import finding_lines
 
-    return diagnosis_trial.lines_of(
-        diagnose.diagnose(diagnose.case_of(found.state, found.record, found.layers))
-    )
+    return finding_lines(diagnose(trial_case(found.state, found.record, found.layers)))
 
 
 def _training(trial: TrialRecord) -> str:

@@ -262,9 +262,9 @@ def decoded(png: bytes) -> tuple[int, int, bytes]:
     ],
 )
 def test_a_damaged_picture_is_none(picture: object) -> None:
-    from scattershot_master.show.first_layer_png import picture as png
+    from scattershot_master.figures.first_layer import first_layer_png
 
-    assert png([{"picture": picture}]) is None
+    assert first_layer_png([{"picture": picture}]) is None
 
 
 def test_the_first_weights_are_written_as_a_png(layered: Path, tmp_path: Path, run: Run) -> None:

@@ -9,14 +9,14 @@ import pytest
 
 from scattershot_common.study.recorded import StudySettings
 from scattershot_common.trial import Value
-from scattershot_master.diagnosis.diagnose import diagnose
+from scattershot_master.diagnosis.diagnose import diagnose, diagnose_among
+from scattershot_master.diagnosis.read_cases import read_study_case
 from scattershot_master.diagnosis.study import STUDY_RULES
 from scattershot_master.diagnosis.study.importance import importances
 from scattershot_master.diagnosis.study.killer_replay import replay
-from scattershot_master.diagnosis.study.study_case import StudyCase
-from scattershot_master.diagnosis.trial_case import Case, Finding
+from scattershot_master.diagnosis.study_case import StudyCase
+from scattershot_master.diagnosis.trial_case import Finding, TrialCase
 from scattershot_master.killers.build import build
-from scattershot_master.show import diagnosis_study
 from scattershot_master.show import study_page as pages
 from scattershot_master.show.layout import plain_text
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
@@ -29,7 +29,7 @@ def state() -> StudyState:
 
 
 def study_of(state: StudyState) -> Any:
-    return diagnosis_study.of_study(state, Path("nowhere"))
+    return read_study_case(state, Path("nowhere"))
 
 
 def test_rates_above_which_all_trials_diverge_are_named(state: StudyState) -> None:
@@ -81,7 +81,7 @@ def test_accuracies_within_one_error_of_the_best_are_told_to_be_chance(state: St
     study = study_of(state)
     assert STUDY_RULES["chance"](study) == []  # how many examples validated is not known
     number, case = next(iter(study.cases.items()))
-    study.cases[number] = Case(case.history, [{"epoch": 1, "val_examples": 100}])
+    study.cases[number] = TrialCase(case.history, [{"epoch": 1, "val_examples": 100}])
     (found,) = STUDY_RULES["chance"](study)
     assert "100 validation examples" in found.evidence
 
@@ -128,7 +128,7 @@ def test_updates_that_are_too_large_are_not_taken_for_a_rate_that_is_too_low() -
     state = small([[0.1, 0.5]] * 5)
     losses = [2.0, 1.0, 1.8, 0.9, 1.7, 0.8, 1.6, 0.7]
     history = [{"epoch": e, "train_loss": x, "update_ratio": 0.1} for e, x in enumerate(losses, 1)]
-    cases = {n: Case(history, params=t.params) for n, t in state.trials.items()}
+    cases = {n: TrialCase(history, params=t.params) for n, t in state.trials.items()}
     findings = {number: diagnose(case) for number, case in cases.items()}
     assert all("update_ratio" in {one.rule for one in found} for found in findings.values())
     assert STUDY_RULES["rates"](StudyCase(state, cases, findings)) == []
@@ -141,7 +141,7 @@ def rated(*trials: tuple[float, bool], high: bool = True, space: Any = None) -> 
     rule = "diverged" if high else "slow"
     cases, findings = {}, {}
     for n, (rate, bad) in enumerate(trials):
-        cases[n] = Case(
+        cases[n] = TrialCase(
             state.trials[n].history, params=dict.fromkeys(state.settings.space_table, rate)
         )
         findings[n] = [Finding(rule, "", "", "")] * bad
@@ -210,7 +210,7 @@ def test_every_learning_rate_is_looked_at_and_chance_is_told_from_cause() -> Non
 
 def chance_in(state: StudyState, examples: int = 0) -> list[Finding]:
     line = [{"epoch": 1, "val_examples": examples}]
-    cases = {n: Case(trial.history, line) for n, trial in state.trials.items()}
+    cases = {n: TrialCase(trial.history, line) for n, trial in state.trials.items()}
     return STUDY_RULES["chance"](StudyCase(state, cases, {}))
 
 
@@ -310,7 +310,7 @@ MEDIAN: dict[str, Any] = {"rule": ["median"], "grace": 1, "min_peers": 3}
 
 def told(state: StudyState, examples: int = 0) -> list[Finding]:
     """Return what the rules on killers find, with as many validation examples."""
-    cases = {n: Case(t.history, [layer(examples)]) for n, t in state.trials.items()}
+    cases = {n: TrialCase(t.history, [layer(examples)]) for n, t in state.trials.items()}
     study = StudyCase(state, cases, {})
     return [one for rule in ("killed_winner", "killers") for one in STUDY_RULES[rule](study)]
 
@@ -418,13 +418,13 @@ def test_a_trial_that_goes_on_is_not_judged_again_by_the_epochs_it_has() -> None
     assert (found.trained, found.saved) == (4 * 2 + 3 * 2, 2)
 
 
-def sized(rows: int, *losses: float) -> Case:
+def sized(rows: int, *losses: float) -> TrialCase:
     """Return a trial whose model has 8 times `rows` weights, with these validation losses."""
     shapes = [{"name": "0.weight", "shape": [rows, 8], "grad_rms": 0.1}]
     history = [
         {"epoch": epoch, "train_loss": one, "val_loss": one} for epoch, one in enumerate(losses, 1)
     ]
-    return Case(history, [{"epoch": 1, "parameters": shapes}])
+    return TrialCase(history, [{"epoch": 1, "parameters": shapes}])
 
 
 SMALL = [2.3, 1.6, 1.5, 1.45, 1.44, 1.44]
@@ -444,7 +444,7 @@ def test_a_model_is_not_too_small_where_larger_ones_come_no_further(
 ) -> None:
     case, other = sized(8, *SMALL), sized(rows, *losses)
     assert "underfitting" in {one.rule for one in diagnose(case)}
-    found = diagnosis_study.found_in(case, {0: case, 1: other})
+    found = diagnose_among(case, {0: case, 1: other})
     assert ("underfitting" in {one.rule for one in found}) is told
 
 

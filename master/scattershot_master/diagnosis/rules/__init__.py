@@ -1,41 +1,34 @@
-"""Owns the table of the rules on one trial, in the order in which they are told."""
+"""The table of the rules on one trial, in the order in which findings are listed."""
 
-from scattershot_master.diagnosis.rules import (
-    dead_relus,
-    diverged,
-    early_decay,
-    exploding,
-    flat_start,
-    initial_loss,
-    noisy,
-    overfitting,
-    plateau,
-    saturated,
-    slow,
-    still_improving,
-    underfitting,
-    update_ratio,
-    vanishing,
-)
+from scattershot_master.diagnosis.rules.activations import DEAD_RELUS, SATURATED
+from scattershot_master.diagnosis.rules.diverged import DIVERGED
+from scattershot_master.diagnosis.rules.fit import OVERFITTING, UNDERFITTING
+from scattershot_master.diagnosis.rules.gradients import EXPLODING_GRADIENTS, VANISHING_GRADIENTS
+from scattershot_master.diagnosis.rules.initialization import FLAT_START, INITIAL_LOSS
+from scattershot_master.diagnosis.rules.noisy import NOISY
+from scattershot_master.diagnosis.rules.slow import SLOW
+from scattershot_master.diagnosis.rules.stalled_loss import EARLY_DECAY, PLATEAU
+from scattershot_master.diagnosis.rules.still_improving import STILL_IMPROVING
+from scattershot_master.diagnosis.rules.update_ratio import UPDATE_RATIO
 from scattershot_master.diagnosis.trial_case import Rule
 
 RULES: dict[str, Rule] = {
-    one.RULE.name: one.RULE
-    for one in (
-        initial_loss,
-        flat_start,
-        diverged,
-        exploding,
-        vanishing,
-        dead_relus,
-        saturated,
-        update_ratio,
-        slow,
-        plateau,
-        early_decay,
-        noisy,
-        overfitting,
-        underfitting,
-        still_improving,
+    rule.name: rule
+    for rule in (
+        INITIAL_LOSS,
+        FLAT_START,
+        DIVERGED,
+        EXPLODING_GRADIENTS,
+        VANISHING_GRADIENTS,
+        DEAD_RELUS,
+        SATURATED,
+        UPDATE_RATIO,
+        SLOW,
+        PLATEAU,
+        EARLY_DECAY,
+        NOISY,
+        OVERFITTING,
+        UNDERFITTING,
+        STILL_IMPROVING,
     )
 }

@@ -1,33 +1,36 @@
-"""Owns the rule on a loss that falls in a straight line: the learning rate is too low."""
+"""A rule on a loss that falls in a straight line: the learning rate is too low."""
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.trial_case import Case, Rule, number, percent
+from scattershot_master.diagnosis.trial_case import Rule, TrialCase
+from scattershot_master.text import number, percent
 
 
-def _look(case: Case) -> str:
-    losses = case.train
-    if len(losses) < 4 or case.broken or case.left < 0.4 or case.unreached:
+def _slow(case: TrialCase) -> str:
+    losses = case.train_losses
+    if len(losses) < 4 or case.ends_diverged or case.loss_left < 0.4 or case.gradients_vanish:
         return ""
-    if not 0.4 * case.initial < losses[-1] <= max(losses) < 1.3 * case.initial:
+    if not 0.4 * case.start_loss < losses[-1] <= max(losses) < 1.3 * case.start_loss:
         return ""  # it has been fast enough, or too fast
-    low = case.ratio is not None and case.ratio < 1e-3
+    ratio = case.update_ratio
+    small_updates = ratio is not None and ratio < 1e-3
     half = len(losses) // 2
     first, second = losses[0] - losses[half], losses[half] - losses[-1]
-    straight = second > 0.5 * first > 0 and second > 0.005 * case.initial
-    crawls = low and case.constant and losses[0] - losses[-1] < 0.02 * case.initial
-    if not (straight or crawls) or (case.ratio is not None and not low):
+    straight = second > 0.5 * first > 0 and second > 0.005 * case.start_loss
+    fell = losses[0] - losses[-1]
+    crawls = small_updates and case.constant_lr and fell < 0.02 * case.start_loss
+    if not (straight or crawls) or (ratio is not None and not small_updates):
         return ""
-    updates = "" if case.ratio is None else f"; updates are {number(case.ratio)} of the weights"
+    updates = "" if ratio is None else f"; updates are {number(ratio)} of the weights"
     return (
-        f"after {len(losses)} epochs {percent(case.left)} of the starting loss is left, and it "
-        f"falls {'in a straight line' if straight else 'hardly at all'}{updates}"
+        f"after {len(losses)} epochs {percent(case.loss_left)} of the starting loss is left, and "
+        f"it falls {'in a straight line' if straight else 'hardly at all'}{updates}"
     )
 
 
-RULE = Rule(
+SLOW = Rule(
     "slow",
-    _look,
+    _slow,
     "raise the learning rate by a factor of 3 to 10; move the lower bound of its range up",
     "Loss function",
 )

@@ -1,4 +1,4 @@
-"""Owns the rule on a training that was stopped while it was still getting better."""
+"""A rule on a training that ended while it was still improving."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from itertools import pairwise
 from math import isfinite, sqrt
 from statistics import fmean
 
-from scattershot_master.diagnosis.trial_case import Case, Rule, number
+from scattershot_master.diagnosis.trial_case import Rule, TrialCase
+from scattershot_master.text import number
 
-#: A gain over the last quarter of the epochs that is worth going on for, of its size and range.
+#: A gain over the last quarter of the epochs that is worth more epochs: a part of the metric's
+#: size and of its range.
 _WORTH = 0.02
 
 
-def _look(case: Case) -> str:
-    values = [case.sign * one for one in case.series(case.metric)]
-    if len(values) < 8 or not all(map(isfinite, values)) or case.broken or case.left > 0.95:
+def _still_improving(case: TrialCase) -> str:
+    objective = case.objective
+    values = [objective.score(value) for value in case.series(objective.metric)]
+    if len(values) < 8 or not all(map(isfinite, values)):
+        return ""
+    if case.ends_diverged or case.loss_left > 0.95:
         return ""
     quarter = len(values) // 4
-    # what only comes back to where it has been does not improve
+    # a metric that only comes back to an earlier level does not improve
     parts = [fmean(values[end - quarter : end]) for end in range(quarter, len(values) + 1)]
     last, before = parts[-1], max(parts[:-quarter])
-    losses = case.train
+    losses = case.train_losses
     falling = fmean(losses[-quarter:]) < fmean(losses[-2 * quarter : -quarter]) if losses else True
     jumps = fmean((b - a) ** 2 for a, b in pairwise(values[-2 * quarter :])) / 2
     least = max(
@@ -31,9 +36,11 @@ def _look(case: Case) -> str:
     if not falling or min(last, values[-1]) - before < least:
         return ""
     return (
-        f"{case.metric} went from {number(case.sign * before)} to {number(case.sign * last)} in "
-        f"the last {quarter} of {len(values)} epochs"
+        f"{objective.metric} went from {number(objective.score(before))} to "
+        f"{number(objective.score(last))} in the last {quarter} of {len(values)} epochs"
     )
 
 
-RULE = Rule("still_improving", _look, "train for more epochs", "Train/Val accuracy")
+STILL_IMPROVING = Rule(
+    "still_improving", _still_improving, "train for more epochs", "Train/Val accuracy"
+)

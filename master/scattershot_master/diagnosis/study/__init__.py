@@ -1,15 +1,26 @@
-"""Owns the table of the rules on a study as a whole, in the order in which they are told."""
+"""The rules on a study as a whole: their table, in the order in which findings are listed."""
 
 from scattershot_master.diagnosis.study.importance import importance
-from scattershot_master.diagnosis.study.killers import killed_winner, other_killers
-from scattershot_master.diagnosis.study.lr_bounds import rates
-from scattershot_master.diagnosis.study.study_case import StudyRule
-from scattershot_master.diagnosis.study.within_noise import chance
+from scattershot_master.diagnosis.study.killers import killed_winner, killers
+from scattershot_master.diagnosis.study.lr_bounds import lr_bounds
+from scattershot_master.diagnosis.study.noise import within_noise
+from scattershot_master.diagnosis.study_case import StudyCase, StudyRule
+from scattershot_master.diagnosis.trial_case import Finding
+from scattershot_master.state.border_warnings import border_warnings
 
 STUDY_RULES: dict[str, StudyRule] = {
-    "rates": rates,
-    "chance": chance,
+    "rates": lr_bounds,
+    "chance": within_noise,
     "killed_winner": killed_winner,
-    "killers": other_killers,
+    "killers": killers,
     "importance": importance,
 }
+
+
+def diagnose_study(study: StudyCase) -> list[Finding]:
+    """Return the findings in the study as a whole, the borders first."""
+    borders = []
+    for warning in border_warnings(study.state):
+        evidence, _, remedy = str(warning).rpartition(": ")
+        borders.append(Finding("border", evidence, remedy, "Hyperparameter optimization"))
+    return borders + [finding for rule in STUDY_RULES.values() for finding in rule(study)]

@@ -1,36 +1,39 @@
-"""Owns the rule on which hyperparameters the metric depends on."""
+"""The rule on which hyperparameters the metric depends on."""
 
 from __future__ import annotations
 
 import math
 
 from scattershot_common.space.space import Space
-from scattershot_master.diagnosis.study.study_case import StudyCase
-from scattershot_master.diagnosis.trial_case import Finding, percent
+from scattershot_master.diagnosis.study_case import StudyCase
+from scattershot_master.diagnosis.trial_case import Finding
+from scattershot_master.text import percent
 
-#: Trials below which a forest has nothing to go by.
-_TRIALS = 20
+#: With fewer trials a forest learns nothing.
+_MIN_TRIALS = 20
 
 
 def importance(study: StudyCase) -> list[Finding]:
     """Find which hyperparameters matter; nothing where the forest explains too little."""
-    weights = importances(study)
-    if not weights:
+    shares = importances(study)
+    if not shares:
         return []
     space = study.state.settings.space
-    shares = ", ".join(f"{_told(space, name)} {percent(one)}" for name, one in weights.items())
-    low = [name for name, share in weights.items() if share < 0.02]
+    evidence = ", ".join(
+        f"{_label(space, name)} {percent(share)}" for name, share in shares.items()
+    )
+    low = [name for name, share in shares.items() if share < 0.02]
     remedy = "narrow the first ones further"
     if low:
         verb = "matters" if len(low) == 1 else "matter"
         remedy += f"; fix {', '.join(low)}, which hardly {verb} here, and save trials"
-    return [Finding("importance", shares, remedy, "Hyperparameter optimization")]
+    return [Finding("importance", evidence, remedy, "Hyperparameter optimization")]
 
 
-def _told(space: Space, name: str) -> str:
-    """Return a name, with what decides whether it exists: to the forest that is one and the same.
+def _label(space: Space, name: str) -> str:
+    """Return a name with the hyperparameters that decide whether it exists.
 
-    A value that a trial lacks tells the forest the condition, too.
+    To the forest they are one: a missing value reveals the condition.
     """
     searched = {axis.name for axis in space.axes}
     conditions = [parent for parent in space.when.get(name, ()) if parent in searched]
@@ -42,24 +45,24 @@ def importances(study: StudyCase) -> dict[str, float]:
     state = study.state
     space = state.settings.space
     records = [trial for trial in state.trials.values() if trial.history]
-    if len(records) < _TRIALS or len(space.axes) < 2:
+    if len(records) < _MIN_TRIALS or len(space.axes) < 2:
         return {}
     # all at the same age: the first stage's budget, or the last epoch of those that got less far
     age = min((trial.done for trial in records if trial.state == "complete"), default=1)
     values = []
     for trial in records:
-        seen = [
-            line.get(state.metric, math.nan) * state.sign
+        scores = [
+            state.objective.score(state.objective.of(line))
             for line in trial.history
             if line["epoch"] <= age
         ]
-        values.append(max(filter(math.isfinite, seen), default=-math.inf))
+        values.append(max(filter(math.isfinite, scores), default=-math.inf))
     if len(set(values)) < 2:
         return {}
-    # numpy and scikit-learn take over a second to import, most of what the command takes
+    # numpy and scikit-learn take over a second to import, most of the time of the command
     from scattershot_master.diagnosis.study.random_forest import shares
 
     points = [space.locate(trial.params) for trial in records]
-    found = shares(points, values)
-    names = [axis.name for axis in space.axes][: len(found)]
-    return dict(sorted(zip(names, found, strict=True), key=lambda one: -one[1]))
+    effects = shares(points, values)
+    names = [axis.name for axis in space.axes][: len(effects)]
+    return dict(sorted(zip(names, effects, strict=True), key=lambda item: -item[1]))

@@ -1,19 +1,20 @@
-"""Owns the rules on killers: which would have done harm, and what the others would save."""
+"""The rules on killers: which would have ended the best trial, and what the others would save."""
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.study.killer_replay import Killing, Replay, replay
-from scattershot_master.diagnosis.study.noise import noise_of
-from scattershot_master.diagnosis.study.study_case import StudyCase
-from scattershot_master.diagnosis.trial_case import Finding, number, percent
+from scattershot_master.diagnosis.study.killer_replay import KillerReplay, ReplayedKill, replay
+from scattershot_master.diagnosis.study.noise import noise_size
+from scattershot_master.diagnosis.study_case import StudyCase
+from scattershot_master.diagnosis.trial_case import Finding
 from scattershot_master.killers import KILLERS
 from scattershot_master.killers.build import build, stage_killers
 from scattershot_master.state.ranking import finite
 from scattershot_master.state.study_state import StudyState
+from scattershot_master.text import number, percent
 
-#: Trials below which it is chance whom a killer meets.
-_TRIALS = 8
-#: A part of the epochs trained that is worth to be told.
+#: With fewer trials it is chance which of them a killer ends.
+_MIN_TRIALS = 8
+#: The part of the epochs trained from which on savings are worth mentioning.
 _WORTH = 0.01
 _SOURCE = "Hyperparameter optimization"
 
@@ -21,88 +22,94 @@ _SOURCE = "Hyperparameter optimization"
 def killed_winner(study: StudyCase) -> list[Finding]:
     """Find that the study's own killers ended the best trial early, or would have in step."""
     state = study.state
-    if not _telling(study) or not any(state.settings.rules(stage.index) for stage in state.stages):
+    settings = state.settings
+    if not _conclusive(study) or not any(settings.rules(stage.index) for stage in state.stages):
         return []
     winner = finite(state)[0]
     if winner.state == "killed" and winner.best_epoch == winner.done and _by_rule(winner.reason):
-        killing = Killing(winner.stage, winner.done, winner.reason)
-        told = f"the best trial, {winner.number}, was killed at {_where(killing)}, where its value "
-        told += f"was its best so far ({killing.reason})"
+        kill = ReplayedKill(winner.stage, winner.done, winner.reason)
+        evidence = (
+            f"the best trial, {winner.number}, was killed at {_where(kill)}, where its value "
+            f"was its best so far ({kill.reason})"
+        )
     else:
-        settings = state.settings
         own = {stage.index: stage_killers(settings, stage.index) for stage in state.stages}
         replayed = replay(state, own)
-        if not _harmed(state, replayed, noise_of(study)):
+        if not _harmful(state, replayed, noise_size(study)):
             return []
-        killing = replayed.killed[winner.number]
-        told = f"with all its peers there, the best trial, {winner.number}, would have been killed "
-        told += f"at {_where(killing)} ({killing.reason}); the best value would have been "
-        told += f"{number(replayed.kept * state.sign)} instead of {number(winner.best_value)}"
-    remedy = f"raise [kill] grace above {killing.epoch}, or take a milder rule: early values tell "
-    return [Finding("killed_winner", told, f"{remedy}little here", _SOURCE)]
+        kill = replayed.killed[winner.number]
+        evidence = (
+            f"with all its peers there, the best trial, {winner.number}, would have been killed "
+            f"at {_where(kill)} ({kill.reason}); the best value would have been "
+            f"{number(state.objective.score(replayed.best))} instead of {number(winner.best_value)}"
+        )
+    remedy = (
+        f"raise [kill] grace above {kill.epoch}, or take a milder rule: early values tell "
+        "little here"
+    )
+    return [Finding("killed_winner", evidence, remedy, _SOURCE)]
 
 
-def other_killers(study: StudyCase) -> list[Finding]:
-    """Tell of each built-in killer, alone and with the options of [kill], what it would have done.
+def killers(study: StudyCase) -> list[Finding]:
+    """Find what each built-in killer, alone and with the options of [kill], would have done.
 
     Left out is one that the study itself used, alone and throughout.
     """
-    state = study.state
-    if not _telling(study):
+    state, settings = study.state, study.state.settings
+    if not _conclusive(study):
         return []
-    winner, noise = finite(state)[0].number, noise_of(study)
-    kills, spares = dict[str, Killing](), dict[str, float]()
+    winner, noise = finite(state)[0].number, noise_size(study)
+    kills, savings = dict[str, ReplayedKill](), dict[str, float]()
     for rule in KILLERS:
-        if all(state.settings.rules(stage.index) == (rule,) for stage in state.stages):
+        if all(settings.rules(stage.index) == (rule,) for stage in state.stages):
             continue
-        killers = dict.fromkeys(
-            (stage.index for stage in state.stages),
-            build([rule], state.settings.kill.options, objective=state.objective),
-        )
-        replays = [replay(state, killers), replay(state, killers, together=False)]
+        killer = build([rule], settings.kill.options, objective=state.objective)
+        alone = {stage.index: killer for stage in state.stages}
+        replays = [replay(state, alone), replay(state, alone, together=False)]
         saved = replays[-1].saved / max(replays[-1].trained, 1)
-        if harmful := next((one for one in replays if _harmed(state, one, noise)), None):
+        harmful = next((result for result in replays if _harmful(state, result, noise)), None)
+        if harmful:
             kills[rule] = harmful.killed[winner]
         elif saved > _WORTH:
-            spares[rule] = saved
-    if not kills and not spares:
+            savings[rule] = saved
+    if not kills and not savings:
         return []
-    told = []
+    evidence = []
     if kills:
-        named = ", ".join(f"{rule} ({_where(killing)})" for rule, killing in kills.items())
-        told.append(f"the best trial, {winner}, would have been killed by {named}")
-    if spares:
-        ordered = sorted(spares, key=lambda rule: -spares[rule])
-        named = ", ".join(f"{rule} ({percent(spares[rule])})" for rule in ordered)
-        told.append(
+        names = ", ".join(f"{rule} ({_where(kill)})" for rule, kill in kills.items())
+        evidence.append(f"the best trial, {winner}, would have been killed by {names}")
+    if savings:
+        ordered = sorted(savings, key=lambda rule: -savings[rule])
+        names = ", ".join(f"{rule} ({percent(savings[rule])})" for rule in ordered)
+        evidence.append(
             "as good a value would have been kept, with about so much of the epochs saved, by "
-            f"{named}"
+            f"{names}"
         )
         remedy = f'[kill] rule = "{ordered[0]}" would have saved most and kept as good a value'
     else:
-        latest = max(killing.epoch for killing in kills.values())
+        latest = max(kill.epoch for kill in kills.values())
         remedy = f"of these rules take none with [kill] grace below {latest + 1}"
-    return [Finding("killers", "; ".join(told), remedy, _SOURCE)]
+    return [Finding("killers", "; ".join(evidence), remedy, _SOURCE)]
 
 
-def _telling(study: StudyCase) -> bool:
-    """Return whether there are trials enough, and a best one that says something."""
-    return len(study.cases) >= _TRIALS and bool(finite(study.state)) and not study.hopeless
+def _conclusive(study: StudyCase) -> bool:
+    """Return whether there are enough trials, and a best one that says something."""
+    return len(study.cases) >= _MIN_TRIALS and bool(finite(study.state)) and not study.all_diverged
 
 
-def _harmed(state: StudyState, replayed: Replay, noise: float) -> bool:
+def _harmful(state: StudyState, replayed: KillerReplay, noise: float) -> bool:
     """Return whether the best value was lost, by more than noise.
 
     It is kept where the best trial is killed after its best epoch, or another one is as good.
     """
-    lost = finite(state)[0].best_value * state.sign - replayed.kept
+    lost = state.objective.score(finite(state)[0].best_value) - replayed.best
     return lost > 0 and lost > noise
 
 
 def _by_rule(reason: str) -> bool:
-    """Return whether a killer wrote this, and not the user."""
+    """Return whether the reason for a kill is a killer's, and not the user's."""
     return reason.partition(" rule")[0] in KILLERS
 
 
-def _where(killing: Killing) -> str:
-    return f"epoch {killing.epoch} of stage {killing.stage}"
+def _where(kill: ReplayedKill) -> str:
+    return f"epoch {kill.epoch} of stage {kill.stage}"
