@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.fused import Engine, Lane, probe
-from scattershot_worker.fused.cuda_graph import Recorded
+from scattershot_worker.fused.program import EagerGraph
 from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.training.data import tensors_of
@@ -478,11 +478,11 @@ def test_idle_rows_are_given_up_once_a_narrower_program_would_have_paid() -> Non
     epoch(engine, 1)
     for lane in lanes[1:]:
         engine.release(lane)
-    engine._trace_s = engine._row_s * 10
+    engine._steps.trace_seconds = engine._row_seconds * 10
     epoch(engine, 2)
     assert {width for width, _ in engine.programs} == {6}
     for number in range(3, 8):
-        engine._trace_s = engine._row_s * 10
+        engine._steps.trace_seconds = engine._row_seconds * 10
         epoch(engine, number)
     assert {width for width, _ in engine.programs} == {2, 6}
 
@@ -495,7 +495,7 @@ def test_a_step_that_is_replayed_as_a_graph_gives_the_same_bits(model: str) -> N
     task = Small(model, torch.float32)
     about = OPTIMIZERS["adam"]
     states = []
-    for graph in (None, Recorded):
+    for graph in (None, EagerGraph):
         like = training(task, 0, **about)
         engine = Engine(task, task.data(), probe(task, like, task.data()), graph=graph)
         lanes = admit(engine, [training(task, i, **about) for i in range(3)])
@@ -511,7 +511,7 @@ def test_a_step_that_is_replayed_as_a_graph_gives_the_same_bits(model: str) -> N
 def test_a_step_that_cannot_be_captured_is_done_without_a_graph(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Refuses(Recorded):
+    class Refuses(EagerGraph):
         def capture(self, work: Callable[[], None]) -> None:
             raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -528,8 +528,8 @@ def test_a_step_that_cannot_be_captured_is_done_without_a_graph(
 
 
 def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "CLOSE", 10)
-    monkeypatch.setattr(sampling, "SPARSE", 15)
+    monkeypatch.setattr(sampling, "STEPS_PER_RECORD", 10)
+    monkeypatch.setattr(sampling, "STEPS_PER_OBSERVATION", 15)
     task = Small("mlp")
     engine = engine_of(task, training(task, 0))
     engine.monitors = True
@@ -550,7 +550,7 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
 )
 def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
     alone = [training(task, i, clip_norm=0.5) for i in range(3)]
-    watches = [Monitor(one) for one in alone]
+    monitors = [Monitor(one) for one in alone]
     engine = engine_of(task, alone[0])
     engine.monitors = True
     lanes = admit(engine, [training(task, i, clip_norm=0.5) for i in range(3)])
@@ -558,20 +558,22 @@ def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
     for number in (1, 2, 3, 4):
         epoch(engine, number)
         results = engine.evaluate(val, lambda: None)
-        for lane, one, watch in zip(lanes, alone, watches, strict=True):
+        for lane, one, monitor in zip(lanes, alone, monitors, strict=True):
             one.begin_epoch(number, [])
-            train_epoch(one, task.data().train, lambda: None, watch)
-            with watch.evaluation():
+            train_epoch(one, task.data().train, lambda: None, monitor)
+            with monitor.evaluation():
                 evaluation = evaluate(task, one.model, val, CPU)
-            expected, lines = watch.end_epoch(evaluation.outputs, evaluation.targets)
-            seen, line = engine.seen(lane, tensors_of(val)[0], results[lane])
-            assert seen == pytest.approx(expected, rel=1e-3) and "train_accuracy" in seen
-            assert (line is None) is (lines is None) is (number not in (1, 4))
-            if line is not None and lines is not None:
-                assert set(line) == set(lines)
-                assert line["noise"] == pytest.approx(lines["noise"], rel=1e-3)
+            expected, own_record = monitor.end_epoch(evaluation.outputs, evaluation.targets)
+            metrics, record = engine.seen(lane, tensors_of(val)[0], results[lane])
+            assert metrics == pytest.approx(expected, rel=1e-3) and "train_accuracy" in metrics
+            assert (record is None) is (own_record is None) is (number not in (1, 4))
+            if record is not None and own_record is not None:
+                assert set(record) == set(own_record)
+                assert record["noise"] == pytest.approx(own_record["noise"], rel=1e-3)
+                of_lane, of_trial = dict[str, Any](record), dict[str, Any](own_record)
                 keys = ["parameters", "activations"]
-                if number == 1 and line["activations"]:
+                if number == 1 and record["activations"]:
                     keys.append("initial_activations")
                 for key in keys:
-                    assert [one["name"] for one in line[key]] == [one["name"] for one in lines[key]]
+                    names = [one["name"] for one in of_trial[key]]
+                    assert [one["name"] for one in of_lane[key]] == names

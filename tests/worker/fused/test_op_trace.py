@@ -1,4 +1,4 @@
-"""Recordings of steps: what a replay does again, and what is refused."""
+"""Traces of functions: what a replay does again, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from scattershot_worker.fused.op_trace import record
+from scattershot_worker.fused.op_trace import trace
 
 
 def test_a_replay_does_the_same_to_other_inputs() -> None:
@@ -25,7 +25,7 @@ def test_a_replay_does_the_same_to_other_inputs() -> None:
 
     place = torch.zeros(3, 4, 2)
     first = [*inputs(1), place]
-    program, losses = record(step, first, first)
+    program, losses = trace(step, first, first)
     (w, x), (w2, x2) = inputs(1), inputs(2)
     assert torch.equal(losses, step(w, x, torch.zeros(3, 4, 2)))
     expected = torch.zeros(3, 4, 2)
@@ -42,7 +42,7 @@ def test_a_replay_writes_to_its_inputs_as_the_step_did() -> None:
         return before
 
     x, mean = torch.ones(2, 3), torch.ones(3)
-    program, _ = record(step, [x, mean], [x, mean])
+    program, _ = trace(step, [x, mean], [x, mean])
     assert mean.tolist() == [3, 3, 3]
     assert program(x * 2, mean).tolist() == [6, 6, 6]
     assert mean.tolist() == [5, 5, 5]
@@ -51,7 +51,7 @@ def test_a_replay_writes_to_its_inputs_as_the_step_did() -> None:
 def test_a_tensor_from_elsewhere_is_kept() -> None:
     table = torch.arange(3.0)
     x = torch.ones(3)
-    program, _ = record(lambda x: x * table, [x], [x])
+    program, _ = trace(lambda x: x * table, [x], [x])
     assert program(x * 2).tolist() == [0, 2, 4]
 
 
@@ -61,4 +61,4 @@ def test_a_tensor_from_elsewhere_is_kept() -> None:
 def test_what_depends_on_values_is_refused(step: object) -> None:
     x = torch.ones(3)
     with pytest.raises(RuntimeError, match="depends on the values"):
-        record(step, [x], [x])  # type: ignore[arg-type]
+        trace(step, [x], [x])  # type: ignore[arg-type]

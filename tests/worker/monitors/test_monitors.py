@@ -18,8 +18,9 @@ from scattershot_common.store.checkpoint_names import trial_folder
 from scattershot_common.store.layer_stats import LayerStats
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED
-from scattershot_worker.monitors import first_layer_tiles, metrics, updates
+from scattershot_worker.monitors import metrics, updates
 from scattershot_worker.monitors.activations import Activations
+from scattershot_worker.monitors.layer_record import first_layer_tiles
 from support.workbench import Workbench
 
 PARAMS = {"lr": 0.1, "momentum": 0.9, "batch_size": 16}
@@ -108,7 +109,7 @@ def test_knowing_nothing_of_numbers_costs_their_variance(targets: Any, chance: f
         kind = "regression"
 
     y = torch.tensor(targets)
-    assert metrics.begun(Numbers(), 7.0, torch.zeros(2, 1), y, 32) == {
+    assert metrics.initial_losses(Numbers(), 7.0, torch.zeros(2, 1), y, 32) == {
         "initial_loss": 7.0,
         "chance_loss": chance,
     }
@@ -133,11 +134,11 @@ def test_what_a_task_declares_is_the_loss_of_knowing_nothing() -> None:
             raise ValueError
 
     outputs, y = torch.zeros(3, 3), torch.tensor([0, 2, 1])
-    assert metrics.begun(Declared(), 7.0, outputs, y, 3)["chance_loss"] == 2.0
+    assert metrics.initial_losses(Declared(), 7.0, outputs, y, 3)["chance_loss"] == 2.0
     # C - 1, of as many examples as are summed up in a batch
-    assert metrics.begun(Hinge(), 5.0, outputs, y, 2)["chance_loss"] == 4.0
-    assert "chance_loss" not in metrics.begun(Probabilities(), 1.1, outputs, y, 3)
-    assert metrics.begun(Broken(), 7.0, outputs, y, 3) == {"initial_loss": 7.0}
+    assert metrics.initial_losses(Hinge(), 5.0, outputs, y, 2)["chance_loss"] == 4.0
+    assert "chance_loss" not in metrics.initial_losses(Probabilities(), 1.1, outputs, y, 3)
+    assert metrics.initial_losses(Broken(), 7.0, outputs, y, 3) == {"initial_loss": 7.0}
 
 
 def test_every_metric_of_a_task_is_told_of_the_training_part(bench: Workbench) -> None:
@@ -162,9 +163,9 @@ def test_every_metric_of_a_task_is_told_of_the_training_part(bench: Workbench) -
 
 def test_of_huge_outputs_few_are_kept() -> None:
     outputs, targets = torch.zeros(16, 3, 700, 700), torch.zeros(16)
-    some, few = metrics.some(outputs, targets)
+    some, few = metrics.kept_outputs(outputs, targets)
     assert len(some) == len(few) == 1 and some.untyped_storage().nbytes() < 6e6
-    assert metrics.some(outputs[:, :, 0, 0], targets)[0].shape == (16, 3)
+    assert metrics.kept_outputs(outputs[:, :, 0, 0], targets)[0].shape == (16, 3)
 
 
 def test_updates_are_observed_at_one_step_in_128(bench: Workbench) -> None:
@@ -257,10 +258,10 @@ def test_units_that_a_function_leaves_dead_are_counted(function: Any) -> None:
             return function(x.clone()).mul_(0)  # type: ignore[no-any-return]
 
     seen = Activations()
-    with seen.watched(model := Called()):
+    with seen.observe(model := Called()):
         model(torch.tensor([[-1.0, 1.0, -1.0, 0.5], [-1.0, 1.0, 1.0, -0.5]]))
         torch.tanh(torch.ones(2, 2))  # not in the model: a loss may call it
-    (line,) = seen.lines()
+    (line,) = seen.records()
     assert line == {"name": "relu", "kind": "ReLU", "dead": 0.25, "mean": 0.4375} | {
         "std": pytest.approx(0.4635, rel=1e-3)
     }
@@ -268,14 +269,14 @@ def test_units_that_a_function_leaves_dead_are_counted(function: Any) -> None:
 
 def test_what_is_seen_of_layers_alone_is_the_model_that_has_no_activations() -> None:
     seen = Activations()
-    with seen.watched(model := nn.Linear(3, 2)):
+    with seen.observe(model := nn.Linear(3, 2)):
         model(torch.ones(4, 3))
-    assert [(one["name"], one["kind"]) for one in seen.lines()] == [("", "Linear")]
+    assert [(one["name"], one["kind"]) for one in seen.records()] == [("", "Linear")]
 
 
 def test_a_model_that_fails_while_it_is_looked_at_is_left_as_it_was() -> None:
     seen, model = Activations(), nn.Sequential(nn.Linear(3, 2), nn.ReLU())
-    with pytest.raises(RuntimeError), seen.watched(model):
+    with pytest.raises(RuntimeError), seen.observe(model):
         model(torch.ones(4, 5))
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())
     assert not torch.overrides._get_current_function_mode_stack()
@@ -288,10 +289,10 @@ def test_torchs_attention_gives_the_same_numbers_while_it_is_looked_at() -> None
     x, seen = torch.randn(8, 5, 16), Activations()
     with torch.no_grad():
         plain = model(x)
-        with seen.watched(model):
+        with seen.observe(model):
             looked_at = model(x)
     assert torch.equal(plain, looked_at)
-    assert [one["name"] for one in seen.lines()] == [
+    assert [one["name"] for one in seen.records()] == [
         "relu after layers.0.linear1",
         "relu after layers.1.linear1",
     ]
@@ -351,18 +352,18 @@ def test_norms_are_those_of_a_step_done_by_hand() -> None:
     layer = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0]]))
-    step = updates.Step(dict(layer.named_parameters()))
-    step.begin_epoch(histograms=True)
+    step = updates.UpdateMonitor(dict(layer.named_parameters()))
+    step.begin_epoch(with_histograms=True)
     layer.weight.grad = torch.tensor([[0.0, 0.5]])
     step.gradients()
     with torch.no_grad():
         layer.weight -= 0.1 * layer.weight.grad
     step.updated()
-    (found,) = step.sizes()
+    (found,) = step.norms()
     assert (found.grad, found.weight) == (0.5, 5.0)
     assert found.ratio == pytest.approx(0.05 / 5, rel=1e-5)
     layer.weight.grad.zero_()  # as clipping may, in place
-    counts = step.counts()["weight"]
+    counts = step.histograms()["weight"]
     assert sum(counts) == 2 and counts[0] == 1 and counts[11] == 1  # 0, and 0.5: from 1e-1 to 1
 
 
@@ -406,10 +407,10 @@ def test_dead_units_and_saturated_ones_are_counted() -> None:
 
     x = torch.tensor([[-1.0, 9.0, -9.0, 0.1], [-1.0, 9.0, 0.2, -0.1]])
     model, seen = Fixed(), Activations()
-    with seen.watched(model):
+    with seen.observe(model):
         model(x)
         model(torch.zeros(2, 4))  # only the first batch is looked at
-    relu, tanh = seen.lines()
+    relu, tanh = seen.records()
     assert relu["dead"] == 0.25
     assert tanh["saturated"] == pytest.approx(3 / 8)
     assert not model.relu._forward_hooks
@@ -419,9 +420,9 @@ def test_units_of_a_convolution_are_channels_whatever_its_dimensions() -> None:
     def dead(model: nn.Module, x: Tensor) -> list[float]:
         seen = Activations()
         for _ in range(2):  # the second time only modules are looked at
-            with seen.watched(model):
+            with seen.observe(model):
                 model(x)
-        return [one["dead"] for one in seen.lines()]
+        return [one["dead"] for one in seen.records()]
 
     for kind, shape in ((nn.Conv1d, (8, 3, 20)), (nn.Conv2d, (8, 3, 5, 5))):
         layer = kind(3, 4, 3)
@@ -450,20 +451,21 @@ def test_an_activation_that_is_used_twice_is_seen_twice() -> None:
             return x
 
     seen, model = Activations(), Twice()
-    with seen.watched(model):
+    with seen.observe(model):
         model(torch.randn(8, 4))
-    lines = {one["name"]: one for one in seen.lines()}
+    lines = {one["name"]: one for one in seen.records()}
     assert lines["act (2)"]["dead"] == 1.0 > lines["act"]["dead"]
     assert [*lines][2:] == ["relu after two", *(f"relu after two ({n})" for n in (2, 3, 4))]
 
 
 def test_first_weights_that_look_at_images_become_tiles() -> None:
     first = nn.Linear(64, 5)
-    found = first_layer_tiles.picture(nn.Sequential(first, nn.Linear(5, 2)).parameters())
-    assert found["shape"] == [5, 8, 8, 1]
-    pixels = torch.tensor([*base64.b64decode(found["pixels"])]).view(5, 64)
+    tiles = first_layer_tiles(nn.Sequential(first, nn.Linear(5, 2)).parameters())
+    assert tiles is not None and tiles["shape"] == [5, 8, 8, 1]
+    pixels = torch.tensor([*base64.b64decode(tiles["pixels"])]).view(5, 64)
     assert (pixels.amin(1) == 0).all() and (pixels.amax(1) == 255).all()
     assert torch.equal(pixels.argmax(1), first.weight.argmax(1))
-    assert first_layer_tiles.picture(nn.Conv2d(3, 4, 5).parameters())["shape"] == [4, 5, 5, 3]
+    tiles = first_layer_tiles(nn.Conv2d(3, 4, 5).parameters())
+    assert tiles is not None and tiles["shape"] == [4, 5, 5, 3]
     for other in (nn.Linear(7, 5), nn.Conv2d(2, 4, 3)):
-        assert first_layer_tiles.picture(other.parameters()) == {}
+        assert first_layer_tiles(other.parameters()) is None

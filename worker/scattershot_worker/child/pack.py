@@ -34,7 +34,7 @@ from scattershot_worker.attempt.trial_handle import TrialHandle
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.child.recruiter import Recruiter
 from scattershot_worker.fused import Engine, Lane, Plan
-from scattershot_worker.monitors import machine
+from scattershot_worker.monitors.metrics import machine_usage
 from scattershot_worker.training.data import data_on, tensors_of
 from scattershot_worker.training.evaluation import Evaluation, targets_of
 from scattershot_worker.training.training import Training
@@ -216,7 +216,7 @@ class Pack:
         averaged = self._engine.evaluate(data.val, self._check, averaged=True)
         seconds = time.perf_counter() - began
         self._plan.observe(lanes, seconds)
-        of_machine = machine.scalars(self._bench.device, examples, seconds)
+        of_machine = machine_usage(self._bench.device, examples, seconds)
         with self._bench.reporter.together():
             for lane, result in results.items():
                 if lane in self._members:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.trial_handle import TrialHandle
-from scattershot_worker.monitors import machine
+from scattershot_worker.monitors.metrics import machine_usage
 from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.training.data import data_on
 from scattershot_worker.training.evaluation import evaluate, targets_of
@@ -49,7 +49,7 @@ def train(task: Task, trial: TrialHandle) -> None:
             lr=training.lr,
             **averaged,
             **seen,
-            **machine.scalars(trial.device, examples, time.perf_counter() - started),
+            **machine_usage(trial.device, examples, time.perf_counter() - started),
             layers=layers,
             predictions=evaluation.predictions,
             targets=targets_of(task, evaluation.targets),

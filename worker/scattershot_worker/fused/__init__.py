@@ -1,10 +1,10 @@
-"""Owns fused trials: K trials of one signature trained as lanes of one program.
+"""Fused trials: K trials of one signature trained as lanes of one program.
 
-    probe(task, training, data)   which trials fit each other, or why one must train alone
-    Engine                        admits lanes, trains and evaluates them, lets them go
-    Tuner                         fused or alone, and how many lanes at a time
+    probe(task, training, data)   the signature of a trial, or why it must be trained alone
+    Engine                        admits lanes, trains and evaluates them, releases them
+    Tuner                         decides fused or alone, and how many lanes at a time
 
-The numbers of a lane do not depend on how many there are, which they are, or when it came.
+The numbers of a lane do not depend on how many there are, which they are, or when it was admitted.
 """
 
 from scattershot_worker.fused.engine import Engine

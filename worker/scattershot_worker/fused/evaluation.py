@@ -1,4 +1,4 @@
-"""Owns the evaluation of all lanes at once: metrics, outputs and targets, as `trainer` has them."""
+"""Evaluation of all lanes at once: metrics, outputs and targets as of a trial trained alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from scattershot_common.task.task import Part, Task
 from scattershot_worker.fused.lane import Lane
 from scattershot_worker.fused.lane_storage import LaneStorage
-from scattershot_worker.fused.op_trace import record
+from scattershot_worker.fused.op_trace import trace
 from scattershot_worker.fused.program import LaneModel
 from scattershot_worker.training.data import EVALUATION_BATCH, tensors_of
 from scattershot_worker.training.evaluation import Evaluation, metrics_of, predictions_of
@@ -20,7 +20,7 @@ Evaluations = dict[Lane, Evaluation]
 
 
 class Evaluator:
-    """Evaluates lanes of one signature; the forward pass is recorded for every shape it has."""
+    """Evaluates lanes of one signature; the forward pass is traced for each of its shapes."""
 
     def __init__(self, task: Task, model: LaneModel) -> None:
         self._task, self._model = task, model
@@ -29,30 +29,31 @@ class Evaluator:
     @torch.no_grad()
     def evaluate(
         self,
-        bank: LaneStorage,
+        storage: LaneStorage,
         lanes: Sequence[Lane],
         part: Part,
         check: Callable[[], None],
         *,
         averaged: bool,
     ) -> Evaluations:
-        """Return each lane's result, its tensors on the CPU.
+        """Return each lane's evaluation, its tensors on the CPU.
 
-        `averaged` takes the averaged weights. Lanes may be released in `check`.
+        `averaged` takes the averaged weights. `check` is called before every batch; lanes may be
+        released in it.
         """
         x, y = tensors_of(part)
-        width = max((lane.seat.row + 1 for lane in lanes if lane.seat is not None), default=0)
-        tensors = bank.lanes(width, averaged=averaged)
+        width = max((lane.row.index + 1 for lane in lanes if lane.row is not None), default=0)
+        tensors = storage.stacked_tensors(width, averaged=averaged)
         self._model.model.eval()
         try:
-            outs = []
-            for chunk in x.split(EVALUATION_BATCH):
+            batches = []
+            for batch in x.split(EVALUATION_BATCH):
                 check()
-                outs.append(self._outputs(width, tensors, chunk))
-            outputs = torch.cat(outs, 1)
+                batches.append(self._outputs(width, tensors, batch))
+            outputs = torch.cat(batches, 1)
         finally:
             self._model.model.train()
-        return _results(self._task, lanes, outputs, y)
+        return _evaluations(self._task, lanes, outputs, y)
 
     def _outputs(self, width: int, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
         key, flat = (width, len(x)), [*tensors.values(), x]
@@ -60,53 +61,52 @@ class Evaluator:
         if program := self._programs.get(key):
             result = program(*flat)
             return result
-        self._programs[key], result = record(self._model.outputs, flat, (tensors, x))
+        self._programs[key], result = trace(self._model.outputs, flat, (tensors, x))
         return result
 
 
-def _results(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> Evaluations:
-    rest = _Plain.of(task, outputs, y)
+def _evaluations(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) -> Evaluations:
+    defaults = _BatchedDefaults.of(task, outputs, y)
     on_cpu, targets = outputs.cpu(), y.cpu()
-    results: Evaluations = {}
+    evaluations: Evaluations = {}
     for lane in lanes:
-        if lane.seat is None:
+        if lane.row is None:
             continue
-        row = lane.seat.row
-        own = outputs[row]
-        loss = rest.losses[row] if rest.losses else task.loss(own, y).item()
-        more = (
-            {"accuracy": rest.correct[row] / max(y.numel(), 1)}
-            if rest.correct
-            else metrics_of(task, own, y)
+        row = lane.row.index
+        loss = defaults.losses[row] if defaults.losses else task.loss(outputs[row], y).item()
+        metrics = (
+            {"accuracy": defaults.correct[row] / max(y.numel(), 1)}
+            if defaults.correct
+            else metrics_of(task, outputs[row], y)
         )
         predictions = (
             predictions_of(task, on_cpu[row], targets)
-            if rest.predictions is None
-            else rest.predictions[row]
+            if defaults.predictions is None
+            else defaults.predictions[row]
         )
-        results[lane] = Evaluation({"loss": loss, **more}, on_cpu[row], targets, predictions)
-    return results
+        evaluations[lane] = Evaluation({"loss": loss, **metrics}, on_cpu[row], targets, predictions)
+    return evaluations
 
 
 @dataclass(frozen=True)
-class _Plain:
-    """What a classification task leaves as it is, of all rows at once; empty where it does not."""
+class _BatchedDefaults:
+    """Results of all rows at once, of what a classification task does not override; else empty."""
 
     losses: list[float]
     correct: list[int]
     predictions: Tensor | None
 
     @classmethod
-    def of(cls, task: Task, outputs: Tensor, y: Tensor) -> _Plain:
-        """Return losses, right answers and probabilities [K, N, C] on the CPU."""
+    def of(cls, task: Task, outputs: Tensor, y: Tensor) -> _BatchedDefaults:
+        """Return losses, counts of correct examples and probabilities [K, N, C] on the CPU."""
         kind = type(task)
         losses: list[float] = []
         correct: list[int] = []
         predictions = None
-        plain = task.kind == "classification" and outputs.dim() == 3 and y.dim() == 1
-        plain = plain and outputs.shape[-1] > 1 and not y.is_floating_point()
-        if plain and y.numel() and y.min() >= 0 and y.max() < outputs.shape[-1]:
-            # classes before examples: over a last dimension of a few the native kernel is slow
+        applies = task.kind == "classification" and outputs.dim() == 3 and y.dim() == 1
+        applies = applies and outputs.shape[-1] > 1 and not y.is_floating_point()
+        if applies and y.numel() and y.min() >= 0 and y.max() < outputs.shape[-1]:
+            # classes before examples: the native kernel is slow over a short last dimension
             logs = outputs.transpose(1, 2).contiguous().log_softmax(1)
             if kind.loss is Task.loss:
                 index = y.expand(len(outputs), 1, -1)

@@ -1,26 +1,65 @@
-"""Owns the watch over the lanes of a pack: the same figures as of trials that train alone."""
+"""The monitor of a pack's lanes: the same history and layer records as of trials alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from scattershot_common.task.task import Task
-from scattershot_worker.fused.lane_activations import LaneActivations
 from scattershot_worker.fused.lane_storage import LaneStorage
+from scattershot_worker.fused.op_trace import trace
+from scattershot_worker.fused.program import LaneModel
 from scattershot_worker.monitors import activations, metrics, sampling, updates
-from scattershot_worker.monitors.layer_record import Lines, layers_line
+from scattershot_worker.monitors.activations import ActivationRecord, Activations
+from scattershot_worker.monitors.layer_record import LayerRecord, layer_record
 from scattershot_worker.training.evaluation import Evaluation
 from scattershot_worker.training.training import Training
 
 
+class LaneActivations:
+    """Activations of all lanes by one forward pass, which is traced for each of its shapes.
+
+    Observing through `vmap` each time would cost more than the steps of a small network do.
+    """
+
+    def __init__(self, model: LaneModel) -> None:
+        self._model, self.names = model, model.names
+        self._programs: dict[tuple[int, ...], tuple[Callable[..., Tensor], Activations]] = {}
+
+    @torch.no_grad()
+    def records(self, tensors: dict[str, Tensor], x: Tensor) -> list[list[ActivationRecord]]:
+        """Return each lane's records; tensors are [W, …], examples x [W, N, …]."""
+        key, flat = tuple(x.shape), [*tensors.values(), x]
+        self._model.model.eval()
+        try:
+            if traced := self._programs.get(key):
+                program, observed = traced
+                scalars = program(*flat)
+            else:
+                observed = Activations()
+                program, scalars = trace(self._scalars(observed), flat, (tensors, x))
+                self._programs[key] = program, observed
+        finally:
+            self._model.model.train()
+        return [observed.records(row) for row in scalars.tolist()]
+
+    def _scalars(self, observed: Activations) -> Callable[..., Tensor]:
+        def forward(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+            with observed.observe(self._model.model, tensors):
+                self._model.forward(tensors, x, [])
+            scalars = observed.scalars()
+            return torch.stack(scalars) if scalars else x.new_zeros(0)
+
+        return vmap(forward)
+
+
 @dataclass(frozen=True)
-class _Figures:
-    """What was seen of all rows in an epoch: for each row, of each parameter or step."""
+class _Values:
+    """Values of all rows in an epoch, read from the device: for each row, parameter or step."""
 
     norms: list[list[list[float]]]
     losses: list[list[float]]
@@ -28,56 +67,57 @@ class _Figures:
 
 
 class LaneMonitor:
-    """Sees an epoch of all lanes: norms [slices, W] at one step, losses [W] at every step.
+    """Observes an epoch of all lanes: norms [slices, W] at one step, losses [W] at every step.
 
-    What takes a look at all rows is done once for all of them, when the first lane asks.
+    What is computed for all rows is computed once, when the first lane's epoch ends.
     """
 
     def __init__(
         self,
         task: Task,
-        looker: LaneActivations,
-        bank: LaneStorage,
+        lane_activations: LaneActivations,
+        storage: LaneStorage,
         trainings: Iterable[Training],
         steps: int,
         size: int,
     ) -> None:
-        """Be before an epoch of so many steps on batches of `size`, in which all of these train."""
-        self._task, self._looker = task, looker
-        self._bank, self._layout = bank, bank.layout
-        #: The trials that are looked at closely after this epoch, those of them that were before
-        #: it or have histograms, and all whose update is observed.
-        self._looked_at, self._first, self._counted = (set[Training]() for _ in range(3))
-        self._due = set[Training]()
-        for one in trainings:
-            if sampling.looked_at(one.epoch, one.budget, steps):
-                self._looked_at.add(one)
-                if sampling.looked_at_before(one.epoch, one.budget):
-                    self._first.add(one)
-                if sampling.counted(one.epoch, one.budget):
-                    self._counted.add(one)
-            elif sampling.observed(one.epoch, steps):
-                self._due.add(one)
-        self._due |= self._looked_at
-        self._close = bool(self._looked_at)
-        self._observed = sampling.observed_step(steps) if self._due else steps
-        self._scored_from = max(0, steps - sampling.tail(size))
-        #: The first step that must be shown to `gradients` and `updated`.
-        self.first = 0 if self._close else min(self._scored_from, self._observed)
+        """Start an epoch of `steps` steps on batches of `size`, in which all of these train."""
+        self._task, self._lane_activations = task, lane_activations
+        self._storage, self._layout = storage, storage.layout
+        #: The trials whose layers are recorded after this epoch, those of them whose activations
+        #: are recorded before it or that have histograms, and all whose update is observed.
+        self._recorded, self._initial, self._with_histograms = (set[Training]() for _ in range(3))
+        self._observed = set[Training]()
+        for training in trainings:
+            epoch, budget = training.epoch, training.budget
+            if sampling.is_recorded(epoch, budget, steps):
+                self._recorded.add(training)
+                if sampling.records_initial_activations(epoch, budget):
+                    self._initial.add(training)
+                if sampling.has_histograms(epoch, budget):
+                    self._with_histograms.add(training)
+            elif sampling.is_observed(epoch, steps):
+                self._observed.add(training)
+        self._observed |= self._recorded
+        self._any_recorded = bool(self._recorded)
+        self._observed_step = sampling.observed_step(steps) if self._observed else steps
+        self._scored_from = max(0, steps - sampling.scored_batches(size))
+        #: The first step that must be passed to `gradients` and `updated`.
+        self.first = 0 if self._any_recorded else min(self._scored_from, self._observed_step)
         self._losses: list[Tensor] = []
         self._outputs: list[tuple[Tensor, Tensor]] = []
         self._norms: list[Tensor] = []
-        self._before = self._grads = torch.zeros(0)
-        self._figures: _Figures | None = None
-        self._counts: dict[str, list[list[int]]] = {}
-        self._activations: list[Lines] = []
-        self._first_activations: list[Lines] = []
+        self._weights = self._grads = torch.zeros(0)
+        self._values: _Values | None = None
+        self._histograms: dict[str, list[list[int]]] = {}
+        self._activations: list[list[ActivationRecord]] = []
+        self._initial_activations: list[list[ActivationRecord]] = []
 
     def begin(self, x: Tensor) -> None:
-        """Look at the activations on the first batch x [W, B, …], before the first step."""
-        if self._first:
-            tensors = self._bank.lanes(len(x))
-            self._first_activations = self._looker.look(tensors, x[:, : activations.EXAMPLES])
+        """Observe the activations on the first batch x [W, B, …], before the first step."""
+        if self._initial:
+            tensors, x = self._storage.stacked_tensors(len(x)), x[:, : activations.EXAMPLES]
+            self._initial_activations = self._lane_activations.records(tensors, x)
 
     def gradients(
         self,
@@ -88,93 +128,93 @@ class LaneMonitor:
         weights: Tensor,
         grads: Sequence[Tensor],
     ) -> None:
-        """Look at a step, counted from 0, between its backward pass and clipping.
+        """Observe a step, counted from 0, between its backward pass and clipping.
 
-        Given are its losses [W], outputs and targets [W, B, …], the rows of the weights, and the
+        Takes its losses [W], outputs and targets [W, B, …], the rows of the weights, and the
         gradients [W, …] of each parameter.
         """
-        if self._close:
-            self._losses.append(losses.clone())  # a graph writes the next ones to the same place
+        if self._any_recorded:
+            self._losses.append(losses.clone())  # a graph overwrites them in the next step
         if step >= self._scored_from:
             self._outputs.append((outputs.clone(), y))
-        if step == self._observed:
-            flat, self._before = [one.flatten(1) for one in grads], weights.clone()
-            self._norms = [_norms(flat), self._of(self._before)]
-            if self._counted:
+        if step == self._observed_step:
+            flat, self._weights = [grad.flatten(1) for grad in grads], weights.clone()
+            self._norms = [_norms(flat), self._slice_norms(self._weights)]
+            if self._with_histograms:
                 self._grads = torch.cat(flat, 1)  # a copy: clipping changes gradients in place
 
     def updated(self, step: int, weights: Tensor) -> None:
-        """Look after the update."""
-        if step == self._observed:
-            self._norms.append(self._of(weights - self._before))
+        """Observe the step after the update."""
+        if step == self._observed_step:
+            self._norms.append(self._slice_norms(weights - self._weights))
 
-    def _of(self, rows: Tensor) -> Tensor:
-        return _norms([rows[:, one.first : one.end] for one in self._layout.slices])
+    def _slice_norms(self, rows: Tensor) -> Tensor:
+        return _norms([rows[:, part.first : part.end] for part in self._layout.slices])
 
     @torch.no_grad()
     def end_epoch(
         self, training: Training, row: int, x: Tensor, evaluation: Evaluation
-    ) -> tuple[dict[str, float], dict[str, Any] | None]:
-        """Return what the epoch adds to a lane's history, and its line of the layers, if any.
+    ) -> tuple[dict[str, float], LayerRecord | None]:
+        """Return what the epoch adds to a lane's history, and its layer record, if it has one.
 
-        `x` are examples of the validation part, `evaluation` what the lane came to on all of it.
+        `x` are examples of the validation part, `evaluation` is the lane's on all of it.
         """
-        if self._figures is None:
-            self._figures = self._read()
-        figures = self._figures
-        norms = figures.norms[row] if figures.norms and training in self._due else []
-        sizes = [
-            updates.Sizes(one.name, one.shape, *three)
-            for one, three in zip(self._layout.slices, norms, strict=False)
+        if self._values is None:
+            self._values = self._read()
+        values = self._values
+        rows = values.norms[row] if values.norms and training in self._observed else []
+        norms = [
+            updates.Norms(part.name, part.shape, *three)
+            for part, three in zip(self._layout.slices, rows, strict=False)
         ]
-        history = updates.scalars(sizes)
-        if figures.metrics:
-            history |= figures.metrics[row]
-        if training not in self._looked_at:
+        history = updates.scalars(norms)
+        if values.metrics:
+            history |= values.metrics[row]
+        if training not in self._recorded:
             return history, None
-        steps, epoch = figures.losses[row], training.epoch
+        losses, epoch = values.losses[row], training.epoch
         if not self._activations:
-            some = x[: activations.EXAMPLES]
-            width = len(self._losses[0])  # in every epoch in which somebody is looked at
-            tensors = self._bank.lanes(width)
-            self._activations = self._looker.look(tensors, some.expand(width, *some.shape))
-            self._counts = self._count()
-        seen = self._activations[row]
-        history |= activations.scalars(seen)
+            x = x[: activations.EXAMPLES]
+            width = len(self._losses[0])  # losses are kept in every epoch that is recorded
+            tensors = self._storage.stacked_tensors(width)
+            self._activations = self._lane_activations.records(tensors, x.expand(width, *x.shape))
+            self._histograms = self._count_gradients()
+        records = self._activations[row]
+        history |= activations.worst_shares(records)
         if epoch == 1:
             on_val, size = (evaluation.outputs, evaluation.targets), training.batch_size
-            history |= metrics.begun(self._task, steps[0], *on_val, size)
-        before = self._first_activations[row] if training in self._first else []
-        # rows have what decays first; a line has the model's order
-        names = self._looker.names
-        sizes.sort(key=lambda one: names.index(one.name))
-        counted = self._counts if training in self._counted else {}
-        counts = {name: rows[row] for name, rows in counted.items()}
-        weights = self._bank.lane(row)
-        return history, layers_line(
+            history |= metrics.initial_losses(self._task, losses[0], *on_val, size)
+        initial = self._initial_activations[row] if training in self._initial else []
+        # rows begin with the parameters that decay; a record has the model's order
+        names = self._lane_activations.names
+        norms.sort(key=lambda norm: names.index(norm.name))
+        all_histograms = self._histograms if training in self._with_histograms else {}
+        histograms = {name: of_rows[row] for name, of_rows in all_histograms.items()}
+        weights = self._storage.tensors(row)
+        return history, layer_record(
             epoch,
             (weights[name] for name in names),
-            sizes,
-            counts,
-            steps,
-            seen,
-            before,
+            norms,
+            histograms,
+            losses,
+            records,
+            initial,
             len(evaluation.outputs),
         )
 
-    def _read(self) -> _Figures:
-        """Return the figures of all rows, in one copy from the device."""
+    def _read(self) -> _Values:
+        """Return the values of all rows, in one copy from the device."""
         norms = torch.stack(self._norms).permute(2, 1, 0).tolist() if self._norms else []
         losses = torch.stack(self._losses, 1).tolist() if self._losses else []
-        return _Figures(norms, losses, self._metrics())
+        return _Values(norms, losses, self._training_metrics())
 
-    def _metrics(self) -> list[dict[str, float]]:
+    def _training_metrics(self) -> list[dict[str, float]]:
         """Return the training part's metrics of every row."""
         if not self._outputs:
             return []
         outputs, y = self._outputs[0]
-        plain = self._task.kind == "classification" and type(self._task).metrics is Task.metrics
-        if plain and outputs.dim() == y.dim() + 1 == 3 and outputs.shape[-1] > 1:
+        default = self._task.kind == "classification" and type(self._task).metrics is Task.metrics
+        if default and outputs.dim() == y.dim() + 1 == 3 and outputs.shape[-1] > 1:
             # batch by batch and by numpy, whose argmax takes half the time
             correct = sum(
                 (outputs.cpu().numpy().argmax(-1) == y.cpu().numpy()).sum(1)
@@ -183,22 +223,23 @@ class LaneMonitor:
             shares = (correct / sum(y.shape[1] for _, y in self._outputs)).tolist()
             return [{"train_accuracy": updates.rounded(share)} for share in shares]
         return [
-            metrics.of_training(
+            metrics.training_metrics(
                 self._task, [(outputs[row], y[row]) for outputs, y in self._outputs]
             )
             for row in range(len(outputs))
         ]
 
-    def _count(self) -> dict[str, list[list[int]]]:
+    def _count_gradients(self) -> dict[str, list[list[int]]]:
         """Return the histograms of every row's gradient of each weight, by name."""
         counts: dict[str, list[list[int]]] = {}
-        for one in self._layout.slices if len(self._grads) else ():
-            if len(one.shape) > 1:
-                some = updates.sample(self._grads[:, one.first : one.end], one.shape[0])
-                counts[one.name] = updates.histograms(some.flatten(), [some.shape[1]] * len(some))
+        for part in self._layout.slices if len(self._grads) else ():
+            if len(part.shape) > 1:
+                sample = updates.sample(self._grads[:, part.first : part.end], part.shape[0])
+                lengths = [sample.shape[1]] * len(sample)
+                counts[part.name] = updates.histograms(sample.flatten(), lengths)
         return counts
 
 
-def _norms(parts: Sequence[Tensor]) -> Tensor:
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the L2 norms [P, W] of the rows of P tensors [W, …]."""
-    return torch.stack([torch.linalg.vector_norm(one, dim=1) for one in parts])
+    return torch.stack([torch.linalg.vector_norm(tensor, dim=1) for tensor in tensors])

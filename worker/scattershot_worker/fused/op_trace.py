@@ -1,7 +1,7 @@
-"""Owns the recording of a step: the tensor operations it comes to, as a flat program to replay.
+"""Tracing of a function's tensor operations into a flat program that replays them.
 
-While a step is done for real, a `TorchDispatchMode` writes down every operation below autograd and
-`vmap`: replaying them skips both, whose overhead is most of what small networks cost.
+While the function runs, a `TorchDispatchMode` records every operation below autograd and `vmap`:
+replaying them skips both, whose overhead is most of what small networks cost.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _aten = torch.ops.aten
-#: Tags of operations that a recording would bake a value or a shape into.
-_BAKED = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
-#: Operations that leave a tensor as it is, where its shape stays.
+#: Tags of operations whose results have values or shapes that a trace would freeze.
+_DATA_DEPENDENT = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+#: Operations that are left out where shape and strides stay as they are.
 _VIEWS = (
     _aten.view.default,
     _aten._unsafe_view.default,
@@ -26,74 +26,76 @@ _VIEWS = (
     _aten.permute.default,
     _aten.slice.Tensor,
 )
-_SAME = (_aten.detach.default, _aten.alias.default)
-#: Operations whose result can be written to where it is wanted.
-_WRITES: dict[Any, Callable[..., Tensor]] = {
+_ALIASES = (_aten.detach.default, _aten.alias.default)
+#: Operations that can write their result straight into another tensor (`out=`).
+_WITH_OUT: dict[Any, Callable[..., Tensor]] = {
     _aten.bmm.default: torch.bmm,
     _aten.sum.dim_IntList: torch.sum,
 }
 
 
-def record(
-    step: Callable[..., Any], inputs: Sequence[Tensor], arguments: Sequence[Any]
+def trace(
+    function: Callable[..., Any], inputs: Sequence[Tensor], arguments: Sequence[Any]
 ) -> tuple[Callable[..., Any], Any]:
-    """Do a step; return a function of `inputs` that does the same again, and its result.
+    """Call a function; return a program over `inputs` that does the same again, and its result.
 
-    `inputs` are all tensors in `arguments`, in whatever lists those are. Inputs that are written
-    to are written to by the replay as well. The result is a tensor or a tuple of some; the
-    function takes its inputs one by one.
+    `inputs` are all tensors in `arguments`, whatever lists they are in. Inputs that are written
+    to are written to by the program as well. The result is a tensor or a tuple of tensors; the
+    program takes the inputs as separate arguments.
 
     Raises:
-        RuntimeError: what the step does depends on values of its tensors.
+        RuntimeError: what the function does depends on values of its tensors.
     """
-    tape = _Tape(inputs)
-    with tape:
-        result = step(*arguments)
-    return tape.program(result), result
+    recorder = _Recorder(inputs)
+    with recorder:
+        result = function(*arguments)
+    return recorder.program(result), result
 
 
-class _Tape(TorchDispatchMode):
-    """Writes down what is called while it is on."""
+class _Recorder(TorchDispatchMode):
+    """Records the operations that are called while it is active."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._graph = Graph()
         self._nodes: dict[int, Node] = {}
-        #: Every tensor met: while it lives its id is its own.
+        #: Every tensor met: an id is unique only while its tensor lives.
         self._alive: list[Tensor] = []
         self._constants: dict[str, Tensor] = {}
-        for number, one in enumerate(inputs):
-            self._know(one, self._graph.placeholder(f"input_{number}"))
+        for number, tensor in enumerate(inputs):
+            self._add(tensor, self._graph.placeholder(f"input_{number}"))
 
-    def _know(self, tensor: Tensor, node: Node) -> None:
+    def _add(self, tensor: Tensor, node: Node) -> None:
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do the operation and write it down."""
-        if any(tag in func.tags for tag in _BAKED):
+        """Do the operation and record it."""
+        if any(tag in func.tags for tag in _DATA_DEPENDENT):
             raise RuntimeError(f"{func} depends on the values of a tensor")
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func in _SAME or (func in _VIEWS and _alike(args[0], result)):
-            self._know(result, self._node(args[0]))
+        if func in _ALIASES or (func in _VIEWS and _same_layout(args[0], result)):
+            self._add(result, self._node(args[0]))
             return result
         node = self._graph.call_function(
-            func, self._word(args), {key: self._word(one) for key, one in kwargs.items()}
+            func,
+            self._argument(args),
+            {key: self._argument(value) for key, value in kwargs.items()},
         )
         if isinstance(result, Tensor):
-            self._know(result, node)
+            self._add(result, node)
         elif isinstance(result, (tuple, list)):
-            for index, one in enumerate(result):
-                if isinstance(one, Tensor):
-                    self._know(one, self._graph.call_function(operator.getitem, (node, index)))
+            for index, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._add(part, self._graph.call_function(operator.getitem, (node, index)))
         return result
 
-    def _word(self, value: Any) -> Any:
+    def _argument(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self._node(value)
         if isinstance(value, (tuple, list)):
-            return type(value)(map(self._word, value))
+            return type(value)(map(self._argument, value))
         return value
 
     def _node(self, tensor: Tensor) -> Node:
@@ -101,52 +103,52 @@ class _Tape(TorchDispatchMode):
             name = f"constant_{len(self._constants)}"
             self._constants[name] = tensor
             node = self._graph.get_attr(name)
-            self._know(tensor, node)
+            self._add(tensor, node)
         return node
 
     def program(self, result: Tensor | tuple[Tensor, ...]) -> Callable[..., Any]:
-        """Return what was written down as a function of the inputs."""
+        """Return the recorded operations as a function of the inputs."""
         graph = self._graph
-        graph.output(self._word(result))
+        graph.output(self._argument(result))
         _write_in_place(graph)
         for node in reversed([*graph.nodes]):
             if node.op == "call_function" and not node.users and _pure(node):
                 graph.erase_node(node)
         for node in graph.nodes:
-            if node.op == "call_function" and node.target in _QUICK and not node.kwargs:
-                node.target = _QUICK[node.target]
+            if node.op == "call_function" and node.target in _FAST_NAMES and not node.kwargs:
+                node.target = _FAST_NAMES[node.target]
         program: Callable[..., Any] = GraphModule(self._constants, graph).forward
         return program
 
 
-def _alike(before: Tensor, after: Tensor) -> bool:
+def _same_layout(before: Tensor, after: Tensor) -> bool:
     return before.shape == after.shape and before.stride() == after.stride()
 
 
 def _pure(node: Node) -> bool:
-    """Return whether an operation has no effect but its result."""
+    """Return whether an operation has no side effects."""
     schema = getattr(node.target, "_schema", None)
     return node.target is operator.getitem or (schema is not None and not schema.is_mutable)
 
 
 def _write_in_place(graph: Graph) -> None:
-    """Let what is computed only to be copied to an input be computed there."""
+    """Compute a result in place where it is only copied to an input."""
     for node in [*graph.nodes]:
         if node.target is not _aten.copy_.default or node.users:
             continue
         target, source = node.args[0], node.args[1]
         if target.op != "placeholder" or len(target.users) > 1:  # read or written elsewhere too
             continue
-        if source.target not in _WRITES or len(source.users) > 1:
+        if source.target not in _WITH_OUT or len(source.users) > 1:
             continue
         with graph.inserting_before(source):
-            write = _WRITES[source.target]
+            write = _WITH_OUT[source.target]
             graph.call_function(write, source.args, {**source.kwargs, "out": target})
         graph.erase_node(node)
         graph.erase_node(source)
 
 
-def _quick() -> dict[Any, Any]:
+def _fast_names() -> dict[Any, Any]:
     tensor = torch.Tensor
     return {
         _aten.view.default: tensor.view,
@@ -170,5 +172,5 @@ def _quick() -> dict[Any, Any]:
     }
 
 
-#: Operations that a replay calls by a name with less of a way to go.
-_QUICK = _quick()
+#: Operations that have a function or method with less overhead per call.
+_FAST_NAMES = _fast_names()

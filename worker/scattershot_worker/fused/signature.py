@@ -1,8 +1,8 @@
-"""Owns which trials can be lanes of one program: those of one signature, found by a look at each.
+"""Signatures: trials of the same signature can be lanes of one program.
 
-A look costs a forward pass of a few examples. It records which operations the model does, on what
-shapes and with what numbers (but a dropout's p), and what its parameters, buffers and optimizer
-groups are. Trials whose records agree do the same arithmetic on numbers of their own.
+`probe` takes one forward pass of a few examples. It records which operations the model does, on
+what shapes and with what numbers (except a dropout's p), and what its parameters, buffers and
+optimizer groups are. Trials whose records are equal do the same arithmetic on different numbers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ from scattershot_worker.training.data import is_tensors, tensors_of
 from scattershot_worker.training.outputs import is_cross_entropy, last_is_sigmoid, takes_logits
 from scattershot_worker.training.training import Training
 
-#: Examples of a look.
+#: Examples of the forward pass.
 _EXAMPLES = 4
+
+#: A dropout module: its name, and the elements of its input per example.
+Site = tuple[str, int]
 
 
 class NotFusable(Exception):
@@ -40,14 +43,13 @@ class NotFusable(Exception):
 class Signature:
     """What all lanes of a program share. `key` names it.
 
-    `sites` are the dropout modules in the order in which the forward pass comes to them, each by
-    its name and with its elements per example.
+    `sites` are the calls of dropout modules, in the order of the forward pass.
     """
 
     key: str
-    sites: tuple[tuple[str, int], ...]
+    sites: tuple[Site, ...]
     batch_size: int
-    #: Elements that a forward pass of one example makes: what memory grows with.
+    #: Elements of all tensors that a forward pass of one example makes: a measure of its memory.
     elements: int
 
 
@@ -55,17 +57,18 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
     """Return a trial's signature; its model and torch's generators are left as they were.
 
     Raises:
-        NotFusable: it can be trained alone only.
+        NotFusable: it must be trained alone.
     """
-    _refuse_what_is_not_per_lane(task, training, data)
+    _check_options(task, training, data)
     x, y = tensors_of(data.train)
-    look = _look(training, x[: min(_EXAMPLES, len(x))])
-    if takes_logits(task) and look.outputs * len(y) == y.numel() and last_is_sigmoid(look.called):
-        raise NotFusable("its outputs are probabilities")  # alone, it is refused
+    forward = _record_forward(training, x[: min(_EXAMPLES, len(x))])
+    one_output = forward.outputs * len(y) == y.numel()
+    if takes_logits(task) and one_output and last_is_sigmoid(forward.functions):
+        raise NotFusable("its outputs are probabilities")  # an error when it is trained alone
     groups = [len(group["params"]) for group in training.optimizer.param_groups]
     record = (
-        look.record,
-        _described(training.model),
+        forward.record,
+        _parameters(training.model),
         groups,
         training.batch_size,
         f"{type(task).__module__}.{type(task).__qualname__}",
@@ -78,10 +81,11 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
         x.device.type,
     )
     key = blake2b(repr(record).encode(), digest_size=8).hexdigest()
-    return Signature(key, tuple(look.sites), training.batch_size, look.elements)
+    return Signature(key, tuple(forward.sites), training.batch_size, forward.elements)
 
 
-def _refuse_what_is_not_per_lane(task: Task, training: Training, data: Data) -> None:
+def _check_options(task: Task, training: Training, data: Data) -> None:
+    """Raise NotFusable for data, a task or hyperparameters that lanes do not support."""
     if not (is_tensors(data.train) and is_tensors(data.val)):
         raise NotFusable("its data is a loader", "give tensors to be trained with others at once")
     if is_cross_entropy(task) and any(
@@ -120,7 +124,7 @@ def _refuse_what_is_not_per_lane(task: Task, training: Training, data: Data) -> 
                 )
 
 
-def _described(model: nn.Module) -> list[object]:
+def _parameters(model: nn.Module) -> list[object]:
     """Return names, shapes and types of parameters and buffers."""
     return [
         *((n, tuple(t.shape), str(t.dtype), t.requires_grad) for n, t in model.named_parameters()),
@@ -128,85 +132,86 @@ def _described(model: nn.Module) -> list[object]:
     ]
 
 
-class _Look(TorchFunctionMode):
+class _ForwardRecorder(TorchFunctionMode):
     """Records the operations of a forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.record: list[object] = []
-        self.sites: list[tuple[str, int]] = []
-        self.called: list[str] = []
+        self.sites: list[Site] = []
+        self.functions: list[str] = []
+        #: Elements of all results, and of the outputs, per example.
         self.elements = self.outputs = 0
-        self.names = {id(module): name for name, module in model.named_modules()}
+        self._names = {id(module): name for name, module in model.named_modules()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
         if not name.startswith("__get"):
-            self.record.append((name, _words(args), _words(kwargs)))
-            self.called.append(name)
+            self.record.append((name, _description(args), _description(kwargs)))
+            self.functions.append(name)
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.dim():
             self.elements += result.numel() // max(len(result), 1)
         return result
 
     def drop(self, module: dropout.KeyedDropout, x: Tensor) -> Tensor:
-        """Take the place of a dropout module: which it is counts, its p does not."""
+        """Replace a dropout module: its position is part of the record, its p is not."""
         self.record.append(("dropout", tuple(x.shape[1:])))
-        self.sites.append((self.names[id(module)], x[0].numel()))
+        self.sites.append((self._names[id(module)], x[0].numel()))
         return x
 
 
-def _words(value: Any) -> object:
-    """Return what is recorded of an argument: of a tensor, what it looks like."""
+def _description(value: Any) -> object:
+    """Return what is recorded of an argument: of a tensor, its type and shape."""
     if isinstance(value, Tensor):
         return str(value.dtype), tuple(value.shape)
     if isinstance(value, Mapping):
-        return tuple((key, _words(one)) for key, one in value.items())
+        return tuple((key, _description(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return tuple(map(_words, value))
+        return tuple(map(_description, value))
     if isinstance(value, (int, float, str, bool, type(None), torch.dtype, torch.device)):
         return repr(value)
     return type(value).__name__
 
 
-def _look(training: Training, x: Tensor) -> _Look:
-    """Have the model do a forward pass; its buffers and dropout masks stay as they are."""
+def _record_forward(training: Training, x: Tensor) -> _ForwardRecorder:
+    """Return the record of a forward pass; buffers and dropout masks stay as they are."""
     model = training.model.train()
-    look = _Look(model)
-    dropout.take_over(model, look.drop)
-    before = _attributes(model), torch.random.get_rng_state()
-    buffers = {name: one.clone() for name, one in model.named_buffers()}
+    recorder = _ForwardRecorder(model)
+    dropout.take_over(model, recorder.drop)
+    attributes, rng_state = _attributes(model), torch.random.get_rng_state()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.no_grad(), look:
+        with torch.no_grad(), recorder:
             out = functional_call(model, buffers, (x,))
-    except Exception as error:  # alone, it tells what is wrong with it
+    except Exception as error:  # trained alone, it reports its error
         raise NotFusable(f"its model fails on {len(x)} examples: {error}") from error
     finally:
         dropout.take_over(model, training.masks)
-    if not torch.equal(before[1], torch.random.get_rng_state()):
-        torch.random.set_rng_state(before[1])
+    if not torch.equal(rng_state, torch.random.get_rng_state()):
+        torch.random.set_rng_state(rng_state)
         raise NotFusable(
             "its model draws random numbers of its own", "nn.Dropout has them for every lane"
         )
-    if _attributes(model) != before[0]:
+    if _attributes(model) != attributes:
         raise NotFusable("its forward pass changes attributes of the model", "use a buffer")
     if not isinstance(out, Tensor) or len(out) != len(x):
         raise NotFusable("its model returns something else than one output for each example")
-    look.outputs = out[0].numel()
-    return look
+    recorder.outputs = out[0].numel()
+    return recorder
 
 
 def _attributes(model: nn.Module) -> str:
-    """Return the plain attributes of all modules: lanes of different ages cannot share them."""
+    """Return the plain attributes of all modules: lanes at different epochs cannot share them."""
     plain = (int, float, str, bool, tuple, list, dict, set, type(None))
     return repr(
         [
-            (name, sorted((k, repr(v)) for k, v in vars(module).items() if _own(k, v, plain)))
+            (name, sorted((k, repr(v)) for k, v in vars(module).items() if _is_plain(k, v, plain)))
             for name, module in model.named_modules()
         ]
     )
 
 
-def _own(name: str, value: object, plain: tuple[type, ...]) -> bool:
+def _is_plain(name: str, value: object, plain: tuple[type, ...]) -> bool:
     return not name.startswith("_") and isinstance(value, plain)

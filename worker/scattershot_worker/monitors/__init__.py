@@ -1,1 +1,1 @@
-"""Owns what is seen of a training while it runs; `watch` binds it to a trial trained alone."""
+"""Monitors of a training: norms, activations, metrics of the training part, layer records."""

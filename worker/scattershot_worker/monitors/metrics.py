@@ -1,8 +1,10 @@
-"""Owns the metrics of the training part, and the losses that a training begins with."""
+"""Metrics of the training part, the losses that a training begins with, and machine usage."""
 
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -15,66 +17,87 @@ from scattershot_worker.monitors.updates import rounded
 from scattershot_worker.training.outputs import uninformed
 
 
-def some(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def kept_outputs(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the examples of a batch that are kept for metrics: all, unless outputs are huge."""
     size = len(outputs)
-    count = sampling.kept(size, outputs.numel() // max(size, 1))
+    count = sampling.kept_examples(size, outputs.numel() // max(size, 1))
     if count == size:
         return outputs.detach(), targets
     return outputs.detach()[:count].clone(), targets[:count].clone()
 
 
-def of_training(task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Return the task's metrics of outputs [B, …] and targets that training saw: "train_accuracy".
+def training_metrics(task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return the task's metrics on the last batches of an epoch, as "train_accuracy".
 
-    Nothing where the task has none for them: they were made for the validation part.
+    `batches` are outputs [B, …] and targets. Empty where the task's metrics fail on them: they
+    may be made for the validation part alone.
     """
     if not batches:
         return {}
     outputs, targets = map(torch.cat, zip(*batches, strict=True))
     if outputs.is_floating_point():
-        outputs = outputs.float()  # of autocast
+        outputs = outputs.float()  # autocast's may be of half precision
     own = type(task).metrics is not Task.metrics
     with suppress(Exception), torch.random.fork_rng(devices=(), enabled=own):
-        found = task.metrics(outputs, targets)
+        metrics = task.metrics(outputs, targets)
         return {
-            f"train_{name}": rounded(float(one)) for name, one in found.items() if name != "loss"
+            f"train_{name}": rounded(float(value))
+            for name, value in metrics.items()
+            if name != "loss"
         }
     return {}
 
 
-def begun(
+def initial_losses(
     task: Task, first: float, outputs: Tensor, targets: Tensor, size: int
 ) -> dict[str, float]:
-    """Return "initial_loss", that of the first step, and the "chance_loss" of knowing nothing.
+    """Return "initial_loss", that of the first step, and the "chance_loss" of an untrained model.
 
     The latter is what the task declares, else that of its default loss, by outputs [N, …] and
-    targets of the validation part: ln C for C classes; for numbers the variance, what their mean
-    costs. Of any other loss it is that of `uninformed` outputs in a batch of `size`, unless the
-    model begins with half of it or less: then it is something else.
+    targets of the validation part: ln C for C classes; for a regression the variance, the loss of
+    predicting the mean. Of any other loss it is that of `uninformed` outputs in a batch of `size`,
+    unless the first step's loss is at most half of it: then it is no loss by chance.
     """
-    found = {"initial_loss": rounded(first)}
+    losses = {"initial_loss": rounded(first)}
     with suppress(Exception):
         chance = _chance(task, outputs, targets)
         if chance is None:
-            first_ones, y = outputs[:size], targets[:size]
-            chance = float(task.loss(uninformed(first_ones, y), y))
+            batch, y = outputs[:size], targets[:size]
+            chance = float(task.loss(uninformed(batch, y), y))
             if not 0 < chance < 2 * first:
-                return found
-        found["chance_loss"] = rounded(float(chance))
-    return found
+                return losses
+        losses["chance_loss"] = rounded(float(chance))
+    return losses
 
 
 def _chance(task: Task, outputs: Tensor, targets: Tensor) -> float | None:
-    plain = type(task).loss is Task.loss
+    default_loss = type(task).loss is Task.loss
     if type(task).initial_loss is not Task.initial_loss:
-        whole = not targets.is_floating_point()
-        declared = task.initial_loss(int(targets.max()) + 1 if whole else None)
+        integers = not targets.is_floating_point()
+        declared = task.initial_loss(int(targets.max()) + 1 if integers else None)
         if declared is not None:
             return declared
-    if plain and task.kind == "regression":
+    if default_loss and task.kind == "regression":
         flat = targets.float().flatten(1) if targets.dim() > 1 else targets.float().unsqueeze(1)
         return flat.var(0, correction=0).mean().item()
-    if plain and outputs.dim() > 1 and outputs.shape[1] > 1:
+    if default_loss and outputs.dim() > 1 and outputs.shape[1] > 1:
         return math.log(outputs.shape[1])
     return None
+
+
+def machine_usage(device: torch.device, examples: int, seconds: float) -> dict[str, float]:
+    """Return "seconds" of an epoch, "examples_per_second" and "memory_mb".
+
+    Memory is the maximum since the start of the process: the device's as torch counts it where
+    that is a GPU, else the process's. No decision and no comparison reads these.
+    """
+    if device.type == "cuda":
+        used = float(torch.cuda.max_memory_allocated(device))
+    else:
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        used *= 1 if sys.platform == "darwin" else 1024
+    return {
+        "seconds": round(seconds, 4),
+        "examples_per_second": round(examples / max(seconds, 1e-9)),
+        "memory_mb": round(used / 2**20),
+    }

@@ -1,63 +1,66 @@
-"""Owns when a training is looked at closely: at epochs and steps that the study alone decides."""
+"""When a training is monitored: epochs and steps that follow from the study's settings alone.
+
+Monitoring costs as much as some steps do, so it is done once in a number of steps.
+"""
 
 from __future__ import annotations
 
-#: Examples whose outputs count for the training part's metrics of an epoch, at least; and elements
-#: of these outputs that are kept, at most.
-SCORED, KEPT = 128, 1 << 22
-# Looking costs as much as some steps do: it is done after so many of them.
+#: Examples, at least, whose outputs count for the training part's metrics of an epoch.
+SCORED_EXAMPLES = 128
+#: Elements, at most, of these outputs that are kept.
+KEPT_ELEMENTS = 1 << 22
+#: Steps that are trained, at least, for each one whose update is observed.
+STEPS_PER_OBSERVATION = 128
+#: Steps up to the second layer record; the distance doubles from record to record.
+STEPS_PER_RECORD = 256
+#: A trial of fewer epochs ends before a second record, or all of the first, would pay.
+SHORT_TRIAL = 4
 
-#: Steps that are trained for each one whose update is observed, at least.
-SPARSE = 128
-#: Steps up to the second close look; the distance doubles from look to look.
-CLOSE = 256
-#: A trial of fewer epochs is over before more than a glance at its first one pays.
-SHORT = 4
 
+def is_recorded(epoch: int, budget: int, steps: int) -> bool:
+    """Return whether layers are recorded at an epoch that has `steps` steps.
 
-def looked_at(epoch: int, budget: int, steps: int) -> bool:
-    """Return whether layers are recorded at an epoch of so many steps.
+    At the first and at the budget's last, unless the budget is below `SHORT_TRIAL`, and whenever
+    the number of steps trained passes `STEPS_PER_RECORD` or that doubled, doubled again, ….
 
-    At the first and at the budget's last, unless that is `SHORT`, and whenever the number of steps
-    that were trained passes `CLOSE` or that doubled, doubled again, ….
-
-    >>> [epoch for epoch in range(1, 101) if looked_at(epoch, 100, 34)]
+    >>> [epoch for epoch in range(1, 101) if is_recorded(epoch, 100, 34)]
     [1, 8, 16, 31, 61, 100]
-    >>> [epoch for epoch in range(1, 13) if looked_at(epoch, 12, 1024)]
+    >>> [epoch for epoch in range(1, 13) if is_recorded(epoch, 12, 1024)]
     [1, 2, 4, 8, 12]
     """
-    if epoch == 1 or epoch == budget >= SHORT:
+    if epoch == 1 or epoch == budget >= SHORT_TRIAL:
         return True
-    before, done = ((epoch - 1) * steps // CLOSE, epoch * steps // CLOSE)
-    return done.bit_length() > before.bit_length()
+    before, after = (epoch - 1) * steps // STEPS_PER_RECORD, epoch * steps // STEPS_PER_RECORD
+    return after.bit_length() > before.bit_length()
 
 
-def looked_at_before(epoch: int, budget: int) -> bool:
+def records_initial_activations(epoch: int, budget: int) -> bool:
     """Return whether activations are recorded before the first step of an epoch."""
-    return epoch == 1 and budget >= SHORT
+    return epoch == 1 and budget >= SHORT_TRIAL
 
 
-def counted(epoch: int, budget: int) -> bool:
-    """Return whether an epoch that is looked at has histograms of its gradients."""
-    return epoch > 1 or budget >= SHORT
+def has_histograms(epoch: int, budget: int) -> bool:
+    """Return whether an epoch's record has histograms of the gradients."""
+    return epoch > 1 or budget >= SHORT_TRIAL
 
 
-def pictured(epoch: int) -> bool:
-    """Return whether a picture is taken at an epoch that is looked at: not of the first noise."""
+def has_tiles(epoch: int) -> bool:
+    """Return whether an epoch's record has the first layer's tiles: not of initial noise."""
     return epoch >= 8
 
 
-def observed(epoch: int, steps: int) -> bool:
-    """Return whether the update of an epoch of so many steps is observed, looked at or not.
+def is_observed(epoch: int, steps: int) -> bool:
+    """Return whether an update is observed in an epoch that has `steps` steps, recorded or not.
 
-    Epochs of fewer than `SPARSE` steps take turns.
+    Of short epochs only every second, third, … is observed, so that at least
+    `STEPS_PER_OBSERVATION` steps are trained for each observation.
 
-    >>> [epoch for epoch in range(1, 13) if observed(epoch, 34)]
+    >>> [epoch for epoch in range(1, 13) if is_observed(epoch, 34)]
     [4, 8, 12]
-    >>> all(observed(epoch, 128) for epoch in range(1, 13))
+    >>> all(is_observed(epoch, 128) for epoch in range(1, 13))
     True
     """
-    return epoch % -(-SPARSE // max(steps, 1)) == 0
+    return epoch % -(-STEPS_PER_OBSERVATION // max(steps, 1)) == 0
 
 
 def observed_step(steps: int) -> int:
@@ -71,21 +74,21 @@ def observed_step(steps: int) -> int:
     return max(steps - 2, 0)
 
 
-def tail(size: int) -> int:
+def scored_batches(size: int) -> int:
     """Return how many of an epoch's last batches of `size` count for its training metrics.
 
-    They have `SCORED` examples or more, though the very last one may not be full.
+    They have `SCORED_EXAMPLES` examples or more, though the very last one may not be full.
 
-    >>> tail(32), tail(1000)
+    >>> scored_batches(32), scored_batches(1000)
     (5, 2)
     """
-    return -(-SCORED // size) + 1
+    return -(-SCORED_EXAMPLES // size) + 1
 
 
-def kept(size: int, elements: int) -> int:
-    """Return how many examples of a batch are kept, whose outputs have so many elements each.
+def kept_examples(size: int, elements: int) -> int:
+    """Return how many examples of a batch are kept, whose outputs have `elements` elements each.
 
-    >>> kept(32, 10), kept(16, 21 * 512 * 512)
+    >>> kept_examples(32, 10), kept_examples(16, 21 * 512 * 512)
     (32, 1)
     """
-    return min(size, max(1, KEPT // tail(size) // max(elements, 1)))
+    return min(size, max(1, KEPT_ELEMENTS // scored_batches(size) // max(elements, 1)))

@@ -1,4 +1,4 @@
-"""Owns the size of gradients, weights and updates, layer by layer, at one step.
+"""Norms of gradients, weights and updates, layer by layer, at one step.
 
 CS231n, "Ratio of weights:updates": |update| / |weights| should be about 1e-3.
 """
@@ -8,20 +8,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: Counts of log10 |gradient| between these, one bin a decade; what is outside counts at the end.
+#: Histograms count log10 |gradient| between these, one bin a decade; the ends hold what is beyond.
 DECADES = (-12, 3)
 #: Elements of a gradient that are counted, at most.
 ELEMENTS = 512
 _BINS = DECADES[1] - DECADES[0]
 
 
-class Sizes(NamedTuple):
+class ParameterRecord(TypedDict):
+    """A parameter in a layer record; `grad_rms` is the root mean square of its gradient."""
+
+    name: str
+    shape: list[int]
+    grad: float
+    grad_rms: float
+    weight: float
+    ratio: float
+    grads: NotRequired[list[int]]
+
+
+class Norms(NamedTuple):
     """A parameter at one step: L2 norms of gradient (before clipping), weights and update."""
 
     name: str
@@ -35,9 +47,9 @@ class Sizes(NamedTuple):
         """|update| / |weights|; NaN where the weights are all 0."""
         return self.update / self.weight if self.weight else math.nan
 
-    def line(self) -> dict[str, object]:
-        """Return it as the layers' file has it; `grad_rms` is the norm of the mean element."""
-        return {
+    def record(self, histogram: list[int] | None) -> ParameterRecord:
+        """Return the parameter as a layer record has it, with the histogram of its gradient."""
+        record: ParameterRecord = {
             "name": self.name,
             "shape": list(self.shape),
             "grad": rounded(self.grad),
@@ -45,25 +57,28 @@ class Sizes(NamedTuple):
             "weight": rounded(self.weight),
             "ratio": rounded(self.ratio),
         }
+        if histogram is not None:
+            record["grads"] = histogram
+        return record
 
 
-def scalars(sizes: Sequence[Sizes]) -> dict[str, float]:
+def scalars(norms: Sequence[Norms]) -> dict[str, float]:
     """Return "grad_norm" and "weight_norm" of all, and the "update_ratio" of the weights.
 
     The ratio is the median over the parameters of two dimensions or more: biases start at 0.
     """
-    if not sizes:
+    if not norms:
         return {}
-    ratios = [one.ratio for one in sizes if len(one.shape) > 1 and math.isfinite(one.ratio)]
-    found = {
-        "grad_norm": rounded(math.hypot(*(one.grad for one in sizes))),
-        "weight_norm": rounded(math.hypot(*(one.weight for one in sizes))),
+    ratios = [norm.ratio for norm in norms if len(norm.shape) > 1 and math.isfinite(norm.ratio)]
+    totals = {
+        "grad_norm": rounded(math.hypot(*(norm.grad for norm in norms))),
+        "weight_norm": rounded(math.hypot(*(norm.weight for norm in norms))),
     }
-    return found | ({"update_ratio": rounded(median(ratios))} if ratios else {})
+    return totals | ({"update_ratio": rounded(median(ratios))} if ratios else {})
 
 
 def rounded(value: float) -> float:
-    """Return a number with six digits: the history lies in every checkpoint.
+    """Return a number with six digits: the history is part of every checkpoint.
 
     >>> rounded(0.123456789)
     0.123457
@@ -71,17 +86,17 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def read(scalars: Sequence[Tensor]) -> list[float]:
-    """Return the values of tensors of one element, which a GPU hands over all at once."""
+def read_scalars(scalars: Sequence[Tensor]) -> list[float]:
+    """Return the values of tensors of one element, in one copy from a GPU."""
     if scalars and scalars[0].is_cuda:
-        return torch.stack([one.float() for one in scalars]).tolist()
-    return [one.item() for one in scalars]
+        return torch.stack([scalar.float() for scalar in scalars]).tolist()
+    return [scalar.item() for scalar in scalars]
 
 
 def sample(grads: Tensor, rows: int) -> Tensor:
-    """Return the elements of gradients [..., m] of so many rows that are counted: every k-th.
+    """Return every k-th element of gradients [..., m], whose weight matrix has `rows` rows.
 
-    k has no divisor in common with a row's length, or it would fall on the same columns in all.
+    k has no divisor in common with a row's length, or the same columns would be taken in all rows.
     """
     count = grads.shape[-1]
     every = max(1, -(-count // ELEMENTS))
@@ -91,86 +106,88 @@ def sample(grads: Tensor, rows: int) -> Tensor:
 
 
 def histograms(elements: Tensor, lengths: Sequence[int]) -> list[list[int]]:
-    """Return for each part 15 counts of its elements by the decade of their size; NaN do not count.
+    """Return for each part 15 counts of its elements by decade of their size; NaN do not count.
 
-    The parts have so many of the elements [sum of lengths], one after the other.
+    The parts follow each other in `elements`; `lengths` are their numbers of elements.
 
     >>> counts = histograms(torch.tensor([0.0, 0.5, -0.02, 1e9]), [2, 2])
     >>> [[bin for bin, count in enumerate(row) if count] for row in counts]
     [[0, 11], [10, 14]]
     """
-    # by numpy, which answers in half the time of torch's kernels where so little is counted
+    # numpy takes half the time of torch's kernels for so few elements
     low, high = DECADES
     with np.errstate(divide="ignore", invalid="ignore"):
-        places = np.log10(elements.abs().float().cpu().numpy())
-    places = np.clip(places, low, high - 1e-3) - low
-    bins = np.where(np.isnan(places), _BINS, places).astype(np.int64)
+        decades = np.log10(elements.abs().float().cpu().numpy())
+    decades = np.clip(decades, low, high - 1e-3) - low
+    bins = np.where(np.isnan(decades), _BINS, decades).astype(np.int64)
     parts = np.repeat(np.arange(len(lengths)), lengths)
     counts = np.bincount(bins + (_BINS + 1) * parts, minlength=(_BINS + 1) * len(lengths))
     rows: list[list[int]] = counts.reshape(-1, _BINS + 1)[:, :_BINS].tolist()
     return rows
 
 
-class Step:
-    """Watches one step of each epoch of a model that is trained alone; see `Training.step`."""
+class UpdateMonitor:
+    """Observes one step of each epoch of a model that is trained alone; see `Training.step`."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._all = [(name, tuple(one.shape), one) for name, one in parameters.items()]
-        self.begin_epoch(histograms=False)
+        self._parameters = [(name, tuple(p.shape), p) for name, p in parameters.items()]
+        self.begin_epoch(with_histograms=False)
 
-    def begin_epoch(self, *, histograms: bool) -> None:
-        """Forget the step that was watched, and be before another."""
-        self._histograms = histograms
-        self._seen: list[tuple[str, tuple[int, ...]]] = []
+    def begin_epoch(self, *, with_histograms: bool) -> None:
+        """Start an epoch: forget the step that was observed."""
+        self._with_histograms = with_histograms
+        #: Name and shape of the parameters that have a gradient.
+        self._observed: list[tuple[str, tuple[int, ...]]] = []
         self._weights: list[Tensor] = []
-        self._moved: list[Tensor] = []
+        #: The weights before the update, negated; then the update itself.
+        self._differences: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._elements: Tensor | None = None
         self._lengths: list[int] = []
 
     @torch.no_grad()
     def gradients(self) -> None:
-        """Look between the backward pass and all that changes gradients or weights."""
+        """Observe a step after its backward pass, before clipping changes the gradients."""
         grads: list[Tensor] = []
-        for name, shape, one in self._all:
-            grad = one.grad
+        for name, shape, parameter in self._parameters:
+            grad = parameter.grad
             if grad is not None and not grad.is_sparse:
-                self._seen.append((name, shape))
-                self._weights.append(one)
+                self._observed.append((name, shape))
+                self._weights.append(parameter)
                 grads.append(grad)
         if not grads:
             return
         self._norms = [*torch._foreach_norm([*grads, *self._weights])]
-        self._moved = [*torch._foreach_neg(self._weights)]  # a copy, by one kernel on a GPU
-        if self._histograms:
-            some = [sample(one.flatten(), len(one)) for one in grads if one.dim() > 1]
-            self._lengths = [len(one) for one in some]
+        self._differences = [*torch._foreach_neg(self._weights)]  # a copy, by one kernel on a GPU
+        if self._with_histograms:
+            samples = [sample(grad.flatten(), len(grad)) for grad in grads if grad.dim() > 1]
+            self._lengths = [len(part) for part in samples]
             # a copy: clipping changes gradients in place
-            self._elements = torch.cat(some) if some else None
+            self._elements = torch.cat(samples) if samples else None
 
     @torch.no_grad()
     def updated(self) -> None:
-        """Look after the update."""
-        if self._moved:
-            torch._foreach_add_(self._moved, self._weights)
-            self._norms += torch._foreach_norm(self._moved)
-            self._moved = []
+        """Observe the step after the update."""
+        if self._differences:
+            torch._foreach_add_(self._differences, self._weights)
+            self._norms += torch._foreach_norm(self._differences)
+            self._differences = []
 
-    def sizes(self) -> list[Sizes]:
-        """Return what was seen, in the model's order; empty where nothing was updated."""
-        count = len(self._seen)
+    def norms(self) -> list[Norms]:
+        """Return the norms, in the model's order; empty where nothing was updated."""
+        count = len(self._observed)
         if not count or len(self._norms) < 3 * count:
             return []
-        numbers = read(self._norms)
-        grads, weights, updates = numbers[:count], numbers[count : 2 * count], numbers[2 * count :]
+        values = read_scalars(self._norms)
+        grads, weights, updates = values[:count], values[count : 2 * count], values[2 * count :]
         return [
-            Sizes(name, shape, *norms)
-            for (name, shape), *norms in zip(self._seen, grads, weights, updates, strict=True)
+            Norms(name, shape, *norms)
+            for (name, shape), *norms in zip(self._observed, grads, weights, updates, strict=True)
         ]
 
-    def counts(self) -> dict[str, list[int]]:
+    def histograms(self) -> dict[str, list[int]]:
         """Return the gradient's histogram of every weight, by name."""
         if self._elements is None:
             return {}
-        names = [name for name, shape in self._seen if len(shape) > 1]
+        names = [name for name, shape in self._observed if len(shape) > 1]
         return dict(zip(names, histograms(self._elements, self._lengths), strict=True))
