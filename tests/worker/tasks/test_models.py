@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from scattershot_common.errors import TaskError
-from scattershot_worker.tasks.models import IMAGES, TABULAR, TEXT
-from scattershot_worker.tasks.models.choice import choose
-from scattershot_worker.tasks.models.mlp import mlp
+from scattershot_worker.tasks.models import IMAGES, TABULAR, TEXT, choose
+from scattershot_worker.tasks.models.vision import mlp
 
 
 def shapes(model: nn.Module) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Owns the `cifar10` task, read from the files of its binary version."""
+"""The `cifar10` task: photographs, read from the files of its binary version."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data
-from scattershot_worker.tasks.images import ImageTask
-from scattershot_worker.tasks.parts import data_folder, shuffled, split, told_missing
+from scattershot_worker.tasks.base import ImageTask, data_folder, missing_files, shuffled, split
 
 _VAL = 5_000
 _UNPACKED = "cifar-10-batches-bin"
@@ -23,7 +22,7 @@ class Cifar10(ImageTask):
 
     The folder is `[study] data`, else $SCATTERSHOT_DATA/cifar10, else data/cifar10; it holds the
     six .bin files, or the archive's own folder with them. Of the 50,000 training images 5,000,
-    drawn once and for all, are the validation part.
+    always the same, are the validation part.
     """
 
     shape = (3, 32, 32)
@@ -39,7 +38,7 @@ class Cifar10(ImageTask):
             folder /= _UNPACKED
         missing = [name for name in (*_TRAIN, _TEST) if not (folder / name).is_file()]
         if missing:
-            raise told_missing(
+            raise missing_files(
                 "cifar10", "the files of its binary version, unpacked", missing, folder
             )
         records = np.concatenate([self._read(folder / name) for name in _TRAIN])
@@ -47,7 +46,7 @@ class Cifar10(ImageTask):
         records = np.concatenate([records[order], self._read(folder / _TEST)])
         y = torch.as_tensor(records[:, 0], dtype=torch.int64)
         x = torch.as_tensor(records[:, 1:], dtype=torch.float32).reshape(-1, *self.shape)
-        for channel in range(3):  # one by one: a copy of all would be another 700 MB
+        for channel in range(3):  # in place: a copy of all would take another 700 MB
             pixels = x[:, channel]
             deviation, mean = torch.std_mean(pixels[:train])
             pixels.sub_(mean).div_(deviation)

@@ -1,4 +1,4 @@
-"""Owns the `diabetes` task, a regression: 442 patients, data that comes with scikit-learn."""
+"""The `diabetes` task, a regression: 442 patients, data that comes with scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import torch
 from torch import nn
 
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.tasks.models import TABULAR
-from scattershot_worker.tasks.models.choice import choose
-from scattershot_worker.tasks.parts import shuffled, split
+from scattershot_worker.tasks.base import shuffled, split
+from scattershot_worker.tasks.models import TABULAR, choose
 
 _TRAIN, _VAL = 266, 88  # and 88 for the test
 
 
 class Diabetes(Task):
-    """How far the disease is a year later, from ten values taken today (Efron et al. 2004).
+    """Disease progression after a year, from ten values at the start (Efron et al. 2004).
 
     Inputs and targets are standardized by the training part: an error (`val_rmse`) of 1 is that
-    of always answering with the mean.
+    of always predicting the mean.
     """
 
     kind = "regression"
@@ -33,7 +32,7 @@ class Diabetes(Task):
         order = shuffled(len(values))
         x = torch.as_tensor(values)[order]
         y = torch.as_tensor(targets)[order, None]
-        x, y = (_standardized(one, one[:_TRAIN]) for one in (x, y))
+        x, y = (_standardized(values, values[:_TRAIN]) for values in (x, y))
         return split(x, y, _TRAIN, _VAL)
 
     def model(self, params: Mapping[str, Any]) -> nn.Module:
@@ -45,6 +44,6 @@ class Diabetes(Task):
         return choose(TABULAR, params, "mlp")((10,), 1, params)
 
 
-def _standardized(values: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    deviation, mean = torch.std_mean(by, 0)
+def _standardized(values: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
+    deviation, mean = torch.std_mean(train, 0)
     return ((values - mean) / deviation).float()

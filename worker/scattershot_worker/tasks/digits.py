@@ -1,4 +1,4 @@
-"""Owns the `digits` task: 1,797 scans of 8×8 pixels that come with scikit-learn."""
+"""The `digits` task: 1,797 scans of 8×8 pixels that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from scattershot_common.task.task import Data
-from scattershot_worker.tasks.images import ImageTask
-from scattershot_worker.tasks.parts import shuffled, split
+from scattershot_worker.tasks.base import ImageTask, shuffled, split
 
 _TRAIN, _VAL = 1077, 360  # and 360 for the test
 
@@ -18,7 +17,7 @@ _TRAIN, _VAL = 1077, 360  # and 360 for the test
 class Digits(ImageTask):
     """Handwritten digits, 10 classes; the hyperparameters are those of `ImageTask.model`.
 
-    Split once and for all into 1,077 training, 360 validation and 360 test images.
+    Always split into 1,077 training, 360 validation and 360 test images.
     """
 
     shape = (1, 8, 8)
@@ -36,7 +35,7 @@ class Digits(ImageTask):
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels [N, 64] and labels [N] that `sklearn.datasets.load_digits` does.
 
-    Its file is read as it is where it is found: importing scikit-learn takes most of a second.
+    Its file is read directly if it is found: importing scikit-learn takes most of a second.
     """
     spec = find_spec("sklearn")
     path = (

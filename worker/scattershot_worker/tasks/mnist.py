@@ -1,4 +1,4 @@
-"""Owns the `mnist` and `fashion_mnist` tasks, read from their original IDX files."""
+"""The `mnist` and `fashion_mnist` tasks, read from their original IDX files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data
-from scattershot_worker.tasks.images import ImageTask
-from scattershot_worker.tasks.parts import data_folder, shuffled, split, told_missing
+from scattershot_worker.tasks.base import ImageTask, data_folder, missing_files, shuffled, split
 
 _VAL = 10_000
 _TYPES = {0x08: np.uint8}
@@ -23,7 +22,7 @@ class Mnist(ImageTask):
     """Handwritten digits of 28×28 pixels; the hyperparameters are those of `ImageTask.model`.
 
     The folder is `[study] data`, else $SCATTERSHOT_DATA/mnist, else data/mnist. Of the 60,000
-    training images 10,000, drawn once and for all, are the validation part.
+    training images 10,000, always the same, are the validation part.
     """
 
     name: ClassVar[str] = "mnist"
@@ -67,17 +66,17 @@ def find_files(task: str, folder: Path) -> list[Path]:
     Raises:
         TaskError: names the missing ones and the folder.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     missing: list[str] = []
     for name in _FILES:
         candidates = [folder / f"{name}.gz", folder / name, folder / name.replace("-idx", ".idx")]
         existing = [path for path in candidates if path.is_file()]
-        found += existing[:1]
+        paths += existing[:1]
         if not existing:
             missing.append(f"{name}[.gz]")
     if missing:
-        raise told_missing(task, "its original IDX files", missing, folder)
-    return found
+        raise missing_files(task, "its original IDX files", missing, folder)
+    return paths
 
 
 def read_idx(path: Path) -> np.ndarray:

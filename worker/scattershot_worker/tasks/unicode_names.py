@@ -1,7 +1,7 @@
-"""Owns the `unicode_names` task, short texts: what kind of character bears this name?
+"""The `unicode_names` task, short texts: which kind of character has this name?
 
 The data comes with Python: the names of the characters of Unicode 3.2, whose table every Python
-keeps unchanged as `unicodedata.ucd_3_2_0` for the sake of internet host names.
+keeps unchanged as `unicodedata.ucd_3_2_0` for internet host names.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import torch
 from torch import nn
 
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.tasks.models import TEXT
-from scattershot_worker.tasks.models.choice import choose
-from scattershot_worker.tasks.parts import shuffled, split
+from scattershot_worker.tasks.base import shuffled, split
+from scattershot_worker.tasks.models import TEXT, choose
 
 _LENGTH = 32
 _SYMBOLS = " -0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # 1, 2, …; 0 stands where the name has ended
-#: Categories (their abbreviations' beginnings) that make a class.
+#: Prefixes of Unicode categories, each of which is a class.
 _CLASSES = ("Lu", "Ll", "Lo", "M", "N", "P", "Sm", "So")
-#: Names of a class at most: else half of all would be letters without case.
-_MOST = 480
-#: Beyond lie ideographs and invisible tags alone.
+#: Names of a class, at most: else half of all would be letters without case.
+_MAX_NAMES = 480
+#: Code points from here on are ideographs and invisible tags only.
 _END = 0x20000
-#: Named by their number or sound alone.
+#: Prefixes of names that consist of a number or a sound only.
 _NUMBERED = ("CJK UNIFIED IDEOGRAPH", "HANGUL SYLLABLE")
 _TRAIN, _VAL = 2_400, 600
 
@@ -36,7 +35,7 @@ class UnicodeNames(Task):
 
     Capital, small and other letters, marks, numbers, punctuation, mathematical and other symbols;
     no more than 480 names of each and none longer than 32 letters: 2,400 for training, 600 for
-    validation, the rest for the test, split once and for all.
+    validation, the rest for the test, always split the same way.
     """
 
     def data(self) -> Data:
@@ -51,7 +50,7 @@ class UnicodeNames(Task):
     def model(self, params: Mapping[str, Any]) -> nn.Module:
         """Return the network that `params["model"]` names: cnn (the default), gru, transformer.
 
-        What else it reads stands with each of them in `models`: `hidden`, `layers`, `dropout`,
+        Each of them in `models.text` documents what else it reads: `hidden`, `layers`, `dropout`,
         `span`, `heads`.
 
         Raises:
@@ -61,20 +60,20 @@ class UnicodeNames(Task):
 
 
 def _drawn() -> list[tuple[str, int]]:
-    """Return the names with their classes, in the order that they are parted in."""
+    """Return the names with their classes, in the order in which they are split."""
     known: list[tuple[str, int]] = []
     for character in map(chr, range(_END)):
         name = ucd_3_2_0.name(character, "")
         if not name or len(name) > _LENGTH or name.startswith(_NUMBERED):
             continue
         category = ucd_3_2_0.category(character)
-        known += [(name, n) for n, one in enumerate(_CLASSES) if category.startswith(one)]
+        known += [(name, n) for n, prefix in enumerate(_CLASSES) if category.startswith(prefix)]
     drawn: list[tuple[str, int]] = []
-    left = [_MOST] * len(_CLASSES)
-    for at in shuffled(len(known)).tolist():
-        name, number = known[at]
+    left = [_MAX_NAMES] * len(_CLASSES)
+    for index in shuffled(len(known)).tolist():
+        name, number = known[index]
         if left[number]:
             left[number] -= 1
             drawn.append((name, number))
-    # anew: where a class was full already, none of it is left for the parts behind
-    return [drawn[at] for at in shuffled(len(drawn)).tolist()]
+    # shuffled again: classes that were full early would be missing in the later parts
+    return [drawn[index] for index in shuffled(len(drawn)).tolist()]

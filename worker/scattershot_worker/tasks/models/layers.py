@@ -1,4 +1,4 @@
-"""Owns the layers the built-in networks are made of, with their first weights."""
+"""Layers of the built-in networks, with their initial weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def hidden_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Return a linear layer in front of a ReLU: weights as He et al. (2015) have it, biases 0."""
+    """Return a linear layer before a ReLU, initialized as by He et al. (2015), biases 0."""
     layer = nn.Linear(inputs, outputs)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.zeros_(layer.bias)
@@ -16,7 +16,7 @@ def hidden_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
-    """Return a convolution in front of a ReLU, padded so that stride 1 keeps height and width."""
+    """Return a convolution before a ReLU, padded so that stride 1 keeps height and width."""
     layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=bias)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if layer.bias is not None:
@@ -25,7 +25,7 @@ def conv(inputs: int, outputs: int, size: int, stride: int = 1, *, bias: bool = 
 
 
 def output_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Return the layer of the outputs, so small that the first loss is that of chance.
+    """Return the output layer, with weights so small that the first loss is that of chance.
 
     Notes: "Weight Initialization" in neural-networks-2, "Look for correct loss at chance
     performance" in neural-networks-3.
@@ -37,7 +37,7 @@ def output_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class AsImages(nn.Module):
-    """Gives rows of pixels [N, C·H·W] the shape [N, C, H, W]; what has it stays as it is."""
+    """Reshapes rows of pixels [N, C·H·W] to [N, C, H, W]; images stay as they are."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
