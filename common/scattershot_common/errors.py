@@ -30,7 +30,7 @@ class TaskError(ScattershotError):
     """The task cannot be loaded or lacks its data: every trial of the study would fail."""
 
 
-def told(command: Callable[[], object]) -> None:
+def exit_on_error(command: Callable[[], object]) -> None:
     """Run a command; an error meant for the user becomes one line, without a traceback."""
     try:
         command()

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from scattershot_common.entry_points import program
-from scattershot_common.errors import told
+from scattershot_common.errors import exit_on_error
 from scattershot_master.commands import check, doctor, ensemble, kill_stop, recipe, recover, run
 from scattershot_master.commands import inspect as looking
 
@@ -56,7 +56,7 @@ def worker(context: typer.Context) -> None:
 def main() -> None:
     """Run the command."""
     try:
-        told(app)
+        exit_on_error(app)
     except BrokenPipeError:  # `scattershot top | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

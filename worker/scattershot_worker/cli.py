@@ -17,7 +17,7 @@ import typer
 
 from scattershot_common.bus.connection import URL_VARIABLE, connect, reach, url_from
 from scattershot_common.entry_points import program
-from scattershot_common.errors import StudyFileError, told
+from scattershot_common.errors import StudyFileError, exit_on_error
 from scattershot_common.problems import check_device
 from scattershot_common.processes import die_with_parent
 
@@ -186,4 +186,4 @@ def _keep_slots(slots: int) -> None:
 
 def main() -> None:
     """Run the command."""
-    told(app)
+    exit_on_error(app)

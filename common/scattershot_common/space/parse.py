@@ -79,9 +79,11 @@ def _read_dimension(
             parsed.when[name] = _conditions(entry["when"], (*path, "when"))
     kinds = [kind for kind in OPTIONS if kind in entry]
     if len(kinds) != 1:
-        found = " and ".join(kinds or entry) or "nothing"
+        written = " and ".join(kinds or entry) or "nothing"
         near = "" if kinds else "".join(nearest(word, OPTIONS) for word in entry)
-        raise InvalidEntry(path, f"needs exactly one of {', '.join(OPTIONS)} (found {found}){near}")
+        raise InvalidEntry(
+            path, f"needs exactly one of {', '.join(OPTIONS)} (found {written}){near}"
+        )
     kind = kinds[0]
     parsed.problems += [
         Problem((*path, option), _misplaced(option, kind))

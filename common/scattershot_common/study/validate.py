@@ -61,32 +61,32 @@ def _problem(error: ErrorDetails, path: KeyPath, table: Mapping[str, object]) ->
 
 
 def _message(error: ErrorDetails, key: str) -> str:
-    kind, found, bounds = error["type"], error["input"], error.get("ctx", {})
+    kind, value, bounds = error["type"], error["input"], error.get("ctx", {})
     if kind == "missing":
         return f"is missing; write {key} = ..."
     if kind in ("int_type", "float_type", "finite_number"):
-        return number_problem(found, whole=kind == "int_type")
+        return number_problem(value, whole=kind == "int_type")
     if kind in BOUNDS:
         words, name = BOUNDS[kind]
         bound = bounds[name]
         number = f"{bound:g}" if isinstance(bound, float) else bound
-        return f"must be {words} {number} (found {show(found)})"
+        return f"must be {words} {number} (found {show(value)})"
     if kind == "string_pattern_mismatch":
         return (
             "must be letters, digits and - _ . only, 64 at most, and not start with . or - "
-            f"(found {show(found)})"
+            f"(found {show(value)})"
         )
     if kind == "string_too_short":
         return "must not be empty"
     if kind == "string_type":
-        return f"needs text, in quotes (found {show(found)})"
+        return f"needs text, in quotes (found {show(value)})"
     if kind == "literal_error" and key in ("rule", "kill"):
-        near = "" if found == "none" else nearest(found, [*RULES, "none"])
+        near = "" if value == "none" else nearest(value, [*RULES, "none"])
         rules = ", ".join(RULES)
-        return f'must be one or more of {rules}, or "none" alone (found {show(found)}){near}'
+        return f'must be one or more of {rules}, or "none" alone (found {show(value)}){near}'
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", bounds["expected"])
-        return f"must be {' or '.join(allowed)} (found {show(found)}){nearest(found, allowed)}"
+        return f"must be {' or '.join(allowed)} (found {show(value)}){nearest(value, allowed)}"
     if kind == "tuple_type":
-        return f"needs a rule or a list of rules (found {show(found)})"
-    return f"{error['msg']} (found {show(found)})"
+        return f"needs a rule or a list of rules (found {show(value)})"
+    return f"{error['msg']} (found {show(value)})"

@@ -62,8 +62,8 @@ def axis(entry: dict[str, Any]) -> Axis:
 
 def many(entry: dict[str, Any], count: int = 20_000) -> list[Any]:
     """Values at the points of a fixed random sample."""
-    one = axis(entry)
-    return [one.at(u) for u in np.random.default_rng(0).random(count).tolist()]
+    dimension = axis(entry)
+    return [dimension.at(u) for u in np.random.default_rng(0).random(count).tolist()]
 
 
 def complaint(table: dict[str, Any]) -> str:
@@ -91,18 +91,18 @@ def test_values_never_leave_the_declared_range(entry: dict[str, Any], u: float) 
 @example({"uniform": [0.0, 60719.0], "widen": True, "step": 149.92125911451149}, 2.0)
 @given(dimensions, st.floats(-100, 100))
 def test_a_widened_coordinate_stops_at_the_reach(entry: dict[str, Any], u: float) -> None:
-    one = axis(entry)
-    value = one.at(u)
-    low, high = one.reach
+    dimension = axis(entry)
+    value = dimension.at(u)
+    low, high = dimension.reach
     assert low <= 0 and high >= 1
     if "choice" in entry:
         assert (low, high) == (0, 1) and value in entry["choice"]
         return
-    least, most = one.limits or (one.low, one.high)
+    least, most = dimension.limits or (dimension.low, dimension.high)
     assert isinstance(value, float | int) and least <= value <= most
     if not entry.get("widen", "loguniform" in entry):
-        assert (low, high) == (0, 1) and one.limits is None
-    assert (one.at(-inf), one.at(inf)) == (least, most)
+        assert (low, high) == (0, 1) and dimension.limits is None
+    assert (dimension.at(-inf), dimension.at(inf)) == (least, most)
 
 
 @settings(deadline=None)
@@ -110,10 +110,10 @@ def test_a_widened_coordinate_stops_at_the_reach(entry: dict[str, Any], u: float
 def test_locating_a_continuous_value_gives_its_coordinate_back(
     entry: dict[str, Any], u: float
 ) -> None:
-    one = axis(entry)
+    dimension = axis(entry)
     # a float has 2^-53 of the range's largest number: no coordinate can be finer than that
-    assume(abs(one.high) / (one.high - one.low) < 1e5)
-    assert one.locate(one.at(u)) == pytest.approx(u, abs=1e-9)
+    assume(abs(dimension.high) / (dimension.high - dimension.low) < 1e5)
+    assert dimension.locate(dimension.at(u)) == pytest.approx(u, abs=1e-9)
 
 
 @settings(deadline=None)
@@ -121,8 +121,8 @@ def test_locating_a_continuous_value_gives_its_coordinate_back(
 def test_locating_a_discrete_value_gives_a_coordinate_of_the_same_value(
     entry: dict[str, Any], u: float
 ) -> None:
-    one = axis(entry)
-    assert one.at(one.locate(one.at(u))) == one.at(u)
+    dimension = axis(entry)
+    assert dimension.at(dimension.locate(dimension.at(u))) == dimension.at(u)
 
 
 @settings(deadline=None)
@@ -130,29 +130,32 @@ def test_locating_a_discrete_value_gives_a_coordinate_of_the_same_value(
 def test_a_cell_holds_its_value_from_its_first_to_its_last_coordinate(
     entry: dict[str, Any], data: st.DataObject
 ) -> None:
-    one = axis(entry)
-    low, high = one.cell(data.draw(st.integers(0, one.cells - 1)))
-    assert one.at(low) == one.at((low + high) / 2) == one.at(nextafter(high, low))
-    assert low == 0 or not same(one.at(nextafter(low, 0)), one.at(low))
+    dimension = axis(entry)
+    low, high = dimension.cell(data.draw(st.integers(0, dimension.cells - 1)))
+    assert dimension.at(low) == dimension.at((low + high) / 2) == dimension.at(nextafter(high, low))
+    assert low == 0 or not same(dimension.at(nextafter(low, 0)), dimension.at(low))
 
 
 @settings(deadline=None)
 @given(discrete)
 def test_the_cells_divide_the_unit_interval_among_all_values(entry: dict[str, Any]) -> None:
-    one = axis(entry)
-    assert one.cell(0)[0] == 0 and one.cell(one.cells - 1)[1] == 1
-    if one.kind != "choice":
-        assert (one.at(0.0), one.at(1.0)) == (one.low, one.high)
+    dimension = axis(entry)
+    assert dimension.cell(0)[0] == 0 and dimension.cell(dimension.cells - 1)[1] == 1
+    if dimension.kind != "choice":
+        assert (dimension.at(0.0), dimension.at(1.0)) == (dimension.low, dimension.high)
         low, high = next(iter(entry.values()))
         rounding = 1e-15 * abs(high)
-        assert one.low == low and high - (one.step or 0) - rounding <= one.high <= high
+        assert (
+            dimension.low == low
+            and high - (dimension.step or 0) - rounding <= dimension.high <= high
+        )
 
 
 def test_both_ends_of_a_continuous_range_are_exact() -> None:
     for kind in ("uniform", "loguniform"):
         for low, high in [(1e-6, 10), (0.1, 0.7), (1e-4, 0.3), (3.3, 9.9)]:
-            one = axis({kind: [low, high]})
-            assert (one.at(0.0), one.at(1.0)) == (low, high)
+            dimension = axis({kind: [low, high]})
+            assert (dimension.at(0.0), dimension.at(1.0)) == (low, high)
 
 
 def test_rounding_beside_the_ends_does_not_leave_the_range() -> None:
@@ -163,8 +166,8 @@ def test_rounding_beside_the_ends_does_not_leave_the_range() -> None:
 
 
 def test_a_grid_has_the_decimals_that_were_written() -> None:
-    one = axis({"uniform": [0, 0.75], "step": 0.1})
-    values = [one.at((k + 0.5) / 8) for k in range(8)]
+    dimension = axis({"uniform": [0, 0.75], "step": 0.1})
+    values = [dimension.at((k + 0.5) / 8) for k in range(8)]
     assert values == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
@@ -235,8 +238,8 @@ def test_log_integers_are_as_frequent_as_their_inverse_the_ends_too(
 def test_a_range_may_be_widened_up_to_its_limits(
     entry: dict[str, Any], limits: tuple[float, float]
 ) -> None:
-    one = axis(entry)
-    assert (one.at(-100.0), one.at(100.0)) == pytest.approx(limits)
+    dimension = axis(entry)
+    assert (dimension.at(-100.0), dimension.at(100.0)) == pytest.approx(limits)
 
 
 def test_a_nan_coordinate_or_value_has_no_place() -> None:
@@ -290,9 +293,9 @@ def test_a_point_comes_back_from_its_hyperparameters(point: list[float]) -> None
     space = Space.parse(NESTED)
     params = space.at(point)
     located = space.locate(params)
-    for one, u, back in zip(space.axes, point, located, strict=True):
-        assert isnan(back) is (one.name not in params)
-        if one.name in params and not one.cells:
+    for dimension, u, back in zip(space.axes, point, located, strict=True):
+        assert isnan(back) is (dimension.name not in params)
+        if dimension.name in params and not dimension.cells:
             assert back == pytest.approx(u, abs=1e-9)
     again = space.at(located)
     assert again.keys() == params.keys()
@@ -434,13 +437,13 @@ def test_every_wrong_dimension_is_named() -> None:
 def test_a_box_of_kept_choices_gives_these_alone_and_equally_often(
     count: int, data: st.DataObject
 ) -> None:
-    one = axis({"choice": list(range(count))})
-    kept = sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1)))
-    box = Box((tuple(one.cell(index) for index in kept),))
-    given_ = [one.at(box.at([u])[0]) for u in [0.0, LAST, *np.linspace(0, LAST, 7)]]
-    assert set(given_) <= set(kept) and given_[:2] == [kept[0], kept[-1]]
-    middles = [one.at(box.at([(k + 0.5) / len(kept)])[0]) for k in range(len(kept))]
-    assert middles == kept
+    dimension = axis({"choice": list(range(count))})
+    indices = sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1)))
+    box = Box((tuple(dimension.cell(index) for index in indices),))
+    given_ = [dimension.at(box.at([u])[0]) for u in [0.0, LAST, *np.linspace(0, LAST, 7)]]
+    assert set(given_) <= set(indices) and given_[:2] == [indices[0], indices[-1]]
+    middles = [dimension.at(box.at([(k + 0.5) / len(indices)])[0]) for k in range(len(indices))]
+    assert middles == indices
 
 
 @settings(deadline=None)

@@ -127,8 +127,8 @@ def test_the_identity_changes_with_what_decides_the_trials_alone(
 def test_the_identity_knows_the_order_of_the_dimensions() -> None:
     """A coordinate belongs to the dimension at its place."""
     a, b = "a = { uniform = [0, 1] }\n", "b = { uniform = [0, 1] }\n"
-    one, other = (parse(changed("[space]\n", "[space]\n" + ab)) for ab in (a + b, b + a))
-    assert one.identity() != other.identity()
+    first, second = (parse(changed("[space]\n", "[space]\n" + ab)) for ab in (a + b, b + a))
+    assert first.identity() != second.identity()
 
 
 def test_the_identity_ignores_the_order_of_the_keys_of_a_dimension() -> None:

@@ -118,8 +118,8 @@ def test_classes_may_be_last_under_a_loss_of_ones_own() -> None:
 )
 def test_one_output_for_each_target_is_a_logit(shape: tuple[int, ...], targets: Tensor) -> None:
     outputs = torch.tensor([-2.0, 0.3, 0.7, -0.1]).view(shape)
-    for one in (targets, targets[:, None]):
-        assert Words().metrics(outputs, one) == {"accuracy": 0.75}
+    for given in (targets, targets[:, None]):
+        assert Words().metrics(outputs, given) == {"accuracy": 0.75}
     assert torch.equal(Words().predictions(outputs), outputs.sigmoid())
 
 
@@ -179,9 +179,9 @@ def test_what_accuracy_has_no_meaning_for_is_told(
 
 
 def test_a_regression_needs_an_output_for_each_target() -> None:
-    for one in (Slope().loss, Slope().metrics):
+    for method in (Slope().loss, Slope().metrics):
         with pytest.raises(TaskError, match="an output for each target"):
-            one(OUTPUTS, CLASSES.float())
+            method(OUTPUTS, CLASSES.float())
 
 
 def test_accuracy_of_nothing_is_nothing() -> None:
