@@ -80,17 +80,17 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     yield from mounted(tmp_path / "disk", "-o", "ro")
 
 
-@pytest.fixture
-def worker(redis_url: str, tmp_path: Path) -> Iterator[RealWorker]:
-    worker = RealWorker(redis_url, tmp_path / "root", TASKS)
+@pytest.fixture(scope="module")
+def worker(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorker]:
+    worker = RealWorker(redis_url, tmp_path_factory.mktemp("worker"), TASKS)
     worker.start()
     yield worker
     worker.stop()
 
 
-def master_of(worker: RealWorker, task: str, **tables: Any) -> Master:
-    """Return the master of a study called "pretended", whose checkpoints fall where they may."""
-    study = {"name": "pretended", "task": f"{MODULE}:{task}", "metric": "acc"}
+def master_of(worker: RealWorker, name: str, **tables: Any) -> Master:
+    """Return the master of a study called `name` that trains the task `growing`."""
+    study = {"name": name, "task": f"{MODULE}:growing", "metric": "acc"}
     whole: dict[str, Any] = {"study": study, "kill": {"rule": "none"}, **tables}
     return Master(worker.url, worker.root, study_file(**whole), Watcher(seconds=120))
 
@@ -103,11 +103,12 @@ def test_on_a_full_disk_a_trial_fails_with_the_reason_and_the_search_goes_on(
 ) -> None:
     master = master_of(
         worker,
-        "growing",
+        "full",
         space={"kib": {"choice": [1, 90]}},
         stage=[{"name": "coarse", "trials": 8, "epochs": 3}],
     )
-    (worker.root / "pretended" / "trials").symlink_to(small_disk)
+    folder = worker.root / "full"
+    (folder / "trials").symlink_to(small_disk)
     assert master.run()
     trials = master.state.trials.values()
     large = [trial for trial in trials if trial.params["kib"] == 90]
@@ -117,11 +118,11 @@ def test_on_a_full_disk_a_trial_fails_with_the_reason_and_the_search_goes_on(
     for trial in large:
         assert trial.state == "failed" and trial.done < 3
         assert "disk is full: cannot write" in trial.reason and "free space" in trial.reason
-        sound = files.newest_valid(worker.root / "pretended", trial.number)
+        sound = files.newest_valid(folder, trial.number)
         assert sound is None or sound.header["epoch"] <= trial.done
-    assert any(
-        files.newest_valid(worker.root / "pretended", trial.number) is not None for trial in large
-    ), "the checkpoint before is still good"
+    assert any(files.newest_valid(folder, trial.number) is not None for trial in large), (
+        "the checkpoint before is still good"
+    )
     assert not [*small_disk.rglob(".tmp-*")]
 
 
@@ -158,8 +159,8 @@ def test_a_worker_that_cannot_write_is_told_of_by_the_master_in_one_line(
     worker: RealWorker, read_only_disk: Path
 ) -> None:
     stage = [{"name": "coarse", "trials": 8, "epochs": 2}]
-    master = master_of(worker, "growing", space={"kib": 1}, stage=stage)
-    (worker.root / "pretended" / "trials").symlink_to(read_only_disk)
+    master = master_of(worker, "read-only", space={"kib": 1}, stage=stage)
+    (worker.root / "read-only" / "trials").symlink_to(read_only_disk)
     with pytest.raises(ScattershotError) as caught:
         master.run()
     text = str(caught.value)
@@ -196,6 +197,14 @@ def torn(path: Path) -> None:
     os.truncate(path, size)
 
 
+def cut(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
 @pytest.fixture
 def study(worker: RealWorker) -> RealStudy:
     return RealStudy(worker, "falling")
@@ -203,7 +212,7 @@ def study(worker: RealWorker) -> RealStudy:
 
 @pytest.mark.parametrize(
     "damage",
-    [flipped, torn, lambda path: os.truncate(path, 100), lambda path: os.truncate(path, 0)],
+    [flipped, torn, cut, emptied],
 )
 def test_a_trial_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     study: RealStudy, damage: Callable[[Path], None]
