@@ -45,20 +45,30 @@ LANES = range(4)
 EPOCHS = 30
 
 
-@pytest.fixture
-def worker(redis_url: str, tmp_path: Path) -> Iterator[RealWorker]:
-    worker = RealWorker(redis_url, tmp_path, TASKS)
+@pytest.fixture(scope="module")
+def worker(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorker]:
+    """A worker for the tests after which it still runs."""
+    worker = RealWorker(redis_url, tmp_path_factory.mktemp("worker"), TASKS)
+    worker.start()
     yield worker
     worker.stop()
 
 
-def begin(worker: RealWorker, task: str = "Slow", **about: float) -> RealStudy:
+@pytest.fixture
+def own_worker(redis_url: str, tmp_path: Path) -> Iterator[RealWorker]:
+    """A worker of this test alone."""
+    worker = RealWorker(redis_url, tmp_path, TASKS)
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+def begin(worker: RealWorker, task: str = "Slow", **settings: float) -> RealStudy:
     """Have four trials train as lanes of one worker."""
-    study = RealStudy(worker, task, **about)
+    study = RealStudy(worker, task, **settings)
     publish(worker.connection, replace(study.info, metric="val_acc"))
     for trial in LANES:
         send(study, trial)
-    worker.start()
     return study
 
 
@@ -118,32 +128,36 @@ def test_a_lane_is_killed_by_a_message_and_the_others_go_on(worker: RealWorker) 
     assert worker.children() == [child]
 
 
-def test_a_worker_that_is_to_end_gives_every_lane_back_uncounted(worker: RealWorker) -> None:
-    study = begin(worker)
+@pytest.mark.slow
+def test_a_worker_that_is_to_end_gives_every_lane_back_uncounted(own_worker: RealWorker) -> None:
+    study = begin(own_worker)
     all_running(study)
-    worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(30) == 0
+    own_worker.process.send_signal(signal.SIGTERM)
+    assert own_worker.process.wait(30) == 0
     for trial in LANES:
         assert study.state(trial) == "waiting"
         assert study.last(trial).why == "drain"
         key = study.states.keys.trial(trial)
-        assert worker.connection.hget(key, "failures") == "0"
-    worker.start()
+        assert own_worker.connection.hget(key, "failures") == "0"
+    own_worker.start()
     all_end(study)
 
 
-def test_a_supervisor_that_is_killed_leaves_its_lanes_to_their_leases(worker: RealWorker) -> None:
-    study = begin(worker)
+@pytest.mark.slow
+def test_a_supervisor_that_is_killed_leaves_its_lanes_to_their_leases(
+    own_worker: RealWorker,
+) -> None:
+    study = begin(own_worker)
     all_running(study)
-    (child,) = worker.children()
-    os.kill(worker.process.pid, signal.SIGKILL)
-    worker.process.wait()
+    (child,) = own_worker.children()
+    os.kill(own_worker.process.pid, signal.SIGKILL)
+    own_worker.process.wait()
     eventually(lambda: not os.path.exists(f"/proc/{child}") or _zombie(child), 5)
     eventually(lambda: len(study.states.expired()) == 4, 30)
     for trial, attempt in study.states.expired():
         assert study.states.requeue(trial, attempt, Outcome.LOST, max_failures=3) == "waiting"
     put_back(study)
-    worker.start()
+    own_worker.start()
     all_end(study)
 
 
@@ -151,6 +165,7 @@ def _zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split(") ")[1].startswith("Z")
 
 
+@pytest.mark.slow
 def test_a_lane_that_hangs_is_ended_and_all_go_on(worker: RealWorker) -> None:
     study = begin(worker, "Stuck", stall=5.0)
     all_end(study)
@@ -159,6 +174,7 @@ def test_a_lane_that_hangs_is_ended_and_all_go_on(worker: RealWorker) -> None:
         assert reasons == ["no progress for 5 s"]
 
 
+@pytest.mark.slow
 def test_a_study_that_stops_has_every_lane_wait(worker: RealWorker) -> None:
     study = begin(worker)
     all_running(study)

@@ -96,6 +96,7 @@ def ready(worker: RealWorker) -> int:
     return int(study.events(0)[-2].metrics["pid"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sleeps", "in_c_code"])
 def test_a_trial_that_hangs_is_ended_and_fails_after_its_attempts(
     worker: RealWorker, task: str
@@ -123,6 +124,7 @@ def test_a_trial_that_hung_once_goes_on_from_its_checkpoint(worker: RealWorker) 
     assert [one.attempt for one in study.events(3) if one.kind == "started"] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_log_says_where_a_trial_hung(worker: RealWorker) -> None:
     ready(worker)
     study = RealStudy(worker, "in_c_code", stall=1.5, max_failures=1)
@@ -142,6 +144,7 @@ def test_what_a_hung_trial_has_started_is_ended_with_it(worker: RealWorker) -> N
     eventually(lambda: not alive(forked), 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["slow_epoch", "slow_reports"])
 def test_long_epochs_are_no_hang_as_long_as_batches_or_reports_come(
     worker: RealWorker, task: str
@@ -153,6 +156,7 @@ def test_long_epochs_are_no_hang_as_long_as_batches_or_reports_come(
     assert study.last(3).attempt == 1
 
 
+@pytest.mark.slow
 def test_without_a_limit_a_trial_may_take_as_long_as_it_likes(worker: RealWorker) -> None:
     ready(worker)
     study = RealStudy(worker, "sleeps", kill_grace=0.1)
@@ -165,6 +169,7 @@ def test_without_a_limit_a_trial_may_take_as_long_as_it_likes(worker: RealWorker
     study.until(3, "killed")
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_frozen_does_not_take_the_pause_for_a_hang(worker: RealWorker) -> None:
     """As `docker pause` or a laptop's lid do: all processes stand still, then all go on."""
     ready(worker)
