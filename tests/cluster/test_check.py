@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from cluster.conftest import STUDY, Run
 
 
+@pytest.mark.slow
 def test_digits_passes_all_checks(scattershot: Run, study_file: Path, tmp_path: Path) -> None:
     done = scattershot("check", study_file, cwd=tmp_path)
     lines = done.stdout.splitlines()

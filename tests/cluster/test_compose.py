@@ -122,6 +122,7 @@ def _epochs(folder: Path) -> int:
     return sum(len(trial.history) for trial in read(folder).trials.values())
 
 
+@pytest.mark.slow
 def test_compose_up_runs_the_study_to_its_end_on_the_host(
     compose: Compose, tmp_path: Path, scattershot: Run
 ) -> None:
@@ -136,6 +137,7 @@ def test_compose_up_runs_the_study_to_its_end_on_the_host(
     assert (tmp_path / "checkpoints" / "slow" / best["best_checkpoint"]).exists()
 
 
+@pytest.mark.slow
 def test_dying_and_vanishing_containers_change_no_digit(
     compose: Compose, tmp_path: Path, scattershot: Run
 ) -> None:

@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cluster.conftest import command, environment
 from scattershot_common.bus.connection import URL_VARIABLE
 from support.real_worker import RealWorker
@@ -25,6 +27,7 @@ def shared(worker: RealWorker, root: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_worker_tells_whether_it_sees_the_masters_folder(redis_url: str, tmp_path: Path) -> None:
     worker = RealWorker(redis_url, tmp_path / "here", "")
     worker.start()

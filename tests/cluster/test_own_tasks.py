@@ -75,6 +75,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_task_class_beside_a_package_called_common(folder: Path, scattershot: Run) -> None:
     scattershot(
         "run", folder / "Circle.toml", "--workers", "2", "--out", folder / "out", cwd=folder
@@ -125,6 +126,7 @@ SHIFTED = """\
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "metric", "scored"),
     [(BINARY, "accuracy", "accuracy"), (COUNTS, "mae", "mae"), (SHIFTED, "loss", None)],
@@ -148,6 +150,7 @@ def test_targets_that_are_no_numbers_of_columns_end_a_run_well(
         assert (result["score_name"], result["test"]["examples"]) == (scored, 100)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_tested_from_any_folder_with_the_data_that_the_run_had(
     folder: Path, scattershot: Run
 ) -> None:
@@ -184,6 +187,7 @@ def test_a_train_function_checkpoints_resumes_and_joins_an_ensemble(
     assert "train function" in result["ensemble"]["note"]
 
 
+@pytest.mark.slow
 def test_code_that_fails_alike_in_every_trial_stops_the_study_with_its_reason(
     folder: Path, scattershot: Run
 ) -> None:

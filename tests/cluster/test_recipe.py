@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cluster.conftest import Run, export
 from scattershot_common.study.study_file import load
 from support.waiting import eventually
@@ -29,6 +31,7 @@ rule = "sync_halving"
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_goes_from_checks_to_a_study_file_that_runs(
     scattershot: Run, tmp_path: Path
 ) -> None:
@@ -52,6 +55,7 @@ def test_a_recipe_goes_from_checks_to_a_study_file_that_runs(
     assert "worker" not in again.stdout.split("Search coarse")[1].split("4. Coarse")[0]
 
 
+@pytest.mark.slow
 def test_a_recipe_stops_where_a_step_fails_and_names_the_remedy(
     scattershot: Run, tmp_path: Path
 ) -> None:
@@ -80,6 +84,7 @@ def test_a_file_that_is_not_from_a_recipe_is_not_written_over(
     assert (tmp_path / "small-recipe.toml").read_text() == STUDY
 
 
+@pytest.mark.slow
 def test_a_recipe_that_is_stopped_says_how_to_go_on(
     started: Callable[..., subprocess.Popen[str]], scattershot: Run, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ def reported(folder: Path) -> int:
     return sum(len(trial.history) for trial in read(folder).trials.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["gone", "damaged"])
 def test_a_study_that_was_killed_and_lost_its_ledger_comes_to_the_same_end(
     finished: tuple[Path, str],

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from cluster.conftest import STUDY, Run, command, environment, export, table
 from scattershot_common.store.files import read_header
@@ -80,6 +81,7 @@ def test_running_a_finished_study_again_shows_its_end_at_once(
     ]
 
 
+@pytest.mark.slow
 def test_another_number_of_workers_and_ctrl_c_change_no_digit(
     finished: tuple[Path, str], study_file: Path, scattershot: Run, started: Started, tmp_path: Path
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_end(
     assert table(export(scattershot, tmp_path / "small")) == table(export(scattershot, finished[0]))
 
 
+@pytest.mark.slow
 def test_killed_workers_are_replaced_and_the_end_is_the_same(
     finished: tuple[Path, str], study_file: Path, scattershot: Run, started: Started, tmp_path: Path
 ) -> None:
@@ -132,6 +135,7 @@ def test_killed_workers_are_replaced_and_the_end_is_the_same(
     assert table(export(scattershot, folder)) == table(export(scattershot, finished[0]))
 
 
+@pytest.mark.slow
 def test_fresh_begins_beside_and_deletes_nothing(
     study_file: Path, scattershot: Run, started: Started, tmp_path: Path
 ) -> None:
@@ -147,6 +151,7 @@ def test_fresh_begins_beside_and_deletes_nothing(
     assert all(path.read_bytes() == data for path, data in before.items())
 
 
+@pytest.mark.slow
 def test_a_trial_is_killed_by_hand_and_the_worker_takes_the_next(
     scattershot: Run, started: Started, tmp_path: Path
 ) -> None:
@@ -174,6 +179,7 @@ def test_a_trial_is_killed_by_hand_and_the_worker_takes_the_next(
     assert trials[0]["worker"] == trials[1]["worker"]
 
 
+@pytest.mark.slow
 def test_stop_ends_a_run_cleanly(
     study_file: Path, scattershot: Run, started: Started, tmp_path: Path
 ) -> None:
@@ -208,6 +214,7 @@ def test_looking_needs_neither_torch_nor_redis_nor_numpy(finished: tuple[Path, s
             assert f" {module}\n" not in done.stderr, (words, module)
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_built_and_tested_by_command(
     finished: tuple[Path, str], scattershot: Run
 ) -> None:

@@ -167,6 +167,7 @@ def test_the_embedded_redis_keeps_its_password_in_two_files_of_the_owner(folder:
     assert_nowhere([reader.password(), SECRET], folder, printed, lines)
 
 
+@pytest.mark.slow
 def test_a_redis_named_in_the_environment_keeps_its_password(folder: Path, tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "elsewhere")
     server.start()

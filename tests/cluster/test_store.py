@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from cluster.conftest import Run, export, table
 from scattershot_common.store import location
@@ -48,6 +49,7 @@ def done(folder: Path, trial: int) -> int:
     return record.done if record else 0
 
 
+@pytest.mark.slow
 def test_a_study_in_an_object_store_is_killed_goes_on_and_ends_as_one_on_a_disk(
     bucket: str,
     scattershot: Run,

@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cluster.conftest import Run
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys
@@ -14,6 +16,7 @@ from support.waiting import eventually
 Started = Callable[..., subprocess.Popen[str]]
 
 
+@pytest.mark.slow
 def test_a_second_master_is_refused_or_takes_over_and_the_first_stops(
     redis_url: str, study_file: Path, scattershot: Run, started: Started, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from scattershot_master.search import redis_study, search
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import Master, Watcher, study_file, table
 from support.pretend_worker import PretendWorkers
+from support.tiers import fast_first
 from support.waiting import eventually
 
 STUDY = study_file()
@@ -89,7 +90,7 @@ class Memory:
 
 @pytest.mark.parametrize("unread", [False, True])
 @pytest.mark.parametrize("noticed", [False, True])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", fast_first(range(6)))
 def test_a_study_comes_to_the_same_end_though_redis_has_lost_its_last_moments(
     server: EmbeddedServer,
     undisturbed: list[str],
