@@ -132,7 +132,7 @@ def test_a_class_that_is_rare_is_told_with_what_always_guessing_gives() -> None:
 
 def test_a_class_of_the_validation_part_alone_is_told() -> None:
     x, y = points(400)
-    assert "class 3 occurs in the validation part alone" in said(look((x[y < 3], y[y < 3])))
+    assert "class 3 occurs in the validation part only" in said(look((x[y < 3], y[y < 3])))
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(100.0, 0.0), (1e-3, 0.0), (1.0, 5.0)])
@@ -210,7 +210,7 @@ def test_parts_that_were_prepared_differently_fail() -> None:
 def test_a_loader_is_read_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     from scattershot_worker.checks import data
 
-    monkeypatch.setattr(data, "_MOST", 64)
+    monkeypatch.setattr(data, "_MAX_EXAMPLES", 64)
 
     class Endless(Blobs):
         def data(self) -> ss.Data:

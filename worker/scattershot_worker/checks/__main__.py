@@ -1,8 +1,8 @@
-"""Owns the process that runs the checks for the master, which has no torch.
+"""The process that runs the checks for the master, which has no torch.
 
 Run as `python -m scattershot_worker.checks`: it reads a JSON request from standard input and
-answers with one JSON line for each result as it comes; what the task prints goes to standard
-error.
+writes one JSON line to standard output for each result as it comes; what the task prints goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _answers(request: Mapping[str, Any]) -> Iterator[dict[str, object]]:
 def main() -> None:
     """Answer one request."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # the user's prints must not come between the answers
+    os.dup2(2, 1)  # the task's prints must not come between the answers
     request = json.load(sys.stdin)
     try:
         for answer in _answers(request):

@@ -1,4 +1,4 @@
-"""Owns the gradient check: backpropagation against centred differences, for every parameter.
+"""Check of the gradients: backpropagation against centred differences, for every parameter.
 
 Notes: "Gradient checks" in neural-networks-3, each of its rules in turn.
 """
@@ -20,13 +20,13 @@ from scattershot_common.seeds import derive
 from scattershot_common.task.check_result import CheckResult
 from scattershot_worker.attempt.attempt import where
 from scattershot_worker.checks.differences import (
-    HAPPY,
-    LEAST,
-    UNEASY,
+    DOUBTFUL,
+    GOOD,
+    MIN_ENTRIES,
     WRONG,
+    Comparison,
+    EntryStatus,
     Loss,
-    Outcome,
-    Round,
     compare,
     trained,
 )
@@ -35,52 +35,52 @@ from scattershot_worker.training.seeding import seed_everything
 
 #: Few examples: fewer kinks of ReLUs and hinges to cross, and batch norm still has a batch.
 _EXAMPLES = 6
-#: Steps of training before: fresh weights are a special place, where errors can hide.
+#: Steps of training before: errors can hide at initial weights, which are special.
 _BURN_IN = 20
-#: Weight decay that stands in for none in the second round.
+#: Weight decay in the comparison with regularization, where the optimizer has none.
 _DECAY = 1e-2
 
 
-def check(subject: TaskUnderTest) -> CheckResult:
+def check(under_test: TaskUnderTest) -> CheckResult:
     """Compare gradients on a float64 copy after a short burn-in, dropout seeded."""
-    model = subject.model()
-    optimizer = subject.optimizer(model)
-    burn_in = islice(subject.iterate(model, optimizer, subject.batches()), _BURN_IN)
+    model = under_test.model()
+    optimizer = under_test.optimizer(model)
+    burn_in = islice(under_test.iterate(model, optimizer, under_test.batches()), _BURN_IN)
     if not all(map(math.isfinite, burn_in)):
-        model = subject.model()  # its learning rate is absurd; fresh weights will do
+        model = under_test.model()  # its learning rate is far too high: initial weights are used
     decays = _decays(model, optimizer) or {name: _DECAY for name, _ in trained(model)}
-    batch = _double(subject.sample(_EXAMPLES))
-    seed = derive(subject.seed, "gradients")
+    batch = _double(under_test.sample(_EXAMPLES))
+    seed = derive(under_test.seed, "gradients")
     with _float64():
         try:
-            twin = _twin(model)
-            data_loss = _loss_of(subject, twin, batch)
+            double = _double_copy(model)
+            data_loss = _loss_of(under_test, double, batch)
             first, again = data_loss().item(), data_loss().item()
         except Exception as error:  # it ran in float32 just now
             return _skipped(f"it does not compute in float64: {where(error)}")
         if first != again:
             return _skipped(f"the same seed gives another loss, {first:.6g} and {again:.6g}")
-        alone = compare(twin, data_loss, seed)
-        weights = dict(twin.named_parameters())
+        alone = compare(double, data_loss, seed)
+        weights = dict(double.named_parameters())
 
         def regularized() -> Tensor:
             terms = [0.5 * decay * weights[n].square().sum() for n, decay in decays.items()]
             return data_loss() + torch.stack(terms).sum()
 
-        both = compare(twin, regularized, seed, most=LEAST)
-    return _judged(alone, both)
+        both = compare(double, regularized, seed, max_entries=MIN_ENTRIES)
+    return _result(alone, both)
 
 
-def _judged(alone: Round, both: Round) -> CheckResult:
-    outcomes = alone.outcomes
+def _result(alone: Comparison, both: Comparison) -> CheckResult:
+    entries = alone.entries
     numbers: dict[str, Any] = {
         "relative_error": alone.error,
         "with_regularization": both.error,
         "by_parameter": alone.errors,
-        "outcomes": dict(outcomes),
+        "outcomes": dict(entries),
         "unused": alone.unused,
     }
-    checked = outcomes["compared"] + outcomes["both zero"]
+    checked = entries["compared"] + entries["both zero"]
     found = (
         f"relative error at most {alone.error:.1e}{f' ({alone.worst})' if alone.worst else ''}, "
         f"{both.error:.1e} with regularization; {checked} entries of {len(alone.errors)} parameters"
@@ -96,7 +96,7 @@ def _judged(alone: Round, both: Round) -> CheckResult:
             details,
             numbers,
         )
-    if not outcomes["compared"]:
+    if not entries["compared"]:
         return CheckResult(
             "gradients",
             "warn",
@@ -107,9 +107,9 @@ def _judged(alone: Round, both: Round) -> CheckResult:
             numbers,
         )
     error = max(alone.error, both.error)
-    # what is wrong without the penalty is wrong with it, too
+    # an error without the penalty shows with it as well
     place = "the data's loss" if alone.error > WRONG else "the regularized loss"
-    wrong = [name for name, one in alone.errors.items() if one > WRONG]
+    wrong = [name for name, value in alone.errors.items() if value > WRONG]
     if error > WRONG:
         return CheckResult(
             "gradients",
@@ -122,7 +122,7 @@ def _judged(alone: Round, both: Round) -> CheckResult:
             details,
             numbers,
         )
-    if error > UNEASY:
+    if error > DOUBTFUL:
         return CheckResult(
             "gradients",
             "warn",
@@ -133,9 +133,9 @@ def _judged(alone: Round, both: Round) -> CheckResult:
             details,
             numbers,
         )
-    happy = (
+    meaning = (
         "Below 1e-7: be happy."
-        if error <= HAPPY
+        if error <= GOOD
         else (
             "Below 1e-4: good for a loss with kinks; high for a network of tanh and softmax alone."
         )
@@ -145,26 +145,26 @@ def _judged(alone: Round, both: Round) -> CheckResult:
             "gradients",
             "warn",
             found,
-            f"{happy} But the loss of these examples does not depend on {_listed(alone.unused)}.",
+            f"{meaning} But the loss of these examples does not depend on {_listed(alone.unused)}.",
             "They are not used in forward(), or units that are dead or outputs that are zero lie "
             "behind them.",
             details,
             numbers,
         )
-    return CheckResult("gradients", "pass", found, happy, details=details, numbers=numbers)
+    return CheckResult("gradients", "pass", found, meaning, details=details, numbers=numbers)
 
 
-def _details(found: Round) -> tuple[str, ...]:
-    says: dict[Outcome, str] = {
+def _details(comparison: Comparison) -> tuple[str, ...]:
+    explanations: dict[EntryStatus, str] = {
         "kink": "at a kink (of a ReLU, a maximum, a hinge), where no gradient is right: left out",
         "too small": "too small to compare in float64: left out",
         "both zero": "zero both ways",
     }
-    counts = found.outcomes
+    counts = comparison.entries
     return tuple(
-        f"{counts[outcome]} {'entry' if counts[outcome] == 1 else 'entries'} {said}"
-        for outcome, said in says.items()
-        if counts[outcome]
+        f"{counts[status]} {'entry' if counts[status] == 1 else 'entries'} {explanation}"
+        for status, explanation in explanations.items()
+        if counts[status]
     )
 
 
@@ -173,37 +173,37 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _skipped(why: str) -> CheckResult:
+def _skipped(reason: str) -> CheckResult:
     return CheckResult(
         "gradients",
         "skipped",
-        why,
-        "Numerical gradients cannot be had of it.",
+        reason,
+        "Its gradients cannot be computed numerically.",
         "Let forward() and loss() follow the type of their inputs, and draw random numbers from "
         "torch's generator.",
     )
 
 
-def _loss_of(subject: TaskUnderTest, model: nn.Module, batch: Batch) -> Loss:
-    """Return the data's loss as a function that always draws and starts alike."""
+def _loss_of(under_test: TaskUnderTest, model: nn.Module, batch: Batch) -> Loss:
+    """Return the data's loss as a function with the same random numbers and buffers every time."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     def loss() -> Tensor:
-        seed_everything(derive(subject.seed, "gradients"))  # the same dropout masks every time
+        seed_everything(derive(under_test.seed, "gradients"))  # the same dropout masks every time
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-        return subject.task.loss(model(batch[0]), batch[1])
+        return under_test.task.loss(model(batch[0]), batch[1])
 
     return loss
 
 
-def _twin(model: nn.Module) -> nn.Module:
+def _double_copy(model: nn.Module) -> nn.Module:
     """Return a copy on the CPU in float64, whose parameters can be viewed flat."""
-    twin = copy.deepcopy(model).to("cpu", torch.float64)
-    for parameter in twin.parameters():
+    double = copy.deepcopy(model).to("cpu", torch.float64)
+    for parameter in double.parameters():
         parameter.data = parameter.data.contiguous()
-    return twin
+    return double
 
 
 def _decays(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
@@ -214,7 +214,7 @@ def _decays(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, flo
         for parameter in group["params"]
         if group.get("weight_decay")
     }
-    return {name: by_id[id(one)] for name, one in trained(model) if id(one) in by_id}
+    return {name: by_id[id(p)] for name, p in trained(model) if id(p) in by_id}
 
 
 def _double(batch: Batch) -> Batch:
@@ -227,25 +227,25 @@ def _double(batch: Batch) -> Batch:
 
 @contextmanager
 def _float64() -> Iterator[None]:
-    """Let what model and loss make on their way be float64 as well, as by `y.float()`."""
+    """Make tensors that model and loss create float64 as well, as by `y.float()`."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Doubles():
+        with _DoubleMode():
             yield
     finally:
         torch.set_default_dtype(before)
 
 
-class _Doubles(TorchFunctionMode):
-    """Makes float64 of all that is asked for as float32: cross-entropies follow their targets."""
+class _DoubleMode(TorchFunctionMode):
+    """Replaces float32 by float64 in all calls: cross-entropies follow their targets' type."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.float:
             return args[0].double()
-        given = {name: _wider(value) for name, value in (kwargs or {}).items()}
-        return func(*map(_wider, args), **given)
+        kwargs = {name: _to_float64(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_to_float64, args), **kwargs)
 
 
-def _wider(value: Any) -> Any:
+def _to_float64(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value

@@ -1,4 +1,4 @@
-"""Owns the check of the loss before learning: a network that knows nothing should be at chance.
+"""Check of the loss before learning: an untrained network should be at chance.
 
 Notes: "Sanity checks Tips/Tricks" in neural-networks-3: ln C for softmax, C - 1 for a hinge loss.
 """
@@ -14,27 +14,29 @@ from scattershot_worker.checks.task_under_test import TaskUnderTest
 from scattershot_worker.training.outputs import uninformed
 
 _EXAMPLES = 1024
-#: The loss over chance: close to it, fine, and up to the last worth a word.
-_CLOSE, _FINE, _BEARABLE = 1.15, 1.5, 3.0
-#: Below this part of chance a network knows what it cannot know.
-_KNOWS = 0.75
+#: The loss over chance, at most: close to it, passed, and a warning; above it fails.
+_CLOSE, _PASS, _WARN = 1.15, 1.5, 3.0
+#: Below this share of chance an untrained network knows what it cannot know.
+_BELOW_CHANCE = 0.75
 
 
 @torch.no_grad()
-def check(subject: TaskUnderTest) -> CheckResult:
-    """Compare the loss of fresh weights, regularization off, with what chance would give."""
-    task = subject.task
-    x, y = subject.sample(_EXAMPLES)
-    outputs = subject.plain_model()(x)
+def check(under_test: TaskUnderTest) -> CheckResult:
+    """Compare the loss of initial weights, without regularization, with that of chance."""
+    task = under_test.task
+    x, y = under_test.sample(_EXAMPLES)
+    outputs = under_test.plain_model()(x)
     loss = task.loss(outputs, y).item()
-    declared = task.initial_loss(subject.classes)
+    declared = task.initial_loss(under_test.classes)
     expected = declared
     if expected is None:
         expected = task.loss(uninformed(outputs, y), y).item()
     spread = outputs.float().std().item()
     numbers = {"loss": loss, "expected": expected, "declared": declared is not None}
     numbers |= {"outputs_std": spread, "examples": len(y)}
-    source = "as the task declares" if declared is not None else _source(subject, outputs, expected)
+    source = (
+        "as the task declares" if declared is not None else _source(under_test, outputs, expected)
+    )
     found = f"loss {loss:.4g}, at chance {expected:.4g} ({source})"
     name = "initial_loss"
     if not math.isfinite(loss):
@@ -42,7 +44,7 @@ def check(subject: TaskUnderTest) -> CheckResult:
             name,
             "fail",
             found,
-            "The loss of fresh weights is not a number: nothing can be learned from there.",
+            "The loss of the initial weights is not a number: nothing can be learned.",
             "Look for values in the data that are not finite (the check `data`), a logarithm or a "
             "division in the loss, and initial weights that are too large.",
             numbers=numbers,
@@ -52,12 +54,12 @@ def check(subject: TaskUnderTest) -> CheckResult:
             name,
             "pass",
             found,
-            "The loss is a number; what it should be cannot be told of this loss.",
-            "Say it in the task, by initial_loss(), to have it compared.",
+            "The loss is a number; the value at chance is not known for this loss.",
+            "Declare it in the task, by initial_loss(), to have it compared.",
             numbers=numbers,
         )
     ratio = loss / expected if expected > 0 else math.inf if loss > expected else 1.0
-    if ratio < _KNOWS:
+    if ratio < _BELOW_CHANCE:
         return CheckResult(
             name,
             "warn",
@@ -67,31 +69,31 @@ def check(subject: TaskUnderTest) -> CheckResult:
             "the inputs, or the loss is not the one you think (a mean over too many elements?).",
             numbers=numbers,
         )
-    if ratio <= _FINE:
-        meaning = "Fresh weights know nothing."
+    if ratio <= _PASS:
+        meaning = "The initial weights know nothing."
         if ratio > _CLOSE:
-            meaning = "Near enough to chance; smaller weights in the last layer would be nearer."
+            meaning = "Close enough to chance; smaller weights in the last layer would be closer."
         return CheckResult(name, "pass", found, meaning, numbers=numbers)
     meaning = (
-        f"Fresh weights are sure of wrong answers: their outputs spread by {spread:.2g} around "
-        "their mean, and the first epochs go into unlearning that."
+        f"The initial weights are sure of wrong answers: their outputs spread by {spread:.2g} "
+        "around their mean, and the first epochs are spent on unlearning that."
     )
     remedy = (
-        "Begin with smaller weights in the last layer (a standard deviation of 0.01, zero "
+        "Use smaller initial weights in the last layer (a standard deviation of 0.01, zero "
         "biases), or check that the inputs have mean 0 and deviation 1."
     )
     if task.kind == "regression":
-        meaning = "Fresh weights are further off than an answer of 0 for every example."
-        remedy = "Begin with smaller weights in the last layer; bring the inputs to deviation 1."
-    status: Status = "warn" if ratio <= _BEARABLE else "fail"
+        meaning = "The initial weights are further off than an answer of 0 for every example."
+        remedy = "Use smaller initial weights in the last layer; scale the inputs to deviation 1."
+    status: Status = "warn" if ratio <= _WARN else "fail"
     return CheckResult(name, status, found, meaning, remedy, numbers=numbers)
 
 
-def _source(subject: TaskUnderTest, outputs: torch.Tensor, expected: float) -> str:
-    """Say where the expected loss comes from, for the line of numbers."""
-    if subject.task.kind == "regression":
+def _source(under_test: TaskUnderTest, outputs: torch.Tensor, expected: float) -> str:
+    """Return where the expected loss comes from."""
+    if under_test.task.kind == "regression":
         return "the loss of answering 0"
-    classes = subject.classes
+    classes = under_test.classes
     width = outputs.shape[1] if outputs.dim() > 1 else None
     if width is not None and math.isclose(expected, math.log(width), rel_tol=1e-3):
         more = f"; the labels are of {classes} classes" if classes not in (width, None) else ""

@@ -1,4 +1,4 @@
-"""Owns the check that the loss falls on the full training part within a hundred iterations.
+"""Check that the loss falls on the full training part within a hundred iterations.
 
 Notes: "Baby-sitting the learning process" in neural-networks-3, and the course's recipe, step 3:
 "find LR that makes loss go down" within about 100 iterations; good ones to try are 1e-1 … 1e-4.
@@ -16,31 +16,32 @@ from scattershot_worker.checks.task_under_test import TaskUnderTest, set_rate
 
 _RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 _ITERATIONS = 100
-#: The mean of the last losses over that of the first batches' with fresh weights.
+#: The last losses, whose mean is compared with that of the first batches at initial weights.
 _LAST, _FIRST = 20, 5
-_FALLS, _CREEPS = 0.9, 0.98
+#: This ratio or less: the loss falls, or falls slowly.
+_FALLS, _SLOWLY = 0.9, 0.98
 #: A little weight decay, as in the recipe.
 _DECAY = 1e-4
 
 
-def check(subject: TaskUnderTest) -> CheckResult:
-    """Train for a hundred iterations at each of four learning rates; say at which the loss falls.
+def check(under_test: TaskUnderTest) -> CheckResult:
+    """Train for a hundred iterations at each of four learning rates; report where the loss falls.
 
     The steps are the trainer's own: dropout, augmentation, precision and the like are as the
     hyperparameters say. The weight decay is at most 1e-4, and nothing is compiled.
     """
-    curves = {rate: _losses(subject, rate) for rate in _RATES}
-    before = _before(subject)
+    curves = {rate: _losses(under_test, rate) for rate in _RATES}
+    before = _before(under_test)
     scale = _scale(before, curves)
-    kept = {rate: _ratio(losses, fmean(before), scale) for rate, losses in curves.items()}
-    falls = [rate for rate, ratio in kept.items() if ratio <= _FALLS]
-    best = min(kept, key=lambda rate: kept[rate])
-    lines = ", ".join(f"{_change(ratio)} at {rate:g}" for rate, ratio in kept.items())
+    ratios = {rate: _ratio(losses, fmean(before), scale) for rate, losses in curves.items()}
+    falls = [rate for rate, ratio in ratios.items() if ratio <= _FALLS]
+    best = min(ratios, key=lambda rate: ratios[rate])
+    lines = ", ".join(f"{_change(ratio)} at {rate:g}" for rate, ratio in ratios.items())
     found = f"loss after {_ITERATIONS} iterations: {lines}"
     numbers = {
         "iterations": _ITERATIONS,
-        "batch_size": subject.batch_size,
-        "ratios": [[rate, ratio] for rate, ratio in kept.items()],
+        "batch_size": under_test.batch_size,
+        "ratios": [[rate, ratio] for rate, ratio in ratios.items()],
         "losses": [[rate, losses] for rate, losses in curves.items()],
         "falls_at": falls,
         "best": best,
@@ -54,12 +55,12 @@ def check(subject: TaskUnderTest) -> CheckResult:
             f"It learns at {listed}; fastest at {best:g}.",
             numbers=numbers,
         )
-    if kept[best] <= _CREEPS:
+    if ratios[best] <= _SLOWLY:
         return CheckResult(
             "learning",
             "warn",
             found,
-            f"The loss creeps, at best at {best:g}.",
+            f"The loss falls slowly, at best at {best:g}.",
             "Look at the learning rates around it (the check `rates`), at the initial weights and "
             "at whether the inputs are normalized.",
             numbers=numbers,
@@ -75,25 +76,28 @@ def check(subject: TaskUnderTest) -> CheckResult:
     )
 
 
-def _losses(subject: TaskUnderTest, rate: float) -> list[float]:
-    """Return the loss of each iteration's batch; fewer where it blew up."""
-    changes = {"lr": rate, "weight_decay": min(subject.params.get("weight_decay", _DECAY), _DECAY)}
-    training = subject.training(**changes, compile=False)  # which changes no number
+def _losses(under_test: TaskUnderTest, rate: float) -> list[float]:
+    """Return the loss of each iteration's batch; fewer if it diverged."""
+    changes = {
+        "lr": rate,
+        "weight_decay": min(under_test.params.get("weight_decay", _DECAY), _DECAY),
+    }
+    training = under_test.training(**changes, compile=False)  # which changes no number
     set_rate(training.optimizer, rate)
-    return [*islice(subject.train(training, subject.batches()), _ITERATIONS)]
+    return [*islice(under_test.train(training, under_test.batches()), _ITERATIONS)]
 
 
 def _ratio(losses: list[float], before: float, scale: float) -> float:
-    """Return what the end has of the loss `before`, infinite if it blew up."""
+    """Return the final loss as a share of the loss `before`, infinite if it diverged."""
     end = fmean(losses[-_LAST:])
     done = len(losses) == _ITERATIONS and math.isfinite(end)
     return 1 + (end - before) / scale if done else math.inf
 
 
 def _scale(before: list[float], curves: Mapping[float, list[float]]) -> float:
-    """Return what a fall is measured by: the loss before; of one that has no floor the largest.
+    """Return the scale of a fall: the loss before; the largest fall if losses can be negative.
 
-    A fall by less than the first batches differ is none: it must be a tenth of this.
+    The first batches must differ by at most a tenth of it, or falls would be noise.
     """
     ends = [fmean(losses[-_LAST:]) for losses in curves.values()]
     lowest = min(filter(math.isfinite, ends), default=0.0)
@@ -103,12 +107,12 @@ def _scale(before: list[float], curves: Mapping[float, list[float]]) -> float:
     return max(mean - lowest, 10 * (max(before) - min(before)), 1e-12)
 
 
-def _before(subject: TaskUnderTest) -> list[float]:
-    """Return the losses of fresh weights on the first batches."""
-    model, loss = subject.model(), subject.training(compile=False).loss
-    given = islice(subject.batches(), _FIRST)
-    return [loss(model(x), y).item() for x, y in given]
+def _before(under_test: TaskUnderTest) -> list[float]:
+    """Return the losses of the initial weights on the first batches."""
+    model, loss = under_test.model(), under_test.training(compile=False).loss
+    first_batches = islice(under_test.batches(), _FIRST)
+    return [loss(model(x), y).item() for x, y in first_batches]
 
 
 def _change(ratio: float) -> str:
-    return f"{ratio - 1:+.0%}" if ratio < 10 else "blown up"
+    return f"{ratio - 1:+.0%}" if ratio < 10 else "diverged"

@@ -1,4 +1,4 @@
-"""Owns the check that twenty examples can be learned by heart, with all regularization off.
+"""Check that twenty examples can be learned by heart, without any regularization.
 
 Notes: "Sanity checks Tips/Tricks" in neural-networks-3: "overfit a tiny subset of data ... unless
 you pass this sanity check with a small dataset it is not worth proceeding to the full dataset".
@@ -19,40 +19,41 @@ from scattershot_worker.training.outputs import uninformed
 _EXAMPLES, _STEPS = 20, 400
 #: The learning rates to try, after the trial's own.
 _RATES = (1e-2, 1e-1, 1e-3, 1.0)
-#: Learned by heart: the loss as a part of what knowing nothing costs; and almost learned.
-_ENOUGH, _ALMOST = 0.01, 0.1
-#: Accuracy and loss are looked at every so many steps.
+#: Shares of the loss at chance below which examples are learned by heart, or almost.
+_LEARNED, _ALMOST = 0.01, 0.1
+#: Steps between two evaluations of loss and accuracy.
 _EVERY = 20
 
 
 @dataclass
-class _Try:
-    """How far one learning rate came."""
+class _RateResult:
+    """The best step at one learning rate."""
 
     rate: float
     steps: int
     first: float
     loss: float
     accuracy: float | None
-    left: float
+    #: The loss as a share of that at chance.
+    remaining: float
     #: The loss at every step up to this one.
     curve: list[float] = field(default_factory=list)
 
     @property
     def learned(self) -> bool:
-        return self.left <= _ENOUGH and self.accuracy in (None, 1.0)
+        return self.remaining <= _LEARNED and self.accuracy in (None, 1.0)
 
 
-def check(subject: TaskUnderTest) -> CheckResult:
-    """Train on twenty examples alone until the loss is almost zero, at a few learning rates."""
-    batch = subject.sample(_EXAMPLES)
-    own = float(subject.params.get("lr", _RATES[0]))
-    tries: list[_Try] = []
+def check(under_test: TaskUnderTest) -> CheckResult:
+    """Train on only twenty examples until the loss is almost zero, at a few learning rates."""
+    batch = under_test.sample(_EXAMPLES)
+    own = float(under_test.params.get("lr", _RATES[0]))
+    results: list[_RateResult] = []
     for rate in dict.fromkeys([own, *_RATES]):
-        tries.append(_learn(subject, batch, rate))
-        if tries[-1].learned:
+        results.append(_learn(under_test, batch, rate))
+        if results[-1].learned:
             break
-    best = min(tries, key=lambda one: (not one.learned, -(one.accuracy or 0), one.left))
+    best = min(results, key=lambda r: (not r.learned, -(r.accuracy or 0), r.remaining))
     numbers = {
         "examples": len(batch[1]),
         "learning_rate": best.rate,
@@ -61,7 +62,7 @@ def check(subject: TaskUnderTest) -> CheckResult:
         "loss": best.loss,
         "accuracy": best.accuracy,
         "losses": best.curve,
-        "tried": [[one.rate, one.loss] for one in tries],
+        "tried": [[result.rate, result.loss] for result in results],
     }
     found = f"{len(batch[1])} examples: loss {best.first:.4g} → {best.loss:.3g}"
     if best.accuracy is not None:
@@ -73,14 +74,15 @@ def check(subject: TaskUnderTest) -> CheckResult:
     contradicting = _contradicting(batch)
     numbers["contradicting"] = contradicting
     details = (f"{contradicting} of them have the inputs of another, but other targets",)
-    if best.left <= _ALMOST or best.accuracy == 1.0:
+    if best.remaining <= _ALMOST or best.accuracy == 1.0:
         return CheckResult(
             "overfit",
             "warn",
             found,
-            "It comes close, but not to zero: the network is small for this, or learns slowly.",
-            "Try a larger network, or more of its size in the space; if your loss cannot reach "
-            "zero, that is all there is to it.",
+            "The loss comes close to zero, but does not reach it: the network is small for these "
+            "examples, or learns slowly.",
+            "Try a larger network, or larger sizes in the space; if your loss cannot reach "
+            "zero, this is as expected.",
             details if contradicting else (),
             numbers,
         )
@@ -97,55 +99,55 @@ def check(subject: TaskUnderTest) -> CheckResult:
     )
 
 
-def _learn(subject: TaskUnderTest, batch: Batch, rate: float) -> _Try:
-    model = subject.plain_model()
-    optimizer = subject.optimizer(model, **subject.unregularized(), lr=rate)
+def _learn(under_test: TaskUnderTest, batch: Batch, rate: float) -> _RateResult:
+    model = under_test.plain_model()
+    optimizer = under_test.optimizer(model, **under_test.unregularized(), lr=rate)
     set_rate(optimizer, rate)
     first, scale = math.nan, math.nan
-    found = _Try(rate, 0, math.nan, math.inf, None, math.inf)
+    best = _RateResult(rate, 0, math.nan, math.inf, None, math.inf)
     curve: list[float] = []
-    losses = subject.iterate(model, optimizer, repeat(batch))
+    losses = under_test.iterate(model, optimizer, repeat(batch))
     for step, loss in enumerate(islice(losses, _STEPS + 1)):
         curve.append(loss)
         if not step:
-            first, scale = loss, _scale(subject, model, batch, loss)
+            first, scale = loss, _scale(under_test, model, batch, loss)
         if step % _EVERY or not math.isfinite(loss):
             continue
-        left = loss / scale if loss >= 0 and first >= 0 else _below(first, loss)
-        if left <= found.left:
-            accuracy = _accuracy(subject, model, batch)
-            found = _Try(rate, step, first, loss, accuracy, left, [*curve])
-        if found.learned:
+        remaining = loss / scale if loss >= 0 and first >= 0 else _remaining(first, loss)
+        if remaining <= best.remaining:
+            accuracy = _accuracy(under_test, model, batch)
+            best = _RateResult(rate, step, first, loss, accuracy, remaining, [*curve])
+        if best.learned:
             break
-    return found
+    return best
 
 
-def _below(first: float, loss: float) -> float:
-    """Return what is left of a loss that has no floor: little once it fell by half of itself."""
-    fallen = first - loss
-    if fallen <= 0:
+def _remaining(first: float, loss: float) -> float:
+    """Return the share that remains of a loss that can be negative: little once it has halved."""
+    fall = first - loss
+    if fall <= 0:
         return 1.0
-    return _ENOUGH if fallen >= 0.5 * abs(first) else _ALMOST
+    return _LEARNED if fall >= 0.5 * abs(first) else _ALMOST
 
 
 @torch.no_grad()
-def _scale(subject: TaskUnderTest, model: torch.nn.Module, batch: Batch, first: float) -> float:
-    """Return what knowing nothing costs: the loss at chance, or of the targets' mean."""
+def _scale(under_test: TaskUnderTest, model: torch.nn.Module, batch: Batch, first: float) -> float:
+    """Return the loss of an untrained network: at chance, or of predicting the targets' mean."""
     x, y = batch
     outputs = model(x)
-    if subject.task.kind == "classification":
-        chance = subject.task.loss(uninformed(outputs, y), y).item()
+    if under_test.task.kind == "classification":
+        chance = under_test.task.loss(uninformed(outputs, y), y).item()
         return max(first, chance if math.isfinite(chance) else 0.0, 1e-12)
     if outputs.numel() != y.numel():  # as a mean and a variance for each target
         return max(first, 1e-12)
     mean = y.to(outputs.dtype).mean(0, keepdim=True).expand_as(y).reshape(outputs.shape)
-    return max(min(first, subject.task.loss(mean, y).item()), 1e-12)
+    return max(min(first, under_test.task.loss(mean, y).item()), 1e-12)
 
 
 @torch.no_grad()
-def _accuracy(subject: TaskUnderTest, model: torch.nn.Module, batch: Batch) -> float | None:
+def _accuracy(under_test: TaskUnderTest, model: torch.nn.Module, batch: Batch) -> float | None:
     """Return the accuracy on the batch in training mode, None where the task reports none."""
-    return subject.task.metrics(model(batch[0]), batch[1]).get("accuracy")
+    return under_test.task.metrics(model(batch[0]), batch[1]).get("accuracy")
 
 
 def _contradicting(batch: Batch) -> int:

@@ -1,4 +1,4 @@
-"""Owns the run of the checks on a task: one after the other, each leaving things as they were."""
+"""The checks before learning: their table, and the run of them on a task, one after the other."""
 
 from __future__ import annotations
 
@@ -15,11 +15,32 @@ from scattershot_common.task.check_result import TASK, CheckResult, select_check
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.attempt import where
 from scattershot_worker.attempt.task_loader import load_task
-from scattershot_worker.checks import CHECKS
-from scattershot_worker.checks.task_under_test import TaskUnderTest
+from scattershot_worker.checks import (
+    data,
+    gradients,
+    initial_loss,
+    learning,
+    lr_range_test,
+    options,
+    overfit,
+    regularization,
+)
+from scattershot_worker.checks.task_under_test import Check, TaskUnderTest
 from scattershot_worker.training.hyperparameters import OutOfBounds
 from scattershot_worker.training.outputs import one_tensor
 from scattershot_worker.training.seeding import fixed_seed
+
+#: The checks by name; `task.check_result` of common lists them for the master.
+CHECKS: dict[str, Check] = {
+    "data": data.check,
+    "initial_loss": initial_loss.check,
+    "regularization": regularization.check,
+    "options": options.check,
+    "gradients": gradients.check,
+    "overfit": overfit.check,
+    "learning": learning.check,
+    "rates": lr_range_test.check,
+}
 
 
 def check_task(
@@ -35,10 +56,10 @@ def check_task(
     """Yield the results of the checks named in `only` (all by default), as they come.
 
     A task whose parts do not fit together gives one failed result, and a train function one
-    that says why it cannot be looked into.
+    that says why it cannot be checked.
 
     Raises:
-        ScattershotError: the task or the device cannot be had.
+        ScattershotError: the task cannot be loaded, or the device cannot be used.
         ValueError: `only` names no check.
     """
     names = select_checks(only)
@@ -56,15 +77,16 @@ def check_task(
             "To have it checked, bring a task class (docs/own-tasks.md); it may share the code.",
         )
         return
-    on = _device(device)
+    used_device = _device(device)
     try:
-        with fixed_seed(seed), _part("data()"):
-            subject = TaskUnderTest(task, params, on, seed, space)
+        with fixed_seed(seed), _failures_of("data()"):
+            under_test = TaskUnderTest(task, params, used_device, seed, space)
         for name in names:
             with fixed_seed(seed):
-                _try(subject, loss=name != "data")  # which tells more of labels than the loss does
-                yield _run(name, subject)
-    except _DoesNotWork as error:
+                # the check of the data says more of bad labels than the error of the loss would
+                _try_parts(under_test, with_loss=name != "data")
+                yield _run(name, under_test)
+    except _TaskFailure as error:
         yield CheckResult(
             TASK,
             "fail",
@@ -74,75 +96,79 @@ def check_task(
         )
 
 
-def _run(name: str, subject: TaskUnderTest) -> CheckResult:
-    """Return what one check finds, or the task's error in the middle of it."""
+def _run(name: str, under_test: TaskUnderTest) -> CheckResult:
+    """Return the result of one check, or the task's error in the middle of it."""
     try:
-        return CHECKS[name](subject)
+        return CHECKS[name](under_test)
     except (Exception, SystemExit) as error:
         return CheckResult(
             name,
             "fail",
-            _said(error),
+            _message(error),
             "The task raised this error in the middle of the check.",
-            "Correct it; in a study every trial that comes to this line would fail.",
+            "Correct it; in a study every trial that reaches this line would fail.",
         )
     finally:
-        subject.restore()
+        under_test.restore()
 
 
-class _DoesNotWork(Exception):
-    """A part of the task raised an error, or gives what it should not."""
+class _TaskFailure(Exception):
+    """A part of the task raised an error, or returned what it must not."""
 
-    advice = "Correct the task; in a study every trial would fail so."
+    advice = "Correct the task; in a study every trial would fail like this."
 
 
 @contextmanager
-def _part(called: str, params: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Name the part of the task that an error comes from, and the hyperparameters it was given."""
+def _failures_of(part: str, params: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Raise errors within as `_TaskFailure`, with the part of the task that they come from."""
     try:
         yield
     except OutOfBounds as error:
-        misfit = _DoesNotWork(str(error))
-        misfit.advice = "Give it another value: in [space], or by --param."
-        raise misfit from error
+        failure = _TaskFailure(str(error))
+        failure.advice = "Give it another value: in [space], or by --param."
+        raise failure from error
     except (Exception, SystemExit) as error:
-        misfit = _DoesNotWork(f"{called} does not work: {_said(error)}")
+        failure = _TaskFailure(f"{part} does not work: {_message(error)}")
         if isinstance(error, KeyError) and params is not None:
-            given = ", ".join(params) or "none"
-            misfit.advice = f"The hyperparameters given are: {given}. Add what is missing."
-        raise misfit from error
+            names = ", ".join(params) or "none"
+            failure.advice = f"The hyperparameters given are: {names}. Add what is missing."
+        raise failure from error
 
 
-def _try(subject: TaskUnderTest, *, loss: bool) -> None:
-    """Try each part of the task once. Raises _DoesNotWork."""
-    task, params = subject.task, subject.params
+def _try_parts(under_test: TaskUnderTest, *, with_loss: bool) -> None:
+    """Call each part of the task once.
+
+    Raises:
+        _TaskFailure: a part does not work.
+    """
+    task, params = under_test.task, under_test.params
     try:
-        with _part("data()"):
-            x, y = subject.sample(8)
-        with _part("model(params)", params):
-            model = subject.model()
-        with _part("optimizer(model, params)", params):
-            subject.optimizer(model)
-        with _part("the model, given a batch,"):
+        with _failures_of("data()"):
+            x, y = under_test.sample(8)
+        with _failures_of("model(params)", params):
+            model = under_test.model()
+        with _failures_of("optimizer(model, params)", params):
+            under_test.optimizer(model)
+        with _failures_of("the model, given a batch,"):
             outputs = one_tensor(model(x))
-        if loss:
-            with _part("loss(outputs, targets)"):
+        if with_loss:
+            with _failures_of("loss(outputs, targets)"):
                 value = task.loss(outputs, y)
                 if not isinstance(value, Tensor) or value.dim() != 0:
-                    what = f"shape {[*value.shape]}" if isinstance(value, Tensor) else type(value)
-                    raise TaskError(f"it must return the batch's mean as a scalar, not {what}")
-            with _part("loss.backward()"):
+                    shape = f"shape {[*value.shape]}" if isinstance(value, Tensor) else type(value)
+                    raise TaskError(f"it must return the batch's mean as a scalar, not {shape}")
+            with _failures_of("loss.backward()"):
                 value.backward()
     finally:
-        subject.restore()
+        under_test.restore()
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     return str(error) if isinstance(error, ScattershotError) else where(error)
 
 
 def _device(name: str) -> torch.device:
-    """Return the device called `name`; auto is a GPU if there is one."""
+    """Return the device called `name`; "auto" is a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""Owns what the checks look at: a task with one set of hyperparameters, left as it was found."""
+"""What the checks work on: a task with one set of hyperparameters, restored after each check."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Batch = tuple[Tensor, Tensor]
 _REGULARIZERS = ("weight_decay", "label_smoothing", "l1", "l2")
 
 
-class _Found:
-    """A model as it was when it came from the task, to be given back so."""
+class _ModelState:
+    """The state of a model as the task returned it, to be restored."""
 
     def __init__(self, model: nn.Module) -> None:
         self._state = {k: v.detach().clone() for k, v in _tensors(model)}
@@ -43,6 +43,7 @@ class _Found:
         self._grads = {name: p.grad for name, p in model.named_parameters()}
 
     def restore(self, model: nn.Module) -> None:
+        """Set the model to this state."""
         with torch.no_grad():
             for name, tensor in _tensors(model):
                 tensor.copy_(self._state[name])
@@ -57,8 +58,8 @@ class _Found:
 class TaskUnderTest:
     """A task, the hyperparameters its model is made with, its data on a device, and a seed.
 
-    Nothing that a check does to a model or to the generators of random numbers outlasts it: the
-    runner calls `restore` after every check. `space` is the study's, None where there is none.
+    The effects of a check on models do not outlast it: `run_checks` calls `restore` after each.
+    `space` is the study's, None where there is none.
     """
 
     def __init__(
@@ -72,36 +73,36 @@ class TaskUnderTest:
         self.task, self.params, self.device, self.seed = task, dict(params), device, seed
         self.space = space
         self.data: Data = data_on(task, device)
-        self._found: WeakKeyDictionary[nn.Module, _Found] = WeakKeyDictionary()
+        self._states: WeakKeyDictionary[nn.Module, _ModelState] = WeakKeyDictionary()
 
     def model(self, **changes: Any) -> nn.Module:
-        """Return a model in training mode, with the same fresh weights whenever it is called.
+        """Return a model in training mode, with the same initial weights whenever it is called.
 
-        `changes` stand in for hyperparameters. A task that keeps one model and returns it again
-        and again gets it back as it was.
+        `changes` replace hyperparameters. A model that the task keeps and returns again has its
+        state restored.
         """
         seed_everything(derive(self.seed, "init"))
         model = make_model(self.task, self.params | changes, self.data.train).to(self.device)
-        found = self._found.get(model)
-        if found is None:
-            self._found[model] = _Found(model)
+        state = self._states.get(model)
+        if state is None:
+            self._states[model] = _ModelState(model)
         else:
-            found.restore(model)
-        how = Hyperparameters.of(self.params | changes)
-        if how.init != "default":
-            initialize(model, how.init)
+            state.restore(model)
+        settings = Hyperparameters.of(self.params | changes)
+        if settings.init != "default":
+            initialize(model, settings.init)
         return model.train()
 
     def plain_model(self) -> nn.Module:
-        """Return a model as `model` does, with all regularization off."""
+        """Return a model as `model` does, without any regularization."""
         return without_dropout(self.model(**self.unregularized()))
 
     def unregularized(self) -> dict[str, Any]:
-        """Return the hyperparameters that regularize, each as it is when it does nothing."""
+        """Return the hyperparameters that regularize, each with the value that has no effect."""
         return {name: 0.0 for name in self.regularizers()}
 
     def regularizers(self) -> list[str]:
-        """Return the names of the hyperparameters, among those given, that regularize."""
+        """Return the names of the given hyperparameters that regularize."""
         return [
             name
             for name, value in self.params.items()
@@ -111,22 +112,22 @@ class TaskUnderTest:
         ]
 
     def optimizer(self, model: nn.Module, **changes: Any) -> torch.optim.Optimizer:
-        """Return the trial's optimizer; `changes` stand in for hyperparameters."""
+        """Return the trial's optimizer; `changes` replace hyperparameters."""
         params = self.params | changes
         return self.task.optimizer(model, params) or make_optimizer(model, params)
 
     def restore(self) -> None:
-        """Give every model back as it came from the task."""
-        for model, found in self._found.items():
-            found.restore(model)
+        """Restore every model to the state in which the task returned it."""
+        for model, state in self._states.items():
+            state.restore(model)
 
     @property
     def batch_size(self) -> int:
-        """The study's batch size, which holds for tensors; a loader brings its own."""
+        """The study's batch size, which applies to tensors; a loader has its own."""
         return Hyperparameters.of(self.params).batch_size
 
     def batches(self, size: int | None = None) -> Iterator[Batch]:
-        """Yield batches of the training part without end, in the same order every time."""
+        """Yield batches of the training part endlessly, in the same order every time."""
         for epoch in count():
             seed_everything(derive(self.seed, "epoch", epoch))
             generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
@@ -141,21 +142,21 @@ class TaskUnderTest:
         if is_tensors(self.data.train):
             return next(self.batches(size))
         seed_everything(derive(self.seed, "epoch", 0))
-        xs, ys, seen = [], [], 0
+        xs, ys, examples = [], [], 0
         for x, y in self.data.train:
             xs.append(x)
             ys.append(y)
-            seen += len(y)
-            if seen >= size:
+            examples += len(y)
+            if examples >= size:
                 break
-        if not seen:
+        if not examples:
             raise TaskError(EMPTY.format("training"))
         x, y = torch.cat(xs)[:size], torch.cat(ys)[:size]
         return x.to(self.device), y.to(self.device)
 
     @property
     def classes(self) -> int | None:
-        """The number of classes in the training part, None if it cannot be told."""
+        """The number of classes in the training part, None if it is not known."""
         if self.task.kind != "classification":
             return None
         y = self.data.train[1] if is_tensors(self.data.train) else self.sample(10_000)[1]
@@ -166,8 +167,8 @@ class TaskUnderTest:
 
     @property
     @torch.no_grad()
-    def width(self) -> int | None:
-        """The number of classes the network can tell apart, None where that has no meaning."""
+    def outputs(self) -> int | None:
+        """The number of classes the network can distinguish, None where that has no meaning."""
         x, y = self.sample(2)
         outputs = self.model().eval()(x)
         if not isinstance(outputs, Tensor):
@@ -184,9 +185,9 @@ class TaskUnderTest:
         return next((axis for axis in axes if axis.name == name), None)
 
     def training(self, **changes: Any) -> Training:
-        """Return what the trainer has for these hyperparameters, before the first step, on a copy.
+        """Return a trial's training with these hyperparameters, before its first step, on a copy.
 
-        `changes` stand in for hyperparameters. Gradients are not accumulated: a step is an update.
+        `changes` replace hyperparameters. Gradients are not accumulated: a step is an update.
         """
         params = self.params | {"accumulate": 1} | changes
         training = Training(
@@ -195,31 +196,31 @@ class TaskUnderTest:
             seed=self.seed,
             budget=1,
             device=self.device,
-            model=copy.deepcopy(self.model(**changes)),  # dropout layers are made others for good
+            model=copy.deepcopy(self.model(**changes)),  # it replaces dropout layers for good
         )
         training.begin_epoch(1, [])
         training.model.train()
         return training
 
-    def train(self, training: Training, given: Iterator[Batch]) -> Iterator[float]:
-        """Let the trainer's own steps be done on the batches `given`; yields the losses.
+    def train(self, training: Training, data: Iterator[Batch]) -> Iterator[float]:
+        """Do a trial's own training steps on `data`; yield the losses.
 
         A loss that is not finite ends it.
         """
-        for x, y in given:
+        for x, y in data:
             value = training.step(x, y).item()
             yield value
             if not math.isfinite(value):
                 return
 
     def iterate(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, given: Iterator[Batch]
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, data: Iterator[Batch]
     ) -> Iterator[float]:
-        """Train on the batches `given`, yielding the loss of each before its step.
+        """Train on the batches of `data`, yielding the loss of each before its step.
 
         A loss that is not finite ends it: no step is taken from there.
         """
-        for x, y in given:
+        for x, y in data:
             loss = self.task.loss(model(x), y)
             value = loss.item()
             yield value
@@ -234,7 +235,7 @@ Check = Callable[[TaskUnderTest], CheckResult]
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """Turn all dropout layers of `model` off, in training mode as well; returns it."""
+    """Disable all dropout layers of `model`, in training mode as well; return it."""
     for _, module in _dropouts(model):
         module.p = 0.0
     return model
