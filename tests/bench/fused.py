@@ -14,7 +14,7 @@ from bench import harness, overhead
 from bench.harness import Figure
 from bench.overhead import Round
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.fused import Engine, NotFusable, Tuner, probe
+from scattershot_worker.fused import FusedEngine, NotFusable, Tuner, probe
 from scattershot_worker.training.seeding import seed_everything
 from scattershot_worker.training.training import Training, train_epoch
 
@@ -117,7 +117,7 @@ def _as_planned(name: str, task: Task, batch: int) -> Figure:
             return harness.at_least(f"fused: {name}", 1.0, _AS_FAST, " x", note=str(no))
     if plan.kind == "alone":
         return harness.at_least(f"fused: {name}", 1.0, _AS_FAST, " x", note=plan.reason)
-    engine = Engine(task, data, signature, plan.programs)
+    engine = FusedEngine(task, data, signature, plan.programs)
     for seed in range(plan.lanes):
         engine.admit(engine.lane(training(seed)))
     alone, ratios = training(0), []

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 
 from bench.harness import Figure, at_most, main, median
-from scattershot_worker.fused import Engine, probe
+from scattershot_worker.fused import FusedEngine, probe
 from scattershot_worker.monitors.monitor import Monitor
 from scattershot_worker.tasks.digits import Digits
-from scattershot_worker.training.data import data_on, tensors_of
+from scattershot_worker.training.data import data_on
 from scattershot_worker.training.evaluation import evaluate
 from scattershot_worker.training.seeding import seed_everything
 from scattershot_worker.training.training import Training, train_epoch
@@ -45,17 +45,17 @@ class _Alone:
 
 
 class _Pack:
-    """Trials that train as lanes, as `packs.Pack` does it."""
+    """Trials that train as lanes, as `Pack` does it."""
 
     #: A worker keeps an engine from pack to pack.
-    engines: ClassVar[dict[bool, Engine]] = {}
+    engines: ClassVar[dict[bool, FusedEngine]] = {}
 
     def __init__(self, task: Digits, params: Mapping[str, Any], budget: int, *, on: bool) -> None:
         self.data = data_on(task, _CPU)
         trainings = [_training(task, params, seed, budget) for seed in range(_LANES)]
         if on not in self.engines:
             signature = probe(task, trainings[0], self.data)
-            self.engines[on] = Engine(task, self.data, signature)
+            self.engines[on] = FusedEngine(task, self.data, signature)
         self.engine = self.engines[on]
         self.engine.monitors = on
         for lane in self.engine.lanes:
@@ -68,9 +68,8 @@ class _Pack:
         for lane in self.engine.lanes:
             lane.training.begin_epoch(epoch, [])
         self.engine.train_epoch(lambda: None)
-        x, _ = tensors_of(self.data.val)
         for lane, result in self.engine.evaluate(self.data.val, lambda: None).items():
-            self.engine.seen(lane, x, result)
+            self.engine.observations(lane, result)
 
 
 def _training(task: Digits, params: Mapping[str, Any], seed: int, budget: int) -> Training:

@@ -14,6 +14,7 @@ from torch import Tensor
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.outcome import Outcome
 from scattershot_common.bus.queue import TrialSpec
+from scattershot_common.bus.queue_scan import WaitingTrials
 from scattershot_common.bus.stream import Event, EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish
 from scattershot_common.bus.trial_state import TrialStates
@@ -21,17 +22,54 @@ from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.task.task import Task
 from scattershot_common.trial import Value
-from scattershot_worker.attempt import attempt as job
-from scattershot_worker.attempt.attempt import WorkerContext, run_trial
+from scattershot_worker.attempt.attempt import Key
+from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.attempt.reporter import Reporter
 from scattershot_worker.attempt.snapshot import read_tensors
 from scattershot_worker.attempt.stop_signal import StopSignal
+from scattershot_worker.child import run_job
+from scattershot_worker.child.pack_cache import PackCache
+from scattershot_worker.fused import NotFusable, Tuner
 
 METRIC = "acc"
 
 
+class FakeSupervisor:
+    """Records what a child tells its supervisor."""
+
+    def __init__(self) -> None:
+        #: StopSignal of every attempt that was begun, and how those went that have ended.
+        self.signals: dict[Key, StopSignal] = {}
+        self.endings: dict[Key, tuple[Outcome, str]] = {}
+        #: The most trials that were trained at a time, and the number that was asked for last.
+        self.most = self.wanted = 0
+
+    def began(self, info: StudyInfo) -> None:
+        pass
+
+    def took(self, text: str, number: int, signature: str, key: Key) -> StopSignal:
+        self.signals[key] = StopSignal()
+        self.most = max(self.most, self.running)
+        return self.signals[key]
+
+    def ended(self, key: Key, outcome: Outcome, reason: str) -> None:
+        self.endings[key] = outcome, reason
+
+    def wants(self, lanes: int) -> None:
+        self.wanted = lanes
+
+    @property
+    def running(self) -> int:
+        """The number of attempts that have not ended."""
+        return len(self.signals) - len(self.endings)
+
+
+def _not_fusable(*arguments: object) -> None:
+    raise NotFusable("for the test")
+
+
 class Workbench:
-    """A study in Redis, and the bench of the worker "w1" that takes its trials."""
+    """A study in Redis, and the context of the worker "w1" that takes its trials."""
 
     def __init__(self, url: str, root: Path) -> None:
         self.connection = connect(url)
@@ -39,7 +77,10 @@ class Workbench:
         self.info = StudyInfo("study", "u1", "task", METRIC, "maximize")
         publish(self.connection, self.info)
         self.states = TrialStates(self.connection, "study")
-        self.bench = WorkerContext(self.connection, "w1", root, torch.device("cpu"), Reporter(), {})
+        self.context = WorkerContext(self.connection, "w1", root, torch.device("cpu"), Reporter())
+        waiting = WaitingTrials(connect(url, decode=False))
+        self.pack_cache = PackCache(waiting, Tuner(1, root / "lanes.json"))
+        self.supervisor = FakeSupervisor()
         #: StopSignal of the attempt that runs.
         self.signals = StopSignal()
 
@@ -54,16 +95,34 @@ class Workbench:
         seed: int = 5,
         params: Mapping[str, Value] | None = None,
     ) -> tuple[Outcome, str]:
-        """Submit the trial and run one attempt at it."""
+        """Submit the trial and run one attempt at it; return how it went."""
         self.states.submit(trial, until)
         spec = TrialSpec("study", "u1", trial, "coarse", params or {}, seed, epochs or until)
+        return self.serve(task, spec, attempt)
+
+    def serve(
+        self, task: Task | Callable[[Any], object], spec: TrialSpec, attempt: int
+    ) -> tuple[Outcome, str]:
+        """Do what the child does with the job of an attempt, which trains alone."""
         self.signals = StopSignal()
-        with patch.object(job, "load_task", lambda name, data: task):
-            return run_trial(self.bench, spec, attempt, self.signals)
+        with (
+            patch.object(run_job, "load_task", lambda name, data: task),
+            patch.object(run_job, "probe", _not_fusable),
+        ):
+            run_job.serve(
+                self.context,
+                self.pack_cache,
+                self.supervisor,
+                spec.to_json(),
+                attempt,
+                "",
+                self.signals,
+            )
+        return self.supervisor.endings[spec.study, spec.trial, attempt]
 
     def minimize(self) -> None:
         """Let the study minimize its metric."""
-        self.bench.studies["study"] = replace(self.info, goal="minimize")
+        self.context.studies["study"] = replace(self.info, goal="minimize")
 
     def state(self, trial: int = 7) -> str:
         """Return what Redis says of the trial."""

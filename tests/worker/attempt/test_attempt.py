@@ -17,7 +17,7 @@ from scattershot_common.bus.study_info import publish
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.attempt import refuse, run_trial
+from scattershot_worker.attempt.lifecycle import claim
 from scattershot_worker.attempt.stop_signal import StopSignal
 from support.workbench import Workbench
 
@@ -70,7 +70,7 @@ def test_the_supervisor_learns_of_the_study_before_the_trial_begins(workbench: W
         raise RuntimeError("far enough")
 
     with pytest.raises(RuntimeError, match="far enough"):
-        run_trial(workbench.bench, SPEC, 1, StopSignal(), begun)
+        claim(workbench.context, SPEC, 1, StopSignal(), begun)
     assert seen == [(workbench.info, "waiting")]
 
 
@@ -92,7 +92,7 @@ def test_an_old_attempt_is_left_alone(workbench: Workbench) -> None:
 def test_a_trial_of_a_study_that_was_replaced_is_left_alone(workbench: Workbench) -> None:
     workbench.states.submit(7, 4)
     old = replace(SPEC, uid="u0")
-    outcome = run_trial(workbench.bench, old, 1, StopSignal())
+    outcome = claim(workbench.context, old, 1, StopSignal())
     assert outcome == ("refused", "its study has been replaced")
     assert workbench.state() == "waiting"
 
@@ -110,22 +110,21 @@ def test_a_study_that_was_replaced_meanwhile_is_looked_up_again(workbench: Workb
         raise RuntimeError("far enough")
 
     with pytest.raises(RuntimeError, match="far enough"):
-        run_trial(workbench.bench, spec, 1, StopSignal(), begun)
+        claim(workbench.context, spec, 1, StopSignal(), begun)
     assert seen == ["digits"]
 
 
 def test_a_trial_of_a_study_that_nobody_published_is_an_error(workbench: Workbench) -> None:
     with pytest.raises(ScattershotError, match="no study named 'other' is in this Redis"):
-        run_trial(workbench.bench, replace(SPEC, study="other"), 1, StopSignal())
+        claim(workbench.context, replace(SPEC, study="other"), 1, StopSignal())
 
 
 def test_a_refused_trial_fails_with_the_reason_so_that_its_user_learns_of_it(
     workbench: Workbench,
 ) -> None:
-    workbench.bench.allow = ("digits", "mine.*")
-    with pytest.raises(ScattershotError, match="may not train the task 'task'") as caught:
-        workbench.run(steady)
-    assert refuse(workbench.bench, SPEC, 1, str(caught.value))[0] == "refused"
+    workbench.context.allow = ("digits", "mine.*")
+    reason = "this worker may not train the task 'task' (see --allow)"
+    assert workbench.run(steady) == ("refused", reason)
     assert workbench.state() == "failed"
     assert workbench.reason() == (
         "refused by worker w1: this worker may not train the task 'task' (see --allow)"
@@ -134,7 +133,7 @@ def test_a_refused_trial_fails_with_the_reason_so_that_its_user_learns_of_it(
 
 @pytest.mark.parametrize("pattern", ["task", "t*", "*"])
 def test_tasks_are_allowed_by_name_or_pattern(workbench: Workbench, pattern: str) -> None:
-    workbench.bench.allow = ("digits", pattern)
+    workbench.context.allow = ("digits", pattern)
     assert workbench.run(steady) == ("ended", "complete")
 
 

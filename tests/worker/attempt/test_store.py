@@ -11,11 +11,14 @@ import torch
 from torch import nn
 
 from scattershot_common.bus.outcome import Outcome, StopReason
+from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.errors import CheckpointError, StoreUnreachable
 from scattershot_common.store import files, location, object_store
 from scattershot_common.store.checkpoint_names import list_checkpoints, parse_name, trial_folder
 from scattershot_common.store.location import Location
 from scattershot_worker.attempt import reporter
+from scattershot_worker.attempt.lifecycle import claim
+from scattershot_worker.attempt.stop_signal import StopSignal
 from support.workbench import Workbench
 
 
@@ -34,7 +37,7 @@ def train(trial: Any) -> None:
 @pytest.fixture
 def store(workbench: Workbench, bucket: str) -> Location:
     """The place of the workbench's study, which is told to keep its checkpoints there."""
-    workbench.bench.studies["study"] = replace(workbench.info, store=f"{bucket}/x")
+    workbench.context.studies["study"] = replace(workbench.info, store=f"{bucket}/x")
     return location.root(f"{bucket}/x", workbench.folder, "study")
 
 
@@ -49,7 +52,7 @@ def test_a_trial_goes_on_from_its_store_as_it_would_from_a_disk(
     assert [path.name[-15:-12] for path in kept] == ["001", "003", "004"]
     assert files.read_header(kept[-1])["attempt"] == 2
 
-    workbench.bench.studies["study"] = workbench.info
+    workbench.context.studies["study"] = workbench.info
     workbench.run(train, trial=8, until=4)
     assert workbench.reported(8) == away
     here = files.tensors(list_checkpoints(workbench.folder, 8)[-1], "model")
@@ -84,7 +87,7 @@ def test_a_failed_trials_traceback_lies_beside_its_checkpoints(
 def test_a_store_that_cannot_be_used_fails_the_trial_with_the_remedy(
     workbench: Workbench, bucket: str
 ) -> None:
-    workbench.bench.studies["study"] = replace(workbench.info, store="s3://no-such-bucket")
+    workbench.context.studies["study"] = replace(workbench.info, store="s3://no-such-bucket")
     assert workbench.run(train) == ("ended", "failed")
     assert "there is no bucket 'no-such-bucket'; make it" in workbench.reason()
     assert workbench.reported() == []
@@ -93,9 +96,10 @@ def test_a_store_that_cannot_be_used_fails_the_trial_with_the_remedy(
 def test_a_place_that_is_no_store_is_refused_before_the_trial_is_claimed(
     workbench: Workbench, tmp_path: Path
 ) -> None:
-    workbench.bench.studies["study"] = replace(workbench.info, store=f"file://{tmp_path}")
+    workbench.context.studies["study"] = replace(workbench.info, store=f"file://{tmp_path}")
+    workbench.states.submit(7, 4)
     with pytest.raises(CheckpointError, match="must be the URL of an object store"):
-        workbench.run(train)
+        claim(workbench.context, TrialSpec("study", "u1", 7, "coarse", {}, 5, 4), 1, StopSignal())
     assert workbench.state() == "waiting"
 
 

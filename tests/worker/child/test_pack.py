@@ -25,15 +25,13 @@ from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.store.files import read_header
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED
-from scattershot_worker.attempt import attempt
-from scattershot_worker.attempt.attempt import WorkerContext
+from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.attempt.reporter import Reporter
 from scattershot_worker.attempt.stop_signal import StopSignal
 from scattershot_worker.child import run_job
 from scattershot_worker.child.pack_cache import PackCache
-from scattershot_worker.fused import Engine, Plan, Tuner
-
-Key = tuple[str, int, int]
+from scattershot_worker.fused import FusedEngine, Plan, Tuner
+from support.workbench import FakeSupervisor
 
 
 class Four(Task):
@@ -60,33 +58,6 @@ class Four(Task):
         return super().metrics(outputs, targets)
 
 
-class Line:
-    """What a supervisor would hear."""
-
-    def __init__(self) -> None:
-        self.signals: dict[Key, StopSignal] = {}
-        self.outcomes: dict[Key, tuple[str, str]] = {}
-        self.most = self.wanted = 0
-
-    def began(self, info: StudyInfo) -> None:
-        pass
-
-    def took(self, text: str, number: int, signature: str, key: Key) -> StopSignal:
-        self.signals[key] = StopSignal()
-        self.most = max(self.most, self.living)
-        return self.signals[key]
-
-    def ended(self, key: Key, outcome: str, reason: str) -> None:
-        self.outcomes[key] = outcome, reason
-
-    def wants(self, lanes: int) -> None:
-        self.wanted = lanes
-
-    @property
-    def living(self) -> int:
-        return len(self.signals) - len(self.outcomes)
-
-
 class Shop:
     """A worker's child that fuses whatever can be fused, and a study with its queue."""
 
@@ -95,14 +66,14 @@ class Shop:
         self.connection = connect(url)
         self.queue = TrialQueue(connect(url, decode=False))
         self.task = Four()
-        self.line = Line()
-        self.bench = WorkerContext(self.connection, "w1", root, torch.device("cpu"), Reporter(), {})
+        self.supervisor = FakeSupervisor()
+        self.context = WorkerContext(self.connection, "w1", root, torch.device("cpu"), Reporter())
         tuner = Tuner(lanes, root / "lanes.json")
         self.plans: dict[str, Plan] = {}
         tuner.plan = lambda *about: self.plans.setdefault(  # type: ignore[method-assign]
             about[3].key, Plan("fused", "for the test", lanes, lanes)
         )
-        self.packing = PackCache(WaitingTrials(connect(url, decode=False)), tuner)
+        self.pack_cache = PackCache(WaitingTrials(connect(url, decode=False)), tuner)
         self.study("study")
 
     def study(self, name: str, **about: Any) -> None:
@@ -124,18 +95,15 @@ class Shop:
         spec = self.spec(trial, **about)
         (mine,) = (
             one
-            for one in self.packing.waiting.look(spec.study, "u1", 100)
+            for one in self.pack_cache.waiting.look(spec.study, "u1", 100)
             if one.spec.trial == trial
         )
-        self.packing.waiting.remove([mine])
+        self.pack_cache.waiting.remove([mine])
         key = (spec.study, trial, number)
-        self.line.signals[key] = StopSignal()
-        arguments = (mine.text, number, mine.signature, self.line.signals[key])
-        with (
-            patch.object(attempt, "load_task", lambda name, data: self.task),
-            patch.object(run_job, "load_task", lambda name, data: self.task),
-        ):
-            run_job.serve(self.bench, self.packing, self.line, *arguments)
+        self.supervisor.signals[key] = StopSignal()
+        arguments = (mine.text, number, mine.signature, self.supervisor.signals[key])
+        with patch.object(run_job, "load_task", lambda name, data: self.task):
+            run_job.serve(self.context, self.pack_cache, self.supervisor, *arguments)
 
     def at_metrics(self, count: int, act: Callable[[], None]) -> None:
         """Do something when metrics have been asked for so many times."""
@@ -162,7 +130,7 @@ class Shop:
         ]
 
     def outcome(self, trial: int, number: int = 1) -> tuple[str, str]:
-        return self.line.outcomes[(self.info.name, trial, number)]
+        return self.supervisor.endings[(self.info.name, trial, number)]
 
 
 @pytest.fixture
@@ -175,7 +143,7 @@ def test_trials_that_fit_are_taken_off_the_queue_and_trained_together(shop: Shop
     shop.serve(0)
     assert [shop.state(trial) for trial in range(5)] == ["complete"] * 5
     assert shop.queue.waiting() == []
-    assert shop.line.most == 5
+    assert shop.supervisor.most == 5
     assert all(shop.outcome(trial) == ("ended", "complete") for trial in range(5))
     assert all(len(shop.history(trial)) == 4 for trial in range(5))
     for trial in range(5):
@@ -193,7 +161,7 @@ def test_a_trial_reports_the_same_to_the_last_digit_whoever_is_beside_it(shop: S
     for trial in range(5):
         shop.send(trial)
         shop.serve(trial)
-    assert shop.line.most == 5
+    assert shop.supervisor.most == 5
     assert [shop.history(trial) for trial in range(5)] == together
 
 
@@ -218,15 +186,15 @@ def test_lanes_that_end_are_filled_at_once_and_nothing_is_traced_anew(
     shop.send(*range(1, 8), until=3, epochs=3)
     shop.serve(0, epochs=2)
     assert [shop.state(trial) for trial in range(8)] == ["complete"] * 8
-    assert shop.line.most == 3
-    (engine,) = shop.packing.engines.values()
+    assert shop.supervisor.most == 3
+    (engine,) = shop.pack_cache.engines.values()
     assert max(width for width, _ in engine.programs) == 3
 
 
 def test_no_more_than_a_workers_share_is_taken(shop: Shop) -> None:
     shop.connection.hset(WORKERS, mapping={name: "{}" for name in ("w1", "w2")})
     shop.send(*range(14))
-    shop.at_metrics(1, lambda: seen.append(shop.line.living))
+    shop.at_metrics(1, lambda: seen.append(shop.supervisor.running))
     seen: list[int] = []
     shop.serve(0)
     assert seen == [7]
@@ -237,7 +205,7 @@ def test_what_other_workers_still_have_to_train_counts_in_the_share(shop: Shop) 
     shop.send(*range(6))
     shop.states.submit(20, 40)
     shop.states.claim(20, 1, "w2")  # 40 epochs are as much as ten of these trials
-    shop.at_metrics(1, lambda: seen.append(shop.line.living))
+    shop.at_metrics(1, lambda: seen.append(shop.supervisor.running))
     seen: list[int] = []
     shop.serve(0)
     assert seen == [6]
@@ -249,7 +217,7 @@ def test_a_lane_without_company_is_given_to_the_worker_that_trains_its_kind(shop
     shop.serve(2, hidden=5)
     shop.send(4, hidden=5)
     shop.send(5)
-    (kind,) = (engine.signature.key for engine in shop.packing.engines.values())
+    (kind,) = (engine.signature.key for engine in shop.pack_cache.engines.values())
     active_packs.join(shop.connection, "study", "w1", kind)
     shop.serve(4, hidden=5)
     assert shop.state(4) == "complete", "no other worker trains such trials"
@@ -266,7 +234,7 @@ def test_a_lane_is_not_given_back_twice_nor_where_its_worker_would_have_nothing_
 ) -> None:
     shop.send(0)
     shop.serve(0)
-    (kind,) = (engine.signature.key for engine in shop.packing.engines.values())
+    (kind,) = (engine.signature.key for engine in shop.pack_cache.engines.values())
     active_packs.join(shop.connection, "study", "w2", kind)
     shop.send(1)
     shop.serve(1)
@@ -286,7 +254,7 @@ def test_a_killed_lane_leaves_and_the_others_go_on(shop: Shop) -> None:
 
     def kill() -> None:
         shop.states.signal(1, StopReason.KILL, "poor")
-        shop.line.signals[("study", 1, 1)].set(StopReason.KILL)
+        shop.supervisor.signals[("study", 1, 1)].set(StopReason.KILL)
 
     shop.at_metrics(2, kill)
     shop.serve(0)
@@ -307,7 +275,7 @@ def test_a_worker_that_leaves_gives_all_back_and_takes_no_more(shop: Shop) -> No
 
     def leave() -> None:
         shop.send(9)
-        for signals in shop.line.signals.values():
+        for signals in shop.supervisor.signals.values():
             signals.set(StopReason.DRAIN)
 
     shop.at_metrics(5, leave)
@@ -324,7 +292,7 @@ def test_what_was_given_back_goes_on_as_if_nothing_had_been(shop: Shop) -> None:
     shop.send(*range(3))
 
     def leave() -> None:
-        for signals in shop.line.signals.values():
+        for signals in shop.supervisor.signals.values():
             signals.set(StopReason.DRAIN)
 
     shop.at_metrics(7, leave)
@@ -400,15 +368,15 @@ def test_memory_that_runs_out_halves_the_lanes_and_fails_nobody(
 ) -> None:
     shop = Shop(redis_url, tmp_path, lanes=4)
     shop.send(*range(4))
-    whole, calls = Engine.train_epoch, []
+    whole, calls = FusedEngine.train_epoch, []
 
-    def hungry(self: Engine, check: Callable[[], None]) -> Any:
+    def hungry(self: FusedEngine, check: Callable[[], None]) -> Any:
         calls.append(len(self.lanes))
         if len(self.lanes) > 2:
             raise MemoryError("no 99 GiB left")
         return whole(self, check)
 
-    monkeypatch.setattr(Engine, "train_epoch", hungry)
+    monkeypatch.setattr(FusedEngine, "train_epoch", hungry)
     shop.serve(0)
     assert [shop.outcome(trial) for trial in range(4)] == [("drain", "")] * 4
     (plan,) = shop.plans.values()
@@ -434,15 +402,15 @@ def test_unsigned_trials_are_not_taken(shop: Shop, monkeypatch: pytest.MonkeyPat
 def test_how_a_kind_is_trained_is_settled_by_the_first_worker(shop: Shop) -> None:
     shop.send(0, 1)
     shop.serve(0)
-    (key,) = shop.packing.engines
+    (key,) = shop.pack_cache.engines
     assert fusion_choice.settled(shop.connection, "study", key) == "fused"
-    assert shop.line.wanted == 8
+    assert shop.supervisor.wanted == 8
     shop.study("other")
     fusion_choice.settle(shop.connection, "other", key, "alone", "by another worker")
     shop.send(0, 1)
     shop.serve(0)
     assert [shop.state(trial) for trial in range(2)] == ["complete", "waiting"]
-    assert shop.line.wanted == 1
+    assert shop.supervisor.wanted == 1
 
 
 class Own(Four):

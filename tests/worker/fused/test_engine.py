@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.fused import Engine, Lane, probe
+from scattershot_worker.fused import FusedEngine, Lane, probe
 from scattershot_worker.fused.program import EagerGraph
 from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.monitor import Monitor
@@ -125,21 +125,23 @@ def training(task: Task, number: int, **params: Any) -> Training:
     return Training(task, about, seed=100 + number, budget=4, device=CPU)
 
 
-def admit(engine: Engine, trials: Sequence[Training]) -> list[Lane]:
+def admit(engine: FusedEngine, trials: Sequence[Training]) -> list[Lane]:
     lanes = [engine.lane(one) for one in trials]
     for lane in lanes:
         engine.admit(lane)
     return lanes
 
 
-def epoch(engine: Engine, number: int, *, but: Mapping[Lane, int] | None = None) -> list[float]:
+def epoch(
+    engine: FusedEngine, number: int, *, but: Mapping[Lane, int] | None = None
+) -> list[float]:
     for lane in engine.lanes:
         lane.training.begin_epoch((but or {}).get(lane, number), [])
-    return list(engine.train_epoch(lambda: None).values())
+    return [float(loss) for loss in engine.train_epoch(lambda: None).losses.values()]
 
 
-def engine_of(task: Task, like: Training) -> Engine:
-    return Engine(task, task.data(), probe(task, like, task.data()))
+def engine_of(task: Task, like: Training) -> FusedEngine:
+    return FusedEngine(task, task.data(), probe(task, like, task.data()))
 
 
 def assert_same(lane: Lane, alone: Training, within: float) -> None:
@@ -463,7 +465,7 @@ def test_what_one_engine_has_traced_another_of_its_kind_uses() -> None:
     first = engine_of(task, like)
     admit(first, [training(task, i) for i in range(3)])
     epoch(first, 1)
-    second = Engine(task, task.data(), first.signature, first.programs)
+    second = FusedEngine(task, task.data(), first.signature, first.programs)
     lanes = admit(second, [training(task, i) for i in range(3)])
     before = dict(first.programs)
     epoch(second, 1)
@@ -497,7 +499,7 @@ def test_a_step_that_is_replayed_as_a_graph_gives_the_same_bits(model: str) -> N
     states = []
     for graph in (None, EagerGraph):
         like = training(task, 0, **about)
-        engine = Engine(task, task.data(), probe(task, like, task.data()), graph=graph)
+        engine = FusedEngine(task, task.data(), probe(task, like, task.data()), graph=graph)
         lanes = admit(engine, [training(task, i, **about) for i in range(3)])
         epoch(engine, 1)
         lanes += admit(engine, [training(task, i, **about) for i in range(3, 9)])  # the rows move
@@ -517,7 +519,7 @@ def test_a_step_that_cannot_be_captured_is_done_without_a_graph(
 
     task = Small("mlp", torch.float32)
     like = training(task, 0)
-    engine = Engine(task, task.data(), probe(task, like, task.data()), graph=Refuses)
+    engine = FusedEngine(task, task.data(), probe(task, like, task.data()), graph=Refuses)
     (lane,) = admit(engine, [like])
     epoch(engine, 1)
     plain = engine_of(task, training(task, 0))
@@ -538,7 +540,7 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
     for number in (1, 2, 3, 4):  # of five steps
         epoch(engine, number)
         results = engine.evaluate(task.data().val, lambda: None)
-        seen, line = engine.seen(lane, tensors_of(task.data().val)[0], results[lane])
+        seen, line = engine.observations(lane, results[lane])
         looked_at += [number] if line is not None else []
         observed += [number] if "grad_norm" in seen else []
         assert "train_accuracy" in seen
@@ -564,7 +566,7 @@ def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
             with monitor.evaluation():
                 evaluation = evaluate(task, one.model, val, CPU)
             expected, own_record = monitor.end_epoch(evaluation.outputs, evaluation.targets)
-            metrics, record = engine.seen(lane, tensors_of(val)[0], results[lane])
+            metrics, record = engine.observations(lane, results[lane])
             assert metrics == pytest.approx(expected, rel=1e-3) and "train_accuracy" in metrics
             assert (record is None) is (own_record is None) is (number not in (1, 4))
             if record is not None and own_record is not None:

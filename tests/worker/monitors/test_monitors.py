@@ -45,12 +45,12 @@ class Rings(Task):
 
 @pytest.fixture
 def bench(workbench: Workbench) -> Workbench:
-    workbench.bench.studies["study"] = replace(workbench.info, metric="val_accuracy")
+    workbench.context.studies["study"] = replace(workbench.info, metric="val_accuracy")
     return workbench
 
 
 def switch_off(bench: Workbench) -> None:
-    bench.bench.studies["study"] = replace(bench.bench.studies["study"], monitors=False)
+    bench.context.studies["study"] = replace(bench.context.studies["study"], monitors=False)
 
 
 def layers(bench: Workbench, trial: int = 7) -> list[dict[str, Any]]:

@@ -51,7 +51,9 @@ def with_data(make_data: Callable[[], Any], kind: type[Toy] = Toy) -> Toy:
 
 @pytest.fixture
 def bench(workbench: Workbench) -> Workbench:
-    workbench.bench.studies["study"] = StudyInfo(**{**asdict(workbench.info), "metric": "val_acc"})
+    workbench.context.studies["study"] = StudyInfo(
+        **{**asdict(workbench.info), "metric": "val_acc"}
+    )
     return workbench
 
 

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,8 +17,6 @@ from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt import attempt
-from scattershot_worker.attempt.stop_signal import StopSignal
 from scattershot_worker.training.hyperparameters import Hyperparameters
 from scattershot_worker.training.initialization import initialize
 from scattershot_worker.training.seeding import seed_everything
@@ -320,7 +317,7 @@ def test_a_trial_that_is_resumed_at_any_epoch_is_the_same_bit_for_bit(
     def task() -> Task:
         return Shaken() if params.get("augmented") else Three()
 
-    workbench.bench.studies["study"] = workbench.info.__class__(
+    workbench.context.studies["study"] = workbench.info.__class__(
         **{name: getattr(workbench.info, name) for name in workbench.info.__slots__}
         | {"metric": "val_acc"}
     )
@@ -349,7 +346,7 @@ class Flat(Three):
 def test_a_trial_that_gets_no_better_is_complete_before_its_budget_is_used_up(
     workbench: Workbench, until: int
 ) -> None:
-    workbench.bench.studies["study"] = workbench.info.__class__(
+    workbench.context.studies["study"] = workbench.info.__class__(
         **{name: getattr(workbench.info, name) for name in workbench.info.__slots__}
         | {"metric": "val_acc"}
     )
@@ -368,7 +365,7 @@ def test_a_trial_that_gets_no_better_is_complete_before_its_budget_is_used_up(
 def test_a_trial_that_is_stopped_anywhere_is_complete_at_the_same_epoch(
     workbench: Workbench, at: int
 ) -> None:
-    workbench.bench.studies["study"] = workbench.info.__class__(
+    workbench.context.studies["study"] = workbench.info.__class__(
         **{name: getattr(workbench.info, name) for name in workbench.info.__slots__}
         | {"metric": "val_acc"}
     )
@@ -392,7 +389,7 @@ def test_a_trial_that_is_stopped_anywhere_is_complete_at_the_same_epoch(
 def test_a_trial_that_stopped_early_gets_on_when_a_later_stage_continues_it(
     workbench: Workbench,
 ) -> None:
-    workbench.bench.studies["study"] = workbench.info.__class__(
+    workbench.context.studies["study"] = workbench.info.__class__(
         **{name: getattr(workbench.info, name) for name in workbench.info.__slots__}
         | {"metric": "val_acc"}
     )
@@ -400,9 +397,7 @@ def test_a_trial_that_stopped_early_gets_on_when_a_later_stage_continues_it(
     workbench.run(Flat(), until=10, params=params)
     workbench.states.submit(7, 20)
     spec = TrialSpec("study", "u1", 7, "final", params, 5, 20)
-    with patch.object(attempt, "load_task", lambda name, data: Flat()):
-        outcome = attempt.run_trial(workbench.bench, spec, 2, StopSignal())
-    assert outcome == ("ended", "complete")
+    assert workbench.serve(Flat(), spec, 2) == ("ended", "complete")
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4, 5]
 
 

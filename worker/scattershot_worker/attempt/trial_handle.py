@@ -1,28 +1,41 @@
-"""Owns the `trial` object: what a train function gets, and what the trainer itself runs on."""
+"""The `trial` object: what a train function gets, and what packs resume from and report to."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from scattershot_common.bus.queue import TrialSpec
-from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.seeds import derive
-from scattershot_common.store.checkpoint_names import list_checkpoints, trial_folder
+from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.store.files import STALE, clean_stale, newest_valid
 from scattershot_common.store.layer_stats import LAYERS, LayerStats
-from scattershot_worker.attempt.reporter import Attempt, Line, Reporter
+from scattershot_worker.attempt.attempt import Attempt
+from scattershot_worker.attempt.reporter import QueuedEpoch, Reporter
 from scattershot_worker.attempt.snapshot import Snapshot, Stateful, restore
 from scattershot_worker.training.seeding import seed_everything
 
+log = logging.getLogger("scattershot.worker")
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is reported of an epoch; see `TrialHandle.report`."""
+
+    metrics: Mapping[str, Any]
+    layers: Mapping[str, Any] | None = None
+    predictions: Any = None
+    targets: Any = None
 
 
 class TrialHandle:
@@ -33,18 +46,9 @@ class TrialHandle:
     """
 
     def __init__(
-        self,
-        spec: TrialSpec,
-        info: StudyInfo,
-        attempt: Attempt,
-        reporter: Reporter,
-        *,
-        folder: Path,
-        until: int,
-        reported: int,
-        device: torch.device,
-        log: Any,
+        self, attempt: Attempt, reporter: Reporter, *, folder: Path, device: torch.device
     ) -> None:
+        spec = attempt.spec
         self.number = spec.trial
         self.stage = spec.stage
         #: The hyperparameters, by name.
@@ -57,24 +61,23 @@ class TrialHandle:
         self.device = device
         #: The study's output folder on this machine.
         self.folder = folder
-        #: One line per epoch so far: "epoch" and the metrics reported.
+        #: One record per epoch so far: "epoch" and the metrics reported.
         self.history: list[dict[str, float]] = []
         #: The same as JSON, for the checkpoints' headers.
-        self._lines: list[str] = []
-        self._spec, self._info, self._attempt, self._reporter = spec, info, attempt, reporter
-        self._until, self._reported = until, reported
-        #: Whether to look at gradients, updates and activations; see [worker] monitors.
-        self.monitors = info.monitors
-        self._log = log
+        self._records: list[str] = []
+        self._attempt, self._reporter = attempt, reporter
+        self._objective = attempt.objective
+        #: Epochs after which this attempt ends.
+        self._until = attempt.claim.until
         self._parts: dict[str, Stateful] = {}
         self._layers = LayerStats()
         #: Epochs without a better value after which it is complete, if it is to stop early.
         self.patience: int | None = None
-        #: Whether the last epoch was this stage's: a trial that is continued gets on first.
+        #: Whether the last epoch was one of this stage: a trial that a stage continues trains
+        #: an epoch before it may stop early.
         self._in_stage = False
-        self._epoch = 0
-        self._begun = 0  # the epoch that epochs() has yielded last
-        seed_everything(derive(self.seed, "init"))
+        #: The epoch that is reported last, and the one that is begun last.
+        self._epoch = self._begun = 0
 
     def epochs(self, **parts: Any) -> Iterator[int]:
         """Yield the epochs that are still to train, counted from 1.
@@ -95,7 +98,7 @@ class TrialHandle:
                 )
 
     def open(self, parts: Mapping[str, Any]) -> None:
-        """Name what survives a restart, and restore it: what `epochs` begins with."""
+        """Name what survives a restart, and restore it."""
         for name, part in parts.items():
             if not isinstance(part, Stateful):
                 raise ScattershotError(
@@ -107,7 +110,7 @@ class TrialHandle:
 
     def next_epoch(self) -> int | None:
         """Return the epoch to train now, or None after the last; leave if the trial must stop."""
-        self._stop_early()  # here, so that an attempt that goes on decides as the one before would
+        self._stop_early()  # here, so that a resumed attempt decides as the one before would have
         if self._epoch >= self._until:
             return None
         self.check()
@@ -121,7 +124,12 @@ class TrialHandle:
             yield batch
 
     def check(self) -> None:
-        """Leave the training if the trial was killed, or the worker is to stop."""
+        """Leave the training if the trial was killed, or the worker is to stop.
+
+        Raises:
+            TrialStopped: it is to stop.
+            StoreUnreachable: an object store did not take its last checkpoints.
+        """
         self._attempt.signals.check()
 
     def report(
@@ -150,8 +158,12 @@ class TrialHandle:
                 "trial.report() must be called once in every epoch of trial.epochs(); "
                 + (f"epoch {self._epoch} is reported already" if self._begun else "none has begun")
             )
-        values = {name: _number(name, value) for name, value in {**(metrics or {}), **more}.items()}
-        metric = self._info.metric
+        self.record(EpochReport({**(metrics or {}), **more}, layers, predictions, targets))
+
+    def record(self, report: EpochReport) -> None:
+        """Report the epoch that is begun; see `report`."""
+        values = {name: _number(name, value) for name, value in report.metrics.items()}
+        metric = self._objective.metric
         if metric not in values:
             raise ScattershotError(
                 f"trial.report() must give {metric!r}, the study's metric; it gave "
@@ -162,45 +174,51 @@ class TrialHandle:
         self._in_stage = True
         self._attempt.signals.progress += 1
         self.history.append({"epoch": self._epoch, **values})
-        snapshot = None
-        # A checkpoint whose metric is not finite would never be used: not for ranking, and
-        # resuming from it would only bring the same NaN again.
-        if self._parts and math.isfinite(values[metric]):
-            state: dict[str, Any] = {name: p.state_dict() for name, p in self._parts.items()}
-            if predictions is not None and targets is not None:
-                state["predictions"] = torch.as_tensor(predictions).to(torch.float32)
-                state["targets"] = torch.as_tensor(targets)
-            snapshot = Snapshot(state)
+        self._records.append(json.dumps(self.history[-1]))
         files = {}
-        if layers is not None:
-            self._layers.add(layers)
+        if report.layers is not None:
+            self._layers.add(report.layers)
             files[LAYERS] = self._layers.data()
-        self._lines.append(json.dumps(self.history[-1]))
-        self._reporter.line(
-            Line(
+        self._reporter.add(
+            QueuedEpoch(
                 self._attempt,
                 self._epoch,
                 values,
-                snapshot,
+                self._snapshot(report, values[metric]),
                 self._header(values),
-                [*self._lines],
+                [*self._records],
                 files,
             )
         )
         if self._epoch < self._until:
             self.check()
 
+    def _snapshot(self, report: EpochReport, value: float) -> Snapshot | None:
+        """Return what the epoch's checkpoint holds, or None where there is to be none.
+
+        One whose metric is not finite would never be used: not for ranking, and to resume from it
+        would only bring the same NaN again.
+        """
+        if not self._parts or not math.isfinite(value):
+            return None
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts.items()}
+        if report.predictions is not None and report.targets is not None:
+            state["predictions"] = torch.as_tensor(report.predictions).to(torch.float32)
+            state["targets"] = torch.as_tensor(report.targets)
+        return Snapshot(state)
+
     def _stop_early(self) -> None:
         """End as complete if the last `patience` epochs have brought nothing better."""
         if self.patience is None or self._epoch >= self._until or not self._in_stage:
             return
-        metric, sign = self._info.metric, -1 if self._info.goal == "minimize" else 1
-        values = [sign * line[metric] for line in self.history]
-        finite = [value for value in values if math.isfinite(value)]
-        best = values.index(max(finite)) + 1 if finite else 0
-        if len(values) - best >= self.patience:
+        values = [self._objective.of(record) for record in self.history]
+        best = self._objective.best(values)
+        best_epoch = values.index(best) + 1 if math.isfinite(best) else 0
+        if len(values) - best_epoch >= self.patience:
             self._until = self._epoch
-            self._attempt.early = f"stopped early: no better {metric} for {self.patience} epochs"
+            self._attempt.early = (
+                f"stopped early: no better {self._objective.metric} for {self.patience} epochs"
+            )
 
     @property
     def done(self) -> int:
@@ -213,56 +231,58 @@ class TrialHandle:
         return max(0, self._until - self._epoch)
 
     def _header(self, values: Mapping[str, float]) -> dict[str, object]:
-        metric = self._info.metric
+        """Return the header of the epoch's checkpoint, without its history and state."""
         return {
-            "study": self._spec.study,
+            "study": self._attempt.spec.study,
             "trial": self.number,
             "stage": self.stage,
             "attempt": self._attempt.number,
             "epoch": self._epoch,
             "params": dict(self.params),
             "seed": self.seed,
-            "metric": metric,
-            "goal": self._info.goal,
-            "value": values[metric],
+            "metric": self._objective.metric,
+            "goal": self._objective.goal,
+            "value": self._objective.of(values),
         }
 
     def _resume(self) -> None:
         """Go on from the newest sound checkpoint at or before what was last reported."""
-        checkpoints = self._attempt.checkpoints
-        if self._attempt.number > 1:
-            clean_stale(trial_folder(checkpoints, self.number), STALE)
-        self._attempt.files = {path.name for path in list_checkpoints(checkpoints, self.number)}
-        if not self._parts or not self._reported:
+        attempt, checkpoints = self._attempt, self._attempt.checkpoints
+        reported = attempt.claim.epoch
+        if attempt.number > 1:
+            clean_stale(attempt.folder, STALE)
+        attempt.files = {path.name for path in list_checkpoints(checkpoints, self.number)}
+        if not self._parts or not reported:
             return
-        found = newest_valid(
+        checkpoint = newest_valid(
             checkpoints,
             self.number,
-            self._reported,
-            lambda error: self._log.warning("trial %d: %s", self.number, error),
+            reported,
+            lambda error: log.warning("trial %d: %s", self.number, error),
         )
-        if found is None:
-            self._log.warning(
+        if checkpoint is None:
+            log.warning(
                 "trial %d: no sound checkpoint of its %d epochs is in %s; it starts again",
                 self.number,
-                self._reported,
+                reported,
                 checkpoints,
             )
             return
-        if found.header["seed"] != self.seed or found.header["params"] != dict(self.params):
+        header = checkpoint.header
+        if header["seed"] != self.seed or header["params"] != dict(self.params):
             raise CheckpointError(
-                f"{found.path} belongs to another trial (its hyperparameters differ); "
+                f"{checkpoint.path} belongs to another trial (its hyperparameters differ); "
                 "use another output folder, or --fresh"
             )
-        restore(self._parts, cast(Mapping[str, Any], found.header["state"]), found.data)
-        self._epoch = found.header["epoch"]
-        self._in_stage = found.header.get("stage") == self.stage
-        if self.monitors:
+        restore(self._parts, cast(Mapping[str, Any], header["state"]), checkpoint.data)
+        self._epoch = header["epoch"]
+        self._in_stage = header.get("stage") == self.stage
+        if attempt.info.monitors:
             self._layers = LayerStats.read(checkpoints, self.number, until=self._epoch)
-        self.history[:] = found.header["history"]
-        self._lines = [json.dumps(line) for line in self.history]
-        metric = self._info.metric
-        self._attempt.accepted = {int(line["epoch"]): line[metric] for line in self.history}
+        self.history[:] = header["history"]
+        self._records = [json.dumps(record) for record in self.history]
+        metric = self._objective.metric
+        attempt.accepted = {int(record["epoch"]): record[metric] for record in self.history}
 
 
 def _number(name: str, value: Any) -> float:

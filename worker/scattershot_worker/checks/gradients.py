@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from scattershot_common.seeds import derive
 from scattershot_common.task.check_result import CheckResult
-from scattershot_worker.attempt.attempt import where
+from scattershot_worker.attempt.error_text import describe
 from scattershot_worker.checks.differences import (
     DOUBTFUL,
     GOOD,
@@ -57,7 +57,7 @@ def check(under_test: TaskUnderTest) -> CheckResult:
             data_loss = _loss_of(under_test, double, batch)
             first, again = data_loss().item(), data_loss().item()
         except Exception as error:  # it ran in float32 just now
-            return _skipped(f"it does not compute in float64: {where(error)}")
+            return _skipped(f"it does not compute in float64: {describe(error)}")
         if first != again:
             return _skipped(f"the same seed gives another loss, {first:.6g} and {again:.6g}")
         alone = compare(double, data_loss, seed)

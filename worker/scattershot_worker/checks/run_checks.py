@@ -13,7 +13,7 @@ from scattershot_common.errors import ScattershotError, TaskError
 from scattershot_common.space.space import Space
 from scattershot_common.task.check_result import TASK, CheckResult, select_checks
 from scattershot_common.task.task import Task
-from scattershot_worker.attempt.attempt import where
+from scattershot_worker.attempt.error_text import describe
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.checks import (
     data,
@@ -164,7 +164,7 @@ def _try_parts(under_test: TaskUnderTest, *, with_loss: bool) -> None:
 
 
 def _message(error: BaseException) -> str:
-    return str(error) if isinstance(error, ScattershotError) else where(error)
+    return str(error) if isinstance(error, ScattershotError) else describe(error)
 
 
 def _device(name: str) -> torch.device:

@@ -134,7 +134,7 @@ def main() -> None:
 
     from scattershot_common.bus.connection import connect
     from scattershot_common.bus.queue_scan import WaitingTrials
-    from scattershot_worker.attempt.attempt import WorkerContext
+    from scattershot_worker.attempt.lifecycle import WorkerContext
     from scattershot_worker.attempt.reporter import Reporter
     from scattershot_worker.child.pack_cache import PackCache
     from scattershot_worker.child.run_job import serve
@@ -142,24 +142,24 @@ def main() -> None:
 
     torch.set_num_threads(settings.threads)
     _warm_up(torch)
-    bench = WorkerContext(
+    context = WorkerContext(
         connection=connect(settings.redis, retries=120),
         worker=settings.worker,
         root=Path(settings.root),
         device=_device(torch, settings.device),
         reporter=Reporter(),
-        studies={},
         allow=tuple(settings.allow),
     )
-    packing = PackCache(WaitingTrials(connect(settings.redis, decode=False)), Tuner(settings.lanes))
+    waiting = WaitingTrials(connect(settings.redis, decode=False))
+    pack_cache = PackCache(waiting, Tuner(settings.lanes))
 
     gc.freeze()
     gc.enable()
-    line.say(ready=str(bench.device))
+    line.say(ready=str(context.device))
     while True:
         message, signals = line.trials.get()
-        about = message["spec"], int(message["number"]), message["signature"]
-        serve(bench, packing, line, *about, signals)
+        job = message["spec"], int(message["number"]), message["signature"]
+        serve(context, pack_cache, line, *job, signals)
         line.say(free=True)
 
 

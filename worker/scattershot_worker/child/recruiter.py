@@ -1,86 +1,171 @@
-"""Owns a pack's look at the queue: which trials that wait fit it, and how many are its share."""
+"""The trials on the queue that fit a pack: which they are, how many to take, and their claim."""
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from scattershot_common.bus import active_packs
+from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.queue_scan import Waiting
 from scattershot_common.bus.signing import fits, secret
 from scattershot_common.bus.study_info import StudyInfo
-from scattershot_common.task.task import Task
-from scattershot_worker.attempt.attempt import WorkerContext
+from scattershot_common.bus.trial_state import TrialStates
+from scattershot_common.task.task import Data, Task
+from scattershot_worker.attempt.attempt import Attempt, Key
+from scattershot_worker.attempt.lifecycle import WorkerContext
+from scattershot_worker.attempt.stop_signal import StopSignal
 from scattershot_worker.child.pack_cache import PackCache
-from scattershot_worker.fused import Signature, probe
-from scattershot_worker.training.data import data_on
+from scattershot_worker.engine.engine import Signature
+from scattershot_worker.fused import Plan, probe
 from scattershot_worker.training.training import Training, make_training
 
-#: How far down the queue a pack looks for trials that fit it.
-_LOOK = 512
-#: Trials that are looked into at one look.
+log = logging.getLogger("scattershot.worker")
+
+#: Waiting trials, from the head of the queue, among which a pack searches for those that fit it.
+_DEPTH = 512
+#: Trials whose signature is determined in one search.
 _PROBES = 64
+#: Seconds between two searches that found nothing.
+_PAUSE = 0.5
+
+
+#: Tells the supervisor of a claimed trial (as text, number of the attempt, signature, key), and
+#: returns what its stops arrive in.
+Took = Callable[[str, int, str, Key], StopSignal]
 
 
 class Recruiter:
-    """Finds trials of one study and signature on the queue. It claims none."""
+    """Takes trials of one study and signature off the queue, for one pack."""
 
     def __init__(
         self,
-        bench: WorkerContext,
-        packing: PackCache,
+        context: WorkerContext,
+        pack_cache: PackCache,
         info: StudyInfo,
         task: Task,
+        data: Data,
         signature: Signature,
+        plan: Plan,
+        took: Took,
     ) -> None:
-        self._bench, self._packing, self._info = bench, packing, info
-        self._task, self._signature = task, signature
-        #: Whether trials were waiting, at the last look, that do not fit, and whether it was cut
+        self._context, self._pack_cache, self._info = context, pack_cache, info
+        self._task, self._data, self._signature = task, data, signature
+        self._took = took
+        #: How many lanes there may be.
+        self.plan = plan
+        self._search_at = 0.0
+        #: Whether, at the last search, trials waited that do not fit, and whether it was cut
         #: short: there may be more that do.
-        self.strangers = self.cut_short = False
+        self._misfits = self._cut_short = False
 
-    def look(self, room: int, left: int) -> list[tuple[Waiting, Training]]:
-        """Return up to `room` trials that fit, each freshly made.
+    @contextmanager
+    def listed(self) -> Iterator[None]:
+        """Let other workers know inside that this one trains trials of the signature."""
+        connection, study, worker = self._context.connection, self._info.name, self._context.worker
+        with suppress(*REDIS_OUTAGE):
+            active_packs.join(connection, study, worker, self._signature.key)
+        try:
+            yield
+        finally:
+            with suppress(*REDIS_OUTAGE):
+                active_packs.leave(connection, study, worker)
+
+    def trained_elsewhere(self) -> bool:
+        """Return whether another worker trains the signature, and trials of others wait for this.
+
+        As the last search found it.
+        """
+        if not self._misfits:
+            return False
+        try:
+            others = active_packs.others(
+                self._context.connection, self._info.name, self._context.worker
+            )
+        except REDIS_OUTAGE:
+            return False
+        return self._signature.key in others
+
+    def recruit(self, lanes: int, left: int) -> list[tuple[Attempt, Training]]:
+        """Claim trials that fit, beside `lanes` that have `left` epochs to train in all."""
+        room = self.plan.lanes - lanes
+        if room <= 0 or time.monotonic() < self._search_at:
+            return []
+        try:
+            fitting = self._search(room, left)
+        except REDIS_OUTAGE as error:  # the lanes that there are go on without it
+            log.warning("Redis does not answer (%s); training goes on", error)
+            fitting = []
+        if not fitting:
+            self._search_at = time.monotonic() + (0.0 if self._cut_short else _PAUSE)
+            return []
+        states = TrialStates(self._context.connection, self._info.name)
+        numbers = [(waiting.spec.trial, waiting.number) for waiting, _ in fitting]
+        claims = states.claim_all(numbers, self._context.worker)
+        checkpoints = self._context.checkpoints(self._info)
+        claimed: list[Waiting] = []
+        recruits: list[tuple[Attempt, Training]] = []
+        for (waiting, training), claim in zip(fitting, claims, strict=True):
+            if claim.granted:
+                spec, number = waiting.spec, waiting.number
+                key = (spec.study, spec.trial, number)
+                signals = self._took(waiting.text, number, waiting.signature, key)
+                attempt = Attempt(spec, number, self._info, claim, states, checkpoints, signals)
+                recruits.append((attempt, training))
+                claimed.append(waiting)
+        self._pack_cache.waiting.remove(claimed)
+        return recruits
+
+    def _search(self, room: int, left: int) -> list[tuple[Waiting, Training]]:
+        """Return up to `room` trials that fit, each freshly made; none is claimed.
 
         No more than this worker's share of all epochs that are still to be trained, of which its
-        lanes have `left`: the others want to work as well. Raises one of `REDIS_OUTAGE`.
+        lanes have `left`: the rest is for the other workers. Raises one of `REDIS_OUTAGE`.
         """
-        info, waiting = self._info, self._packing.waiting
-        there = waiting.look(info.name, info.uid, _LOOK)
-        key, known = self._signature.key, self._packing.known
-        likely = [one for one in there if known.get(one.job, key) == key]
-        self.strangers, self.cut_short = len(likely) < len(there), False
+        info, queue = self._info, self._pack_cache.waiting
+        waiting = queue.look(info.name, info.uid, _DEPTH)
+        key, known = self._signature.key, self._pack_cache.known
+        likely = [trial for trial in waiting if known.get(trial.job, key) == key]
+        self._misfits, self._cut_short = len(likely) < len(waiting), False
         if not likely:
             return []
-        all_left = sum(one.spec.epochs for one in there) + waiting.left(info.name)
-        share = all_left / waiting.workers() - left
-        found: list[tuple[Waiting, Training]] = []
+        all_left = sum(trial.spec.epochs for trial in waiting) + queue.left(info.name)
+        share = all_left / queue.workers() - left
+        fitting: list[tuple[Waiting, Training]] = []
         probes = 0
-        for one, failures in zip(likely, waiting.failures(likely), strict=True):
-            if len(found) >= room or share < one.spec.epochs / 2:
+        for trial, failures in zip(likely, queue.failures(likely), strict=True):
+            if len(fitting) >= room or share < trial.spec.epochs / 2:
                 break
-            if failures + 1 >= info.max_failures or not fits(one.text, one.signature, secret()):
+            if failures + 1 >= info.max_failures:
                 continue
-            if one.job not in known and (probes := probes + 1) > _PROBES:
-                self.cut_short = True
+            if not fits(trial.text, trial.signature, secret()):
+                continue
+            if trial.job not in known and (probes := probes + 1) > _PROBES:
+                self._cut_short = True
                 break
-            if training := self._training(one.spec, one.job):
-                found.append((one, training))
-                share -= one.spec.epochs
+            if training := self._training(trial.spec, trial.job):
+                fitting.append((trial, training))
+                share -= trial.spec.epochs
             else:
-                self.strangers = True
-        return found
+                self._misfits = True
+        return fitting
 
     def _training(self, spec: TrialSpec, job: str) -> Training | None:
-        """Return the model of a trial and all that trains it, if it fits."""
+        """Return the trial freshly made, if it fits."""
         try:
             training = make_training(
                 self._task,
                 spec.params,
                 seed=spec.seed,
                 budget=spec.epochs,
-                device=self._bench.device,
+                device=self._context.device,
             )
-            signature = probe(self._task, training, data_on(self._task, self._bench.device))
-        except (Exception, SystemExit):  # it is trained alone, and says then what is wrong
-            self._packing.remember(job, "")
+            signature = probe(self._task, training, self._data)
+        except (Exception, SystemExit):  # it is trained alone, and its error is reported then
+            self._pack_cache.remember(job, "")
             return None
-        self._packing.remember(job, signature.key)
+        self._pack_cache.remember(job, signature.key)
         return training if signature == self._signature else None

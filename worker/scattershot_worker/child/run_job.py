@@ -1,107 +1,128 @@
-"""Owns what a child does with a job: read it, claim its trial, train it alone or in a pack."""
+"""What a child does with a job: read it, claim its trial, train it alone or in a pack of lanes."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 from scattershot_common.bus import fusion_choice
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.signing import SECRET_VARIABLE, fits, secret
-from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.errors import ScattershotError
-from scattershot_common.task.task import Task
-from scattershot_worker.attempt.attempt import (
-    ClaimedTrial,
-    WorkerContext,
-    conclude,
-    refuse,
-    take,
-    train_alone,
-)
+from scattershot_common.task.task import Data, Task
+from scattershot_worker.attempt.attempt import Attempt
+from scattershot_worker.attempt.lifecycle import WorkerContext, claim, conclude, refuse
 from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.task_loader import load_task
-from scattershot_worker.child import pack as packs
+from scattershot_worker.attempt.train_function import run_train_function
+from scattershot_worker.child.pack import Pack, Supervisor
 from scattershot_worker.child.pack_cache import PackCache
-from scattershot_worker.fused import Engine, probe
+from scattershot_worker.child.recruiter import Recruiter
+from scattershot_worker.engine.engine import Signature
+from scattershot_worker.engine.solo import SoloEngine
+from scattershot_worker.fused import FusedEngine, Plan, probe
 from scattershot_worker.training.data import data_on
-from scattershot_worker.training.training import make_training
-
-
-class Line(packs.Line, Protocol):
-    """What tells the supervisor of what the child does."""
-
-    def began(self, info: StudyInfo) -> None:
-        """Tell what study is worked on."""
+from scattershot_worker.training.training import Training, make_training
 
 
 def serve(
-    bench: WorkerContext,
-    packing: PackCache,
-    line: Line,
+    context: WorkerContext,
+    pack_cache: PackCache,
+    supervisor: Supervisor,
     text: str,
     number: int,
     signature: str,
     signals: StopSignal,
 ) -> None:
-    """Train the attempt that a job names, and what joins it; tell `line` how each went."""
+    """Train the attempt that a job names, and what joins it; tell `supervisor` how each went."""
     spec = TrialSpec.from_json(text)
     key = (spec.study, spec.trial, number)
     try:
         if not fits(text, signature, secret()):
             raise ScattershotError(f"its signature is not of this worker's {SECRET_VARIABLE}")
-        taken = take(bench, spec, number, signals, line.began)
+        attempt = claim(context, spec, number, signals, supervisor.began)
     except ScattershotError as error:
-        line.ended(key, *refuse(bench, spec, number, str(error)))
+        supervisor.ended(key, *refuse(context, spec, number, str(error)))
         return
-    if not isinstance(taken, ClaimedTrial):
-        line.ended(key, *taken)
+    if not isinstance(attempt, Attempt):
+        supervisor.ended(key, *attempt)
         return
     try:
-        pack = open_pack(bench, packing, line, taken)
+        task = load_task(attempt.info.task, attempt.info.data)
+        if isinstance(task, Task):
+            pack = open_pack(context, pack_cache, supervisor, attempt, task)
+        else:
+            pack = None
+            run_train_function(context, attempt, task)
     except (Exception, SystemExit, TrialStopped) as error:
-        line.ended(key, *conclude(bench, taken, error))
+        supervisor.ended(key, *conclude(context.reporter, attempt, error))
         return
     if pack is not None:
         pack.run()
     else:
-        line.ended(key, *train_alone(bench, taken))
+        supervisor.ended(key, *conclude(context.reporter, attempt))
 
 
 def open_pack(
-    bench: WorkerContext, packing: PackCache, line: packs.Line, taken: ClaimedTrial
-) -> packs.Pack | None:
-    """Return a pack with the claimed trial in it, or None where it is to be trained alone.
+    context: WorkerContext,
+    pack_cache: PackCache,
+    supervisor: Supervisor,
+    attempt: Attempt,
+    task: Task,
+) -> Pack[Any]:
+    """Return a pack with a claimed trial in it: of lanes where that is faster, else alone.
 
     Raises what the user's task does while its data and model are made.
     """
-    info, spec = taken.info, taken.spec
-    task = load_task(info.task, info.data)
-    if not isinstance(task, Task):
-        return None  # a train function has a loop of its own
-    trial = taken.handle(bench)
-    data = data_on(task, bench.device)
-    training = make_training(
-        task, spec.params, seed=spec.seed, budget=spec.epochs, device=bench.device
-    )
+    info, spec, device = attempt.info, attempt.spec, context.device
+
+    def fresh() -> Training:
+        return make_training(task, spec.params, seed=spec.seed, budget=spec.epochs, device=device)
+
+    data, training = data_on(task, device), fresh()
+    choice = _plan_lanes(context, pack_cache, attempt, task, data, training)
+    supervisor.wants(1 if choice is None else choice[1].lanes)
+    pack: Pack[Any]
+    if choice is None:
+        # made anew: a look at a model that cannot be a lane may have changed it
+        training = fresh()
+        pack = Pack(context, supervisor, info, task, data, SoloEngine(task, data))
+    else:
+        signature, plan = choice
+        engine = pack_cache.engine(
+            signature, lambda: FusedEngine(task, data, signature, plan.programs)
+        )
+        recruiter = Recruiter(
+            context, pack_cache, info, task, data, signature, plan, supervisor.took
+        )
+        pack = Pack(context, supervisor, info, task, data, engine, recruiter)
+        pack.closed = attempt.last_chance  # it may bring the process down, with all its lanes
+    pack.admit(attempt, training)
+    return pack
+
+
+def _plan_lanes(
+    context: WorkerContext,
+    pack_cache: PackCache,
+    attempt: Attempt,
+    task: Task,
+    data: Data,
+    training: Training,
+) -> tuple[Signature, Plan] | None:
+    """Return the signature of a trial and the plan for lanes of it, or None to train it alone.
+
+    The study's first worker that trains a signature settles the choice for all.
+    """
     try:
         signature = probe(task, training, data)
-    except Exception as no:  # NotFusable, for all that is known; alone, it tells what is wrong
-        line.wants(1)
-        packing.say_once(f"trained alone: {no}")
+    except Exception as reason:  # NotFusable, or an error that the training alone reports
+        pack_cache.log_once(f"trained alone: {reason}")
         return None
-    known = fusion_choice.settled(bench.connection, info.name, signature.key)
-    check = taken.attempt.signals.check
-    plan = packing.tuner.plan(task, training, data, signature, known, check)
-    kind = known or fusion_choice.settle(
-        bench.connection, info.name, signature.key, plan.kind, plan.reason
-    )
+    study, connection = attempt.spec.study, context.connection
+    known = fusion_choice.settled(connection, study, signature.key)
+    check = attempt.signals.check
+    plan = pack_cache.tuner.plan(task, training, data, signature, known, check)
+    kind = known or fusion_choice.settle(connection, study, signature.key, plan.kind, plan.reason)
     if kind == "alone":
-        line.wants(1)
-        packing.say_once(f"trained alone: {plan.reason}")
+        pack_cache.log_once(f"trained alone: {plan.reason}")
         return None
-    line.wants(plan.lanes)
-    engine = packing.engine(signature, lambda: Engine(task, data, signature, plan.programs))
-    pack = packs.Pack(bench, packing, line, info, task, engine, plan)
-    pack.closed = taken.claim.failures + 1 >= info.max_failures
-    pack.admit(taken, trial, training)
-    return pack
+    return signature, plan

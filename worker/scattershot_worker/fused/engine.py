@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scattershot_common.seeds import derive
 from scattershot_common.task.task import Data, Part, Task
+from scattershot_worker.engine.engine import Signature, TrainedEpoch
 from scattershot_worker.fused.evaluation import Evaluations, Evaluator
 from scattershot_worker.fused.lane import ActiveLanes, Lane
 from scattershot_worker.fused.lane_monitor import LaneActivations, LaneMonitor
@@ -21,7 +22,6 @@ from scattershot_worker.fused.program import (
     Programs,
     StepRunner,
 )
-from scattershot_worker.fused.signature import Signature
 from scattershot_worker.monitors.layer_record import LayerRecord
 from scattershot_worker.training import dropout
 from scattershot_worker.training.data import tensors_of
@@ -32,7 +32,7 @@ from scattershot_worker.training.training import Training
 _MIN_WIDTH = 2
 
 
-class Engine:
+class FusedEngine:
     """Lanes of one signature on one device. The numbers of a lane do not depend on the others."""
 
     def __init__(
@@ -105,19 +105,20 @@ class Engine:
                 self.storage.move(lane.row.index, index)
                 lane.row.index = index
 
-    def seen(
-        self, lane: Lane, x: Tensor, evaluation: Evaluation
+    def observations(
+        self, lane: Lane, evaluation: Evaluation
     ) -> tuple[dict[str, float], LayerRecord | None]:
         """Return what the monitor adds for a lane's last epoch; see `LaneMonitor.end_epoch`."""
         if self._monitor is None or lane.row is None:
             return {}, None
+        x, _ = tensors_of(self._data.val)
         return self._monitor.end_epoch(lane.training, lane.row.index, x, evaluation)
 
     # ---- an epoch
 
     @torch.no_grad()
-    def train_epoch(self, check: Callable[[], None]) -> dict[Lane, float]:
-        """Train every lane for the epoch that its trial has begun; return their mean losses.
+    def train_epoch(self, check: Callable[[], None]) -> TrainedEpoch[Lane]:
+        """Train every lane for the epoch that its training has begun.
 
         `check` is called before every batch; lanes may be released in it.
         """
@@ -162,11 +163,12 @@ class Engine:
             totals += losses * shape[1]
         totals /= count
         self._row_seconds = (time.perf_counter() - started) / width
-        return {
+        losses_by_lane = {
             lane: total
             for lane, total in zip(active.lanes, totals.tolist(), strict=False)
             if lane.row is not None
         }
+        return TrainedEpoch(losses_by_lane, count)
 
     def _monitor_of(self, lanes: list[Lane], steps: int) -> LaneMonitor | None:
         if not self.monitors:

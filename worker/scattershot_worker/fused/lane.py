@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from scattershot_worker.engine.engine import Site
 from scattershot_worker.fused.lane_storage import LaneRow, LaneStorage
 from scattershot_worker.fused.optimizer_rules import Settings, UpdateTensors
 from scattershot_worker.fused.program import StepBuffers
-from scattershot_worker.fused.signature import Site
 from scattershot_worker.training import dropout
 from scattershot_worker.training.training import Training
 

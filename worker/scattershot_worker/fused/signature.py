@@ -8,7 +8,6 @@ optimizer groups are. Trials whose records are equal do the same arithmetic on d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from scattershot_common.task.task import Data, Task
+from scattershot_worker.engine.engine import Signature, Site
 from scattershot_worker.fused.optimizer_rules import REFUSED, RULES
 from scattershot_worker.training import dropout
 from scattershot_worker.training.data import is_tensors, tensors_of
@@ -27,9 +27,6 @@ from scattershot_worker.training.training import Training
 #: Examples of the forward pass.
 _EXAMPLES = 4
 
-#: A dropout module: its name, and the elements of its input per example.
-Site = tuple[str, int]
-
 
 class NotFusable(Exception):
     """Why a trial must be trained alone; a `hint` says what would change that."""
@@ -37,20 +34,6 @@ class NotFusable(Exception):
     def __init__(self, reason: str, hint: str = "") -> None:
         super().__init__(f"{reason}; {hint}" if hint else reason)
         self.reason, self.hint = reason, hint
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What all lanes of a program share. `key` names it.
-
-    `sites` are the calls of dropout modules, in the order of the forward pass.
-    """
-
-    key: str
-    sites: tuple[Site, ...]
-    batch_size: int
-    #: Elements of all tensors that a forward pass of one example makes: a measure of its memory.
-    elements: int
 
 
 def probe(task: Task, training: Training, data: Data) -> Signature:

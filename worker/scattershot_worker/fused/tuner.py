@@ -25,9 +25,10 @@ from scattershot_common.bus.fusion_choice import Kind
 from scattershot_common.errors import ScattershotError
 from scattershot_common.store.files import write
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.fused.engine import Engine
+from scattershot_worker.engine.engine import Signature
+from scattershot_worker.fused.engine import FusedEngine
 from scattershot_worker.fused.program import Programs
-from scattershot_worker.fused.signature import NotFusable, Signature
+from scattershot_worker.fused.signature import NotFusable
 from scattershot_worker.fused.verify import copied, first_batches, verify
 from scattershot_worker.training.data import tensors_of
 from scattershot_worker.training.training import Training
@@ -197,7 +198,7 @@ def _time_lanes(
     batches = max(2, min(10, int(_MEASURING_SECONDS / (alone * lanes))))
     part = first_batches(data, signature.batch_size, batches)
     batches = -(-len(tensors_of(part.train)[0]) // signature.batch_size)
-    engine = Engine(task, part, signature, programs)
+    engine = FusedEngine(task, part, signature, programs)
     for trial in [copied(training) for _ in range(lanes)]:
         trial.begin_epoch(1, [])
         engine.admit(engine.lane(trial))

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.fused.engine import Engine
-from scattershot_worker.fused.signature import NotFusable, Signature, probe
+from scattershot_worker.engine.engine import Signature
+from scattershot_worker.fused.engine import FusedEngine
+from scattershot_worker.fused.signature import NotFusable, probe
 from scattershot_worker.training.data import tensors_of
 from scattershot_worker.training.training import Training, train_epoch
 
@@ -69,7 +70,7 @@ def verify(
     fused = [_double_copy(training, seed) for seed in (1, 2)]
     alone = [_double_copy(training, seed) for seed in (1, 2)]
     try:
-        engine = Engine(task, part, probe(task, fused[0], part))
+        engine = FusedEngine(task, part, probe(task, fused[0], part))
         lanes = [engine.lane(trial) for trial in fused]
         for lane in lanes:
             engine.admit(lane)

@@ -1,12 +1,24 @@
-"""Owns what to do about errors whose messages, which are torch's, leave users alone."""
+"""Errors of users' code in one line: what, where in their code, and what to do about it."""
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 
+import scattershot_common
+
+#: Where code lies whose lines tell a user little; "<" begins the names of what is in no file.
+_NOT_THE_USERS = (
+    str(Path(__file__).parents[1]),
+    str(Path(scattershot_common.__file__).parent),
+    sysconfig.get_path("stdlib"),
+    "<",
+)
 _DOUBLE = "numpy's numbers are float64: give .float() in data()"
 _WHOLE = "the inputs are integers: give x.float() in data()"
-#: Part of a message → what it comes from, or what to do.
+#: Part of a message of torch → what it comes from, or what to do.
 _HINTS: Mapping[str, str] = {
     "got Double and Float": _DOUBLE,
     "Float but found Double": _DOUBLE,
@@ -24,6 +36,24 @@ _HINTS: Mapping[str, str] = {
     "is out of bounds.": "labels go from 0 to the number of outputs less 1",
     "device-side assert": "most often a label beyond the model's outputs: see `scattershot check`",
 }
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line, with the place in the user's code it came from and a hint."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THE_USERS) and "site-packages" not in frame.filename
+    ]
+    location = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    message = first_line(error)
+    return f"{type(error).__name__}: {message}{location}{hint(message)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 300 characters."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else ""
 
 
 def hint(message: str) -> str:
