@@ -102,13 +102,13 @@ def save_results(
         ScattershotError: the folder cannot be written.
     """
     from scattershot_common.store.files import write, write_json
-    from scattershot_master.figures.lr_range import rates_chart
+    from scattershot_master.figures.charts import lr_range_chart
 
     checks = [result.to_json() for result in results]
     write_json(file, {"params": params, "checks": checks})
     for result in results:
         if result.name == "rates" and result.numbers.get("rates"):
             plot = file.with_name("learning-rates.svg")
-            write(plot, rates_chart(result.numbers).encode(), sync=False)
+            write(plot, lr_range_chart(result.numbers).encode(), sync=False)
             return plot
     return None

@@ -1,4 +1,4 @@
-"""Owns line charts as SVG: small, without a script, readable on their own or inside a page."""
+"""Line charts as SVG: small, without scripts, for a file of their own or inside a page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from html import escape
 
 _WIDTH, _HEIGHT = 720, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 52
-#: Told apart by people who do not tell red from green (Okabe and Ito).
+#: Distinct for people with colour blindness, too (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Points of one curve; those that are not finite are gaps. `faint` is for what is noisy."""
+class Series:
+    """Points of one curve; values that are not finite are gaps. `faint` suits noisy values."""
 
     name: str
     x: Sequence[float]
@@ -42,7 +42,7 @@ class _Axis:
         return round(self.start + min(max(share, -0.02), 1.02) * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """Return round values inside the axis, a handful."""
+        """Return a few round values inside the axis."""
         if self.log:
             first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
             every = max(1, math.ceil((last - first) / 8))
@@ -56,7 +56,7 @@ class _Axis:
 
 def line_chart(
     title: str,
-    curves: Sequence[Curve],
+    series: Sequence[Series],
     *,
     x_title: str,
     y_title: str,
@@ -65,13 +65,13 @@ def line_chart(
     band: tuple[float, float] | None = None,
     top: float | None = None,
 ) -> str:
-    """Return a chart of `curves` as an SVG element.
+    """Return a chart of `series` as an SVG element.
 
-    `marks` are values of x with a word at each, `band` is a range of x to be shaded, and `top`
+    `marks` are values of x with a label at each, `band` is a range of x to be shaded, and `top`
     is where y is cut off. Values of x must be above 0 with `log_x`.
     """
-    x = _axis([v for one in curves for v in one.x], _LEFT, _WIDTH - _RIGHT, log=log_x)
-    ys = [v for one in curves for v in one.y if v is not None and math.isfinite(v)]
+    x = _axis([v for curve in series for v in curve.x], _LEFT, _WIDTH - _RIGHT, log=log_x)
+    ys = [v for curve in series for v in curve.y if v is not None and math.isfinite(v)]
     y = _axis([min(v, top) if top is not None else v for v in ys], _HEIGHT - _BOTTOM, _TOP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
@@ -87,26 +87,26 @@ def line_chart(
             f'height="{_HEIGHT - _BOTTOM - _TOP}" fill="#009e73" opacity="0.12"/>'
         )
     parts += _frame(x, y, x_title, y_title)
-    for index, (at, word) in enumerate(marks):
-        px = x.at(at)
+    for index, (value, label) in enumerate(marks):
+        px = x.at(value)
         anchor = "end" if px > _WIDTH * 0.75 else "start"
         shift = -4 if anchor == "end" else 4
         parts.append(
             f'<line x1="{px}" x2="{px}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="#555" '
             f'stroke-dasharray="4 3"/><text x="{px + shift}" y="{_TOP + 14 + 15 * index}" '
-            f'text-anchor="{anchor}">{escape(word)}</text>'
+            f'text-anchor="{anchor}">{escape(label)}</text>'
         )
-    for index, curve in enumerate(curves):
-        parts += _drawn(curve, x, y, COLOURS[index % len(COLOURS)])
-    parts += _legend(curves)
+    for index, curve in enumerate(series):
+        parts += _curve(curve, x, y, COLOURS[index % len(COLOURS)])
+    parts += _legend(series)
     return "\n".join([*parts, "</svg>"])
 
 
 def _axis(values: Sequence[float], start: float, end: float, log: bool = False) -> _Axis:
     low, high = min(values, default=1.0), max(values, default=2.0)
     if not log:
-        room = 0.04 * (high - low) or abs(high) * 0.1 or 1.0
-        low, high = low - room, high + room
+        margin = 0.04 * (high - low) or abs(high) * 0.1 or 1.0
+        low, high = low - margin, high + margin
     elif low == high:
         low, high = low / 2, high * 2
     return _Axis(low, high, start, end, log)
@@ -132,13 +132,13 @@ def _frame(x: _Axis, y: _Axis, x_title: str, y_title: str) -> Iterator[str]:
     )
 
 
-def _drawn(curve: Curve, x: _Axis, y: _Axis, colour: str) -> Iterator[str]:
+def _curve(curve: Series, x: _Axis, y: _Axis, colour: str) -> Iterator[str]:
     runs: list[list[str]] = [[]]
-    for one, value in zip(curve.x, curve.y, strict=True):
+    for at, value in zip(curve.x, curve.y, strict=True):
         if value is None or not math.isfinite(value) or value > y.high:
             runs.append([])
         else:
-            runs[-1].append(f"{x.at(one)},{y.at(value)}")
+            runs[-1].append(f"{x.at(at)},{y.at(value)}")
     width, opacity = (1, 0.4) if curve.faint else (2, 1)
     for run in filter(None, runs):
         if curve.dots or (len(run) == 1 and not curve.faint):
@@ -152,9 +152,9 @@ def _drawn(curve: Curve, x: _Axis, y: _Axis, colour: str) -> Iterator[str]:
             )
 
 
-def _legend(curves: Sequence[Curve]) -> Iterator[str]:
+def _legend(series: Sequence[Series]) -> Iterator[str]:
     left = float(_LEFT)
-    for index, curve in enumerate(curves if len(curves) > 1 else ()):
+    for index, curve in enumerate(series if len(series) > 1 else ()):
         colour = COLOURS[index % len(COLOURS)]
         yield f'<rect x="{left}" y="27" width="14" height="3" fill="{colour}"/>'
         yield f'<text x="{left + 19}" y="33">{escape(curve.name)}</text>'

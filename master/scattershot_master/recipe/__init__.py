@@ -1,1 +1,1 @@
-"""Owns the recipe: what it decides at each step, the study file it writes, the page about it."""
+"""The recipe: six steps from an untried task to a study file and a page about it."""

@@ -1,13 +1,16 @@
-"""Owns the study files of a recipe: the one that is searched, and the one arrived at.
+"""What a recipe plans: the study it searches, for how long to train, the study it results in.
 
-Tables in, tables out: nothing is read or run here.
+Functions over data: nothing is read or run here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from scattershot_common.objective import Objective
 from scattershot_common.space.axis import Axis, same
 from scattershot_common.space.space import Box, Space
 from scattershot_common.study.settings import StudyFile
@@ -16,12 +19,17 @@ from scattershot_master.state.borders import ends
 
 Tables = dict[str, Any]
 
-#: What is fine beside coarse, where the study file has no refined stage: trials and epochs.
+#: The fine stage's trials and epochs as multiples of the coarse one's, where the study file has no
+#: refined stage.
 _FINE_TRIALS, _FINE_EPOCHS = 0.5, 4
 #: The part of the trials around which the next box is laid, as `refine` in a stage.
 REFINE = 0.25
-#: How many of the best go on to the end, and for how many times the epochs.
+#: The number of the best trials whose curves are read; more than half of them must agree.
+BEST = 5
+#: The number of trials in the final stage, and their epochs as a multiple of the fine stage's.
 _FINALISTS, _LONGER = 5, 2
+
+History = Sequence[Mapping[str, float]]
 
 
 def search(
@@ -61,13 +69,58 @@ def search(
 
 
 def searches_rates(study: StudyFile) -> bool:
-    """Return whether the recipe may set the range of `lr`: it is one, or there is none yet."""
+    """Return whether the recipe may set the range of `lr`: it has a range, or is not given."""
     axis = next((axis for axis in study.space.axes if axis.name == "lr"), None)
     return axis.kind == "continuous" if axis else "lr" not in study.space.fixed
 
 
-def arrived(study: StudyFile, searched: StudyFile, box: Box, epochs: int) -> Tables:
-    """Return the study arrived at: the box of `searched`'s space, trained for `epochs` and more."""
+@dataclass(frozen=True)
+class TrainingLength:
+    """For how many epochs to train from here on, and why."""
+
+    epochs: int
+    reason: str
+    decision: str
+
+
+def training_length(
+    histories: Sequence[History], objective: Objective, epochs: int
+) -> TrainingLength:
+    """Return for how long to train, by the curves of the best trials, `epochs` long.
+
+    >>> history = [{"epoch": i, "val_accuracy": i / 10} for i in (1, 2, 3, 4)]
+    >>> training_length([history], Objective("val_accuracy"), 4).epochs
+    12
+    """
+    full = [history for history in histories[:BEST] if len(history) >= epochs] or [*histories[:1]]
+    count = len(full)
+    best = [(_best_epoch(history, objective), len(history)) for history in full]
+    late = sum(epoch > 0.9 * length for epoch, length in best)
+    early = sum(epoch <= 0.5 * length for epoch, length in best)
+    if late > count / 2:
+        reason = f"{late} of the {count} best are at their best in the last epoch"
+        decision = "They still improve at the end: train longer."
+        return TrainingLength(epochs * 3, reason, decision)
+    if early > count / 2:
+        reason = f"{early} of the {count} best are at their best in the first half"
+        decision = "They have nothing more to gain: train no longer."
+        return TrainingLength(max(epochs, 2), reason, decision)
+    reason = f"the best epochs of the {count} best lie between half and the end"
+    return TrainingLength(epochs * 2, reason, "The best came late: train a little longer.")
+
+
+def _best_epoch(history: History, objective: Objective) -> float:
+    """Return the first epoch with the best value; 0 where no value is finite."""
+    scores = {
+        line["epoch"]: objective.score(objective.of(line))
+        for line in history
+        if math.isfinite(objective.of(line))
+    }
+    return max(scores, key=lambda epoch: (scores[epoch], -epoch), default=0.0)
+
+
+def result(study: StudyFile, searched: StudyFile, box: Box, epochs: int) -> Tables:
+    """Return the study that a recipe results in: the box of `searched`, `epochs` and more."""
     tables = _tables(study)
     fine = searched.stages[-1]
     trials = fine.trials or 4
@@ -96,7 +149,7 @@ def _tables(study: StudyFile) -> Tables:
 def narrowed(space: Space, table: Mapping[str, Any], box: Box) -> Tables:
     """Return the [space] table whose ranges are the sides of `box`, rounded outwards.
 
-    Dimensions whose condition can hold no more are left out.
+    Dimensions whose condition can no longer hold are left out.
 
     >>> table = {"lr": {"loguniform": [1e-4, 1.0]}, "act": {"choice": ["relu", "elu"]}}
     >>> narrowed(Space.parse(table), table, Box((((0.25, 0.5),), ((0.5, 1.0),))))
@@ -106,14 +159,14 @@ def narrowed(space: Space, table: Mapping[str, Any], box: Box) -> Tables:
     for axis, side in zip(space.axes, box.sides, strict=True):
         result[axis.name] = _entry(axis, table[axis.name], side)
     while True:
-        known = Space.parse({name: _without(entry) for name, entry in result.items()})
+        space_left = Space.parse({name: _without(entry) for name, entry in result.items()})
         dropped = [
             name
             for name, entry in result.items()
-            if isinstance(entry, dict) and not _can_hold(known, result, entry.get("when", {}))
+            if isinstance(entry, dict) and not _can_hold(space_left, result, entry.get("when", {}))
         ]
         if not dropped:
-            return {name: _shortened(known, entry) for name, entry in result.items()}
+            return {name: _shortened(space_left, entry) for name, entry in result.items()}
         for name in dropped:
             del result[name]
 
@@ -128,14 +181,14 @@ def _entry(axis: Axis, entry: Mapping[str, Any], side: Sequence[tuple[float, flo
     if low == high:
         return {"value": low, **({"when": entry["when"]} if "when" in entry else {})}
     kind = next(kind for kind in ("loguniform", "uniform", "integer") if kind in entry)
-    kept: Tables = {k: value for k, value in entry.items() if k not in ("widen", "step")}
+    narrowed: Tables = {k: value for k, value in entry.items() if k not in ("widen", "step")}
     if "step" in entry and entry["step"] <= high - low:
-        kept["step"] = entry["step"]
-    return {**kept, kind: [low, high]}
+        narrowed["step"] = entry["step"]
+    return {**narrowed, kind: [low, high]}
 
 
 def _outwards(low: float, high: float) -> tuple[float, float]:
-    """Return the ends with two digits, if these lie around them and apart, else with four."""
+    """Return the ends rounded to two digits, or to four where two make them equal."""
     for digits in (2, 4):
         rounded = float(f"{low:.{digits}g}"), float(f"{high:.{digits}g}")
         if rounded[0] < rounded[1]:
@@ -160,7 +213,7 @@ def _can_hold(space: Space, table: Mapping[str, Any], when: Mapping[str, Any]) -
 
 
 def _shortened(space: Space, entry: Any) -> Any:
-    """Return a dimension whose conditions name only values that there are."""
+    """Return a dimension without the values in its conditions that no longer exist."""
     if not isinstance(entry, dict) or "when" not in entry:
         return entry
     when = {

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from scattershot_common.objective import Objective
 from scattershot_common.space.space import Box, Space
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.study.study_file import parse
 from scattershot_common.task.check_result import CheckResult
-from scattershot_master.recipe import curves, plan, steps
-from scattershot_master.recipe.html import Step, page
-from scattershot_master.recipe.write_toml import written
+from scattershot_master.recipe import plan, steps
+from scattershot_master.recipe.page import WrittenFile, recipe_page
+from scattershot_master.recipe.steps import RecipeStep
+from scattershot_master.recipe.study_text import study_text
 from scattershot_master.state.study_state import StudyState
 
 STUDY = """\
@@ -53,7 +55,7 @@ def study(text: str = STUDY) -> StudyFile:
 
 
 def test_the_search_is_coarse_then_fine_over_the_rates_found() -> None:
-    searched = parse(written(plan.search(study(), (1e-3, 0.5))))
+    searched = parse(study_text(plan.search(study(), (1e-3, 0.5))))
     assert searched.study.name == "s-search"
     assert (searched.study.metric, searched.study.goal, searched.study.seed) == (
         "val_loss", "minimize", 3
@@ -66,13 +68,13 @@ def test_the_search_is_coarse_then_fine_over_the_rates_found() -> None:
 
 
 def test_the_file_s_own_refined_stage_is_taken() -> None:
-    fine = parse(written(plan.search(study(STUDY + REFINED), None))).stages[1]
+    fine = parse(study_text(plan.search(study(STUDY + REFINED), None))).stages[1]
     assert (fine.trials, fine.epochs, fine.refine) == (6, 5, 0.5)
 
 
 def test_other_sizes_make_another_fine_stage() -> None:
     tables = plan.search(study(STUDY + REFINED), None, trials=8, epochs=1)
-    coarse, fine = parse(written(tables)).stages
+    coarse, fine = parse(study_text(tables)).stages
     assert (coarse.trials, coarse.epochs, fine.trials, fine.epochs) == (8, 1, 4, 4)
 
 
@@ -90,7 +92,7 @@ def test_a_rate_that_the_file_fixes_or_lists_is_kept(lr: str, searched: bool) ->
     assert plan.searches_rates(study(text)) == searched
 
 
-# the file arrived at
+# the file it results in
 
 
 def test_the_space_is_narrowed_to_the_box() -> None:
@@ -133,10 +135,10 @@ def test_conditions_keep_the_values_that_are_left_through_several_levels() -> No
     Space.parse(table)
 
 
-def test_the_file_arrived_at_is_a_study_that_goes_on_to_finalists() -> None:
-    searched = parse(written(plan.search(study(), (1e-3, 0.5))))
-    tables = plan.arrived(study(), searched, searched.space.whole(), 16)
-    final = parse(written(tables, ["Hello."], {"lr": "was wide"}))
+def test_the_resulting_file_is_a_study_that_goes_on_to_finalists() -> None:
+    searched = parse(study_text(plan.search(study(), (1e-3, 0.5))))
+    tables = plan.result(study(), searched, searched.space.whole(), 16)
+    final = parse(study_text(tables, ["Hello."], {"lr": "was wide"}))
     assert final.study.name == "s-recipe" and final.kill.rule == ("halving",)
     assert [(stage.trials, stage.continue_, stage.epochs) for stage in final.stages] == [
         (10, None, 16), (None, 5, 32)
@@ -152,7 +154,7 @@ def test_text_numbers_and_lists_are_written_as_toml_reads_them() -> None:
         "a.b": [1.5, "x", {"c": [False]}],
         "none": None,
     }
-    back = tomllib.loads(written({"study": table, "stage": [{"n": 1}, {"n": 2}]}))
+    back = tomllib.loads(study_text({"study": table, "stage": [{"n": 1}, {"n": 2}]}))
     assert back["study"] == {key: value for key, value in table.items() if value is not None}
     assert back["stage"] == [{"n": 1}, {"n": 2}]
 
@@ -164,28 +166,29 @@ def history(values: list[float]) -> list[dict[str, float]]:
     return [{"epoch": i + 1, "m": value} for i, value in enumerate(values)]
 
 
+LARGEST, SMALLEST = Objective("m"), Objective("m", "minimize")
 RISING, PEAKED, LATE = [1, 2, 3, 4, 5, 6.0], [1, 6, 5, 4, 3, 2.0], [1, 2, 3, 6, 5, 5.0]
 
 
 @pytest.mark.parametrize(
-    ("values", "sign", "epochs", "said"),
+    ("values", "objective", "epochs", "reason"),
     [
-        (RISING, 1, 18, "at their best in the last epoch"),
-        (PEAKED, 1, 6, "at their best in the first half"),
-        (LATE, 1, 12, "lie between half and the end"),
-        ([-one for one in RISING], -1, 18, "at their best in the last epoch"),
+        (RISING, LARGEST, 18, "at their best in the last epoch"),
+        (PEAKED, LARGEST, 6, "at their best in the first half"),
+        (LATE, LARGEST, 12, "lie between half and the end"),
+        ([-value for value in RISING], SMALLEST, 18, "at their best in the last epoch"),
     ],
 )
 def test_the_best_epochs_tell_how_long_to_train(
-    values: list[float], sign: int, epochs: int, said: str
+    values: list[float], objective: Objective, epochs: int, reason: str
 ) -> None:
-    reading = curves.read([history(values)] * 3, "m", sign, 6)
-    assert reading.epochs == epochs and said in reading.found
+    length = plan.training_length([history(values)] * 3, objective, 6)
+    assert length.epochs == epochs and reason in length.reason
 
 
 def test_most_of_the_curves_must_agree() -> None:
-    reading = curves.read([history(RISING), history(LATE), history(LATE)], "m", 1, 6)
-    assert reading.epochs == 12
+    histories = [history(RISING), history(LATE), history(LATE)]
+    assert plan.training_length(histories, LARGEST, 6).epochs == 12
 
 
 def test_the_best_trials_are_diagnosed_with_evidence_and_remedy(tmp_path: Path) -> None:
@@ -201,32 +204,33 @@ def test_the_best_trials_are_diagnosed_with_evidence_and_remedy(tmp_path: Path) 
             line = {"val_loss": loss, "train_loss": 1 / 2**n}
             state.apply({"e": "report", "t": number, "n": n, "m": line})
         state.apply({"e": "complete", "t": number, "a": 1, "at": 2.0})
-    searched = parse(written(plan.search(study(), None)))
-    step, reading = steps.curves_step(Step("Loss curves", "?"), state, searched, tmp_path)
+    searched = parse(study_text(plan.search(study(), None)))
+    step = RecipeStep("Loss curves", "?")
+    length = steps.add_curves(step, state, searched, tmp_path)
     assert any(
-        said.startswith("Overfitting (trials 0, 1): the validation loss rose from 0.5")
-        and "regularize more" in said
-        for said in step.found
+        observation.startswith("Overfitting (trials 0, 1): the validation loss rose from 0.5")
+        and "regularize more" in observation
+        for observation in step.observations
     )
-    assert reading.epochs == 8 and "first half" in step.found[0]
+    assert length.epochs == 8 and "first half" in step.observations[0]
 
 
 def test_trials_that_were_killed_early_say_nothing_of_the_end() -> None:
-    reading = curves.read([history([1, 2.0]), history(PEAKED)], "m", 1, 6)
-    assert reading.epochs == 6
-    assert curves.read([], "m", 1, 6).epochs >= 6
+    killed = history([1, 2.0])
+    assert plan.training_length([killed, history(PEAKED)], LARGEST, 6).epochs == 6
+    assert plan.training_length([], LARGEST, 6).epochs >= 6
 
 
 # steps and page
 
 
 def test_the_range_holds_what_every_sweep_suggests() -> None:
-    def swept(**numbers: Any) -> CheckResult:
+    def tested(**numbers: Any) -> CheckResult:
         return CheckResult("rates", "pass", "", "", numbers=numbers)
 
-    found = [swept(suggested=[1e-3, 0.1]), swept(suggested=[1e-2, 3.0]), swept()]
-    assert steps.rates_from(found) == (1e-3, 3.0)
-    assert steps.rates_from([swept()]) is None
+    results = [tested(suggested=[1e-3, 0.1]), tested(suggested=[1e-2, 3.0]), tested()]
+    assert steps.suggested_rates(results) == (1e-3, 3.0)
+    assert steps.suggested_rates([tested()]) is None
 
 
 def test_a_stage_without_any_value_stops_the_recipe_with_the_reason() -> None:
@@ -239,11 +243,12 @@ def test_a_stage_without_any_value_stops_the_recipe_with_the_reason() -> None:
         {"e": "failed", "t": 0, "a": 1, "r": "no disk", "at": 2.0},
     ]:
         state.apply(event)
-    step = steps.stage_step(Step("Coarse", "?"), state, 0)
-    assert step.outcome == "stopped" and "no disk" in step.decided
+    step = RecipeStep("Coarse", "?")
+    steps.add_stage(step, state, 0)
+    assert step.stopped and "no disk" in step.decision
 
 
-class Text(HTMLParser):
+class PageText(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
@@ -259,19 +264,22 @@ class Text(HTMLParser):
 
 def test_the_page_has_each_decision_and_needs_nothing_from_elsewhere() -> None:
     result = CheckResult("data", "warn", "found <b>", "meaning", "remedy", ("detail",))
-    step = steps.checked(Step("Initial loss", "Is it?"), [result])
-    step.decided = "Go on."
-    text = page("s & co", "a lead", [step], ("s-recipe.toml", "[study]\nname = 'x'"))
-    read = Text(text)
-    said = "".join(read.texts)
+    step = RecipeStep("Initial loss", "Is it?")
+    steps.add_checks(step, [result])
+    step.decision = "Go on."
+    file = WrittenFile(Path("s-recipe.toml"), "[study]\nname = 'x'")
+    text = recipe_page("s & co", "a lead", [step], file)
+    read = PageText(text)
+    shown = "".join(read.texts)
     for part in ("s & co", "1. Initial loss", "found <b>", "detail", "→ remedy", "Go on."):
-        assert part in said
-    assert "scattershot run s-recipe.toml" in said
+        assert part in shown
+    assert "scattershot run s-recipe.toml" in shown
     assert not {"script", "link", "img"} & {*read.tags}
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
 
 
 def test_a_check_that_fails_stops_with_its_remedy() -> None:
     result = CheckResult("overfit", "fail", "loss 2", "It cannot.", "Look at it.")
-    step = steps.checked(Step("Overfit", "?"), [result])
-    assert step.outcome == "stopped" and step.decided == "Stop: It cannot. Look at it."
+    step = RecipeStep("Overfit", "?")
+    steps.add_checks(step, [result])
+    assert step.stopped and step.decision == "Stop: It cannot. Look at it."
