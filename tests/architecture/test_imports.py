@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 
-from support.import_graph import WINGS, graph, sources, strings, wing
+import pytest
+
+from support.import_graph import WINGS, circle, floors, graph, rooms, sources, strings, wing
 
 #: What each wing may import besides itself.
 ALLOWED = {
@@ -60,3 +62,28 @@ def test_what_never_imports_torch() -> None:
         [sys.executable, "-c", program, *light], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    assert not circle(graph())
+
+
+@pytest.mark.parametrize("package", WINGS.values())
+def test_no_room_imports_itself_in_a_circle(package: str) -> None:
+    assert not circle(rooms(package))
+
+
+@pytest.mark.parametrize(
+    ("package", "most_rooms", "most_floors"),
+    [
+        ("scattershot_common", 14, 5),
+        ("scattershot_master", 17, 6),
+        ("scattershot_worker", 14, 5),
+    ],
+)
+def test_a_wing_has_few_rooms_on_few_floors(
+    package: str, most_rooms: int, most_floors: int
+) -> None:
+    edges = rooms(package)
+    assert len(edges) <= most_rooms
+    assert len(floors(edges)) <= most_floors
