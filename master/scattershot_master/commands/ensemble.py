@@ -31,8 +31,7 @@ def build(
 ) -> None:
     """Choose members by their saved validation predictions; needs no torch and no test part."""
     from scattershot_master.ensemble import METHODS
-    from scattershot_master.ensemble.build import build as build_ensemble
-    from scattershot_master.ensemble.build import keep
+    from scattershot_master.ensemble.build import build_ensemble, record_ensemble
 
     if method is not None and method not in METHODS:
         raise StudyFileError(f"--method {method}: there are {', '.join(METHODS)}")
@@ -45,7 +44,7 @@ def build(
             size=size or settings.size,
             method=method or settings.method,
         )
-        keep(ledger, result)
+        record_ensemble(ledger, result)
     finally:
         ledger.close()
     _show(result, as_json)
@@ -64,14 +63,14 @@ def evaluate(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Run the ensemble and the best single model over the test part, once."""
-    from scattershot_master.ensemble.build import keep, test_members
+    from scattershot_master.ensemble.build import evaluate_on_test_part, record_ensemble
 
     ledger = _ledger(folder)
     try:
         state = ledger.state
         if state.ensemble is None:
             raise ScattershotError("there is no ensemble yet: scattershot ensemble build first")
-        result = test_members(
+        result = evaluate_on_test_part(
             state,
             ledger.folder,
             {**state.ensemble, "note": ""},
@@ -81,7 +80,7 @@ def evaluate(
         )
         if result["test"] is None:
             raise ScattershotError(result["note"])
-        keep(ledger, result)
+        record_ensemble(ledger, result)
     finally:
         ledger.close()
     _show(result, as_json)

@@ -304,18 +304,24 @@ def _conclude(
     study: StudyFile, ledger: Ledger, data: str | None, paths: list[Path], view: LiveView
 ) -> None:
     """Build and test the ensemble, and close the study."""
-    from scattershot_master.ensemble.build import build, keep, test_members
+    from scattershot_master.ensemble.build import (
+        build_ensemble,
+        evaluate_on_test_part,
+        record_ensemble,
+    )
     from scattershot_master.state.ranking import finite
 
     state, folder = ledger.state, ledger.folder
     if not state.finished and finite(state):
         view.note("building the ensemble, and testing it once on the test part")
         try:
-            ensemble = build(state, folder, size=study.ensemble.size, method=study.ensemble.method)
-            ensemble = test_members(
+            ensemble = build_ensemble(
+                state, folder, size=study.ensemble.size, method=study.ensemble.method
+            )
+            ensemble = evaluate_on_test_part(
                 state, folder, ensemble, data=data, paths=paths, threads=study.worker.threads
             )
-            keep(ledger, ensemble)
+            record_ensemble(ledger, ensemble)
         except ScattershotError as error:
             view.note(str(error))
     if not state.finished:

@@ -1,9 +1,7 @@
-"""Owns the table of the [ensemble] methods: name → function."""
+"""The table of the [ensemble] methods: name → function."""
 
-from collections.abc import Callable
-
-from scattershot_master.ensemble.base import Selection
+from scattershot_master.ensemble.base import Method
 from scattershot_master.ensemble.greedy import greedy
 from scattershot_master.ensemble.top import top
 
-METHODS: dict[str, Callable[..., Selection]] = {"greedy": greedy, "top": top}
+METHODS: dict[str, Method] = {"greedy": greedy, "top": top}

@@ -1,4 +1,4 @@
-"""Owns how a study's ensemble comes about: candidates read, members chosen, tested once."""
+"""A study's ensemble: its candidates are read, its members chosen and tested, once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +17,44 @@ from scattershot_common.errors import CheckpointError, ScattershotError, StoreUn
 from scattershot_common.store.checkpoint_names import resolve
 from scattershot_common.store.files import exists, tensors, write_json
 from scattershot_master.ensemble import METHODS
-from scattershot_master.ensemble.align_predictions import arrange, score_name
-from scattershot_master.ensemble.metrics import metric, score
+from scattershot_master.ensemble.metrics import Array, align, fitting_metric, metric, score
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.ranking import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
-Array = np.ndarray[Any, Any]
-
-#: How many of the best trials are looked at: more rarely add a member, and each costs a read.
+#: The number of the best trials that are read: more rarely add a member, and each costs a read.
 CANDIDATES = 50
 _TEST_FILE = "test.safetensors"
 
 
-def build(state: StudyState, folder: Path, *, size: int, method: str) -> dict[str, Any]:
+def build_ensemble(state: StudyState, folder: Path, *, size: int, method: str) -> dict[str, Any]:
     """Choose an ensemble by the validation predictions in the checkpoints; no torch needed.
 
     Returns the result as it stands in the ledger: members, how they were chosen, and the
     validation score of the best single model beside the ensemble's. `test` is None until
-    `test_members` has run.
+    `evaluate_on_test_part` has run.
 
     Raises:
         ScattershotError: no checkpoint holds predictions, or their store does not answer.
     """
-    trials, predictions, targets, notes = _candidates(state, folder)
-    if targets is None:
+    candidates = _read_candidates(state, folder)
+    trials, notes = candidates.trials, candidates.notes
+    if candidates.targets is None:
         raise ScattershotError(
             "no ensemble: no checkpoint holds validation predictions (a train function gives "
             "them by trial.report(..., predictions=, targets=))" + "".join(f"; {n}" for n in notes)
         )
-    name = score_name(state.metric, next(iter(predictions.values())), targets)
-    predictions, targets = arrange(name, predictions, targets)
+    first = next(iter(candidates.predictions.values()))
+    name = fitting_metric(state.metric, first, candidates.targets)
+    predictions, targets = align(name, candidates.predictions, candidates.targets)
     selection = METHODS[method](predictions, targets, name, size)
     single = {
-        number: score(name, one, targets)
-        for number, one in predictions.items()
-        if np.isfinite(one).all()  # as for a member
+        number: score(name, array, targets)
+        for number, array in predictions.items()
+        if np.isfinite(array).all()  # as for a member
     }
-    pick = max if metric(name).larger_is_better else min
-    best = pick(single, key=lambda number: single[number])
+    objective = metric(name).objective
+    best = max(single, key=lambda number: objective.score(single[number]))
     return {
         "method": method,
         "score_name": name,
@@ -79,17 +79,24 @@ def build(state: StudyState, folder: Path, *, size: int, method: str) -> dict[st
     }
 
 
-def _candidates(
-    state: StudyState, folder: Path
-) -> tuple[dict[int, TrialRecord], dict[int, Array], Array | None, list[str]]:
-    checkpoints = state.checkpoints(folder)
-    trials: dict[int, TrialRecord] = {}
-    predictions: dict[int, Array] = {}
+@dataclass
+class _Candidates:
+    """Trials, best first, and their validation predictions, all on the same targets."""
+
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+    predictions: dict[int, Array] = field(default_factory=dict)
     targets: Array | None = None
+    #: Sentences on trials that were left out.
+    notes: list[str] = field(default_factory=list)
+
+
+def _read_candidates(state: StudyState, folder: Path) -> _Candidates:
+    """Read the predictions of the best trials; raises StoreUnreachable."""
+    checkpoints = state.checkpoints(folder)
+    candidates = _Candidates()
     shape: tuple[int, ...] = ()
-    notes: list[str] = []
     for trial in finite(state):
-        if len(predictions) >= CANDIDATES:
+        if len(candidates.predictions) >= CANDIDATES:
             break
         if not trial.best_checkpoint:
             continue
@@ -97,27 +104,29 @@ def _candidates(
             path = resolve(checkpoints, trial.number, trial.best_checkpoint)
             if not exists(path):
                 continue
-            found = tensors(path, ("predictions", "targets"))
+            arrays = tensors(path, ("predictions", "targets"))
         except StoreUnreachable:
             raise
         except CheckpointError as error:
-            notes.append(str(error))
+            candidates.notes.append(str(error))
             continue
-        if "predictions" not in found or "targets" not in found:
+        if "predictions" not in arrays or "targets" not in arrays:
             continue
-        if targets is None:
-            targets, shape = found["targets"], found["predictions"].shape
-        elif not np.array_equal(targets, found["targets"]):
-            notes.append(f"trial {trial.number} was validated on other data: left out")
+        predictions, targets = arrays["predictions"], arrays["targets"]
+        if candidates.targets is None:
+            candidates.targets, shape = targets, predictions.shape
+        elif not np.array_equal(candidates.targets, targets):
+            candidates.notes.append(f"trial {trial.number} was validated on other data: left out")
             continue
-        elif found["predictions"].shape != shape:
-            notes.append(f"trial {trial.number} predicts in another shape: left out")
+        elif predictions.shape != shape:
+            candidates.notes.append(f"trial {trial.number} predicts in another shape: left out")
             continue
-        trials[trial.number], predictions[trial.number] = trial, found["predictions"]
-    return trials, predictions, targets, notes
+        candidates.trials[trial.number] = trial
+        candidates.predictions[trial.number] = predictions
+    return candidates
 
 
-def test_members(
+def evaluate_on_test_part(
     state: StudyState,
     folder: Path,
     ensemble: Mapping[str, Any],
@@ -128,7 +137,7 @@ def test_members(
 ) -> dict[str, Any]:
     """Run the ensemble and the best single model over the test part, once; return the result.
 
-    A worker process does it, since it takes torch and the task's code. Where it cannot, the
+    A worker process does it, since it takes torch and the task's code. Where that fails, the
     result says why in "note" and "test" stays None.
     """
     single = ensemble["validation"]["best_single_trial"]
@@ -152,39 +161,39 @@ def test_members(
             for number in numbers
         ],
     }
-    if error := _ask_worker(request):
+    if error := _run_worker(request):
         return _untested(ensemble, error)
-    found = tensors(out, "")
+    outputs = tensors(out, "")
     try:
-        return {**ensemble, "test": _scores(ensemble, found)}
-    except ScattershotError as refused:
-        return _untested(ensemble, str(refused))
+        return {**ensemble, "test": _test_scores(ensemble, outputs)}
+    except ScattershotError as refusal:
+        return _untested(ensemble, str(refusal))
 
 
-def _untested(ensemble: Mapping[str, Any], why: str) -> dict[str, Any]:
-    note = f"not tested: {why}"
+def _untested(ensemble: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    note = f"not tested: {reason}"
     return {**ensemble, "note": "; ".join(filter(None, [ensemble.get("note"), note]))}
 
 
-def _scores(ensemble: Mapping[str, Any], found: Mapping[str, Array]) -> dict[str, Any]:
-    """Return how the ensemble and the best single model score on what a worker `found`."""
+def _test_scores(ensemble: Mapping[str, Any], outputs: Mapping[str, Array]) -> dict[str, Any]:
+    """Return the scores of the ensemble and the best single model, by a worker's `outputs`."""
     name, single = ensemble["score_name"], ensemble["validation"]["best_single_trial"]
     weights = {member["trial"]: member["weight"] for member in ensemble["members"]}
-    raw = {trial: found[f"predictions/{trial}"] for trial in {single, *weights}}
-    each, targets = arrange(name, raw, found["targets"])
-    stacked = np.stack([each[trial] for trial in weights])
+    raw = {trial: outputs[f"predictions/{trial}"] for trial in {single, *weights}}
+    predictions, targets = align(name, raw, outputs["targets"])
+    stacked = np.stack([predictions[trial] for trial in weights])
     shares = np.array([*weights.values()], dtype=np.float64)
     mean = np.tensordot(shares / shares.sum(), stacked, axes=1)
     return {
-        "best_single": score(name, each[single], targets),
+        "best_single": score(name, predictions[single], targets),
         "best_single_trial": single,
         "ensemble": score(name, mean, targets),
-        "examples": len(found["targets"]),
+        "examples": len(outputs["targets"]),
     }
 
 
-def _ask_worker(request: Mapping[str, Any]) -> str:
-    """Return what went wrong, or "" if the answer is in the request's `out` file."""
+def _run_worker(request: Mapping[str, Any]) -> str:
+    """Return what went wrong, or "" if the outputs are in the request's `out` file."""
     if importlib.util.find_spec("torch") is None:
         return (
             "torch is not installed where the master runs; run `scattershot ensemble eval` "
@@ -205,11 +214,11 @@ def _ask_worker(request: Mapping[str, Any]) -> str:
     return str(answer.get("error", ""))
 
 
-def keep(ledger: Ledger, ensemble: dict[str, Any]) -> None:
-    """Write the result down: in the ledger first, then as `ensemble/ensemble.json` for people.
+def record_ensemble(ledger: Ledger, ensemble: dict[str, Any]) -> None:
+    """Record the result in the ledger, then in `ensemble/ensemble.json` for people.
 
     Raises:
-        ScattershotError: the disk refuses.
+        ScattershotError: it cannot be written.
     """
     ledger.append("ensemble", ensemble=ensemble)
     ledger.commit(sync=True)

@@ -1,4 +1,4 @@
-"""Owns greedy ensemble selection: models enter one by one, each time the one that helps most.
+"""Greedy ensemble selection: models enter one by one, each time the one that helps most.
 
 Caruana, Niculescu-Mizil, Crew, Ksikes 2004, "Ensemble Selection from Libraries of Models": with
 replacement (a good model may enter again, so members are weighted), sorted initialization (the
@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scattershot_master.ensemble.base import Pool, Selection
+from scattershot_master.ensemble.base import CandidatePool, Selection
 from scattershot_master.ensemble.metrics import Array
 
 
 def greedy(
     predictions: Mapping[int, Array], targets: Array, metric: str, size: int, start: int = 3
 ) -> Selection:
-    """Return the best set seen in `size` entries, so never one worse than the best single model.
+    """Return the best set found in `size` entries, so never worse than the best single model.
 
     `predictions` maps trial → its predictions on the validation part, `targets` belong to all;
     shapes and errors as in `metrics.score`. The first entries are the best single models, as many
-    (up to `start`) as score best together. Then enters, `size` entries in all, whichever model
-    gives the best score; equal accuracies are told apart by the loss, further ties go to the
-    better single model, then to the lower number. Of sets that rank alike the smallest is returned.
+    (up to `start`) as score best together. Then, up to `size` entries in all, the model that gives
+    the best score enters; equal accuracies are told apart by the loss, further ties go to the
+    better single model, then to the lower number. Of sets that rank equal the smallest is returned.
 
     >>> import numpy as np
     >>> left = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])  # right, right, wrong
@@ -31,19 +31,19 @@ def greedy(
     >>> sorted(both.members), both.score, both.scores[0]
     ([0, 1], 1.0, 0.6666666666666666)
     """
-    pool = Pool(predictions, targets, metric, size)
+    pool = CandidatePool(predictions, targets, metric, size)
     order = pool.trials[: min(start, size)]
     ranks = [pool.rank(pool.total(order[:k]), k) for k in range(1, len(order) + 1)]
     del order[_best(ranks) + 1 :], ranks[len(order) :]
 
     total = pool.total(order)
     while len(order) < size:
-        entered = [pool.rank(total + pool[trial], len(order) + 1) for trial in pool.trials]
-        chosen = _best(entered)
+        candidates = [pool.rank(total + pool[trial], len(order) + 1) for trial in pool.trials]
+        chosen = _best(candidates)
         order.append(pool.trials[chosen])
-        ranks.append(entered[chosen])
+        ranks.append(candidates[chosen])
         total += pool[order[-1]]
-    scores = [pool.sign * rank[0] for rank in ranks]
+    scores = [pool.objective.score(rank[0]) for rank in ranks]
     return pool.select(order[: _best(ranks) + 1], scores)
 
 

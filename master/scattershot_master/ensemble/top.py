@@ -1,10 +1,10 @@
-"""Owns the plain ensemble: the best single models, each once."""
+"""The plain ensemble: the best single models, each once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scattershot_master.ensemble.base import Pool, Selection
+from scattershot_master.ensemble.base import CandidatePool, Selection
 from scattershot_master.ensemble.metrics import Array
 
 
@@ -19,7 +19,7 @@ def top(predictions: Mapping[int, Array], targets: Array, metric: str, size: int
     >>> top({4: wrong, 7: sure}, np.array([0, 1]), "accuracy", 1).members
     {7: 1}
     """
-    pool = Pool(predictions, targets, metric, size)
+    pool = CandidatePool(predictions, targets, metric, size)
     order = pool.trials[:size]
     scores = [pool.score(pool.total(order[:k]), k) for k in range(1, len(order) + 1)]
     return pool.select(order, scores)

@@ -8,18 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from numpy.typing import NDArray
 
 from scattershot_common.errors import ScattershotError
 from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
 from scattershot_master.ensemble import build as building
-from scattershot_master.ensemble.align_predictions import score_name
-from scattershot_master.ensemble.build import build
+from scattershot_master.ensemble.build import build_ensemble
+from scattershot_master.ensemble.metrics import Array, fitting_metric
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import study_file
-
-Array = NDArray[Any]
 
 TARGETS = np.array([0, 1, 2, 0, 1, 2])
 RIGHT = np.eye(3)[TARGETS] * 0.8 + 0.1
@@ -63,7 +60,7 @@ class Study:
         return self.trial(value, predictions=right, targets=TARGETS[: len(wrong)])
 
     def build(self, size: int = 3, method: str = "greedy") -> dict[str, Any]:
-        return build(self.state, self.folder, size=size, method=method)
+        return build_ensemble(self.state, self.folder, size=size, method=method)
 
 
 def members(result: dict[str, Any]) -> dict[int, int]:
@@ -125,7 +122,7 @@ def test_the_metric_of_the_study_decides_where_it_is_known(tmp_path: Path) -> No
 )
 def test_a_score_that_fits_the_predictions_is_found(metric: str, classes: bool, name: str) -> None:
     predictions = np.zeros((4, 3) if classes else (4,))
-    assert score_name(metric, predictions, np.zeros(4)) == name
+    assert fitting_metric(metric, predictions, np.zeros(4)) == name
 
 
 @pytest.mark.parametrize(
@@ -344,7 +341,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
 
 def look(study: Study, ensemble: dict[str, Any], **more: Any) -> dict[str, Any]:
     about: dict[str, Any] = {"data": None, "paths": [study.folder], "threads": 1, **more}
-    return building.test_members(study.state, study.folder, ensemble, **about)
+    return building.evaluate_on_test_part(study.state, study.folder, ensemble, **about)
 
 
 def test_the_ensemble_and_the_best_single_model_are_tested_once(

@@ -16,7 +16,7 @@ from scattershot_common.store import files, object_store
 from scattershot_common.store.checkpoint_names import checkpoint_name, list_all, trial_folder
 from scattershot_common.store.location import Location
 from scattershot_master import export
-from scattershot_master.ensemble.build import build
+from scattershot_master.ensemble.build import build_ensemble
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
 from scattershot_master.search.open_study import open_study
 from scattershot_master.show import study_page, trial_page
@@ -197,14 +197,14 @@ def test_without_its_store_a_study_is_shown_from_the_ledger(
 def test_an_ensemble_is_built_from_the_store(study: Study) -> None:
     damaged, _ = study.train(0.9), study.train(0.5)
     files.write(damaged, files.read(damaged)[:-1], sync=False)
-    result = build(study.state, study.folder, size=2, method="top")
+    result = build_ensemble(study.state, study.folder, size=2, method="top")
     assert [member["trial"] for member in result["members"]] == [1]
     assert f"{damaged} is damaged" in result["note"]
 
 
 def test_no_ensemble_is_built_while_its_store_is_away(no_answer: Study) -> None:
     with pytest.raises(StoreUnreachable):
-        build(no_answer.state, no_answer.folder, size=2, method="top")
+        build_ensemble(no_answer.state, no_answer.folder, size=2, method="top")
 
 
 # ---- opening
