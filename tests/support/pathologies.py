@@ -30,10 +30,10 @@ CPU = torch.device("cpu")
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     """Return the digits, x [1797, 64] normalized and y [1797], in an order of their own."""
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    x = torch.tensor(found.data, dtype=torch.float32)[order] / 16
-    return (x - x.mean()) / x.std(), torch.tensor(found.target)[order]
+    digits = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
+    x = torch.tensor(digits.data, dtype=torch.float32)[order] / 16
+    return (x - x.mean()) / x.std(), torch.tensor(digits.target)[order]
 
 
 def parts(train: int = 800, val: int = 400) -> Data:
@@ -194,19 +194,19 @@ def case(run: Run, seed: int = 3) -> TrialCase:
     task = _TASKS[run.kind](run)
     data = run.data()
     training = Training(task, run.params, seed=seed, budget=run.epochs, device=CPU)
-    watch, layers = Monitor(training), LayerStats()
+    monitor, layers = Monitor(training), LayerStats()
     history: list[dict[str, float]] = []
     for epoch in range(1, run.epochs + 1):
         training.begin_epoch(epoch, history)
-        loss, _ = train_epoch(training, data.train, lambda: None, watch)
-        with watch.evaluation():
+        loss, _ = train_epoch(training, data.train, lambda: None, monitor)
+        with monitor.evaluation():
             evaluation = evaluate(task, training.model, data.val, CPU)
-        seen, line = watch.end_epoch(evaluation.outputs, evaluation.targets)
-        if line is not None:
-            layers.add(line)
-        found = {f"val_{name}": value for name, value in evaluation.metrics.items()}
+        monitored, record = monitor.end_epoch(evaluation.outputs, evaluation.targets)
+        if record is not None:
+            layers.add(record)
+        validated = {f"val_{name}": value for name, value in evaluation.metrics.items()}
         history.append(
-            {"epoch": epoch, **found, "train_loss": loss.item(), "lr": training.lr, **seen}
+            {"epoch": epoch, **validated, "train_loss": loss.item(), "lr": training.lr, **monitored}
         )
     lines = json.loads(layers.data())["epochs"]
     if task.kind == "regression":

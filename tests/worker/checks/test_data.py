@@ -1,3 +1,5 @@
+"""The check of the data."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from support.checked_tasks import Blobs, Line, Loaded, Pictures, checked, curve,
 Pair = tuple[Tensor, Tensor]
 
 
-def look(train: Pair, val: Pair | None = None, task: type[ss.Task] = Blobs) -> CheckResult:
+def check_data(train: Pair, val: Pair | None = None, task: type[ss.Task] = Blobs) -> CheckResult:
     """Return what the check finds when the task has this data."""
 
     class Given(task):  # type: ignore[misc, valid-type]
@@ -26,7 +28,7 @@ def look(train: Pair, val: Pair | None = None, task: type[ss.Task] = Blobs) -> C
     return checked(Given, "data")
 
 
-def said(result: CheckResult) -> str:
+def text_of(result: CheckResult) -> str:
     return " ".join([result.meaning, *result.details]).lower()
 
 
@@ -40,32 +42,32 @@ def test_healthy_data_passes(task: type[ss.Task]) -> None:
 def test_the_data_of_digits_passes() -> None:
     (result,) = ss.check("digits", only=["data"], quiet=True)
     assert result.status == "pass" and result.numbers["class_counts"][3] > 50
-    assert "3 of 64 features are the same" in said(result)
+    assert "3 of 64 features are the same" in text_of(result)
 
 
 def test_values_that_are_not_finite_are_counted_with_their_place() -> None:
     x, y = points(400)
     x[7, 3], x[9, 0] = float("nan"), float("inf")
-    result = look((x, y))
+    result = check_data((x, y))
     assert result.status == "fail"
-    assert "2 training examples have inputs that are not finite, the first is number 7" in said(
+    assert "2 training examples have inputs that are not finite, the first is number 7" in text_of(
         result
     )
 
 
 def test_labels_out_of_range_fail() -> None:
     x, y = points(400)
-    result = look((x, y + 1))
+    result = check_data((x, y + 1))
     assert result.status == "fail"
-    assert "100 training labels are out of range, as 4: the network's are 0 … 3" in said(result)
+    assert "100 training labels are out of range, as 4: the network's are 0 … 3" in text_of(result)
 
 
 def test_negative_labels_fail_but_for_the_one_that_cross_entropy_leaves_out() -> None:
     x, y = points(400)
     y[0] = -1
-    assert "1 training labels are out of range, as -1" in said(look((x, y)))
+    assert "1 training labels are out of range, as -1" in text_of(check_data((x, y)))
     y[0] = -100
-    assert look((x, y)).status == "pass"
+    assert check_data((x, y)).status == "pass"
 
 
 @pytest.mark.parametrize("make", [Tensor.long, Tensor.bool, lambda y: 2 * y.long() - 1])
@@ -78,9 +80,9 @@ def test_one_output_tells_two_classes_apart(make: Any) -> None:
             return functional.soft_margin_loss(outputs, targets.view_as(outputs))
 
     (x, y), (val_x, val_y) = points(400), points(100, seed=1)
-    found = look((x, make(y > 1)), (val_x, make(val_y > 1)), Logit)
-    assert found.status == "pass", found
-    assert found.numbers["classes"] == 2
+    result = check_data((x, make(y > 1)), (val_x, make(val_y > 1)), Logit)
+    assert result.status == "pass", result
+    assert result.numbers["classes"] == 2
 
 
 def test_classes_of_sequences_are_counted_on_their_axis() -> None:
@@ -93,15 +95,15 @@ def test_classes_of_sequences_are_counted_on_their_axis() -> None:
 
     (x, y), (val_x, val_y) = points(400), points(100, seed=1)
     both = torch.stack([y, y + 2], 1), torch.stack([val_y, val_y + 2], 1)
-    assert look((x, both[0]), (val_x, both[1]), Words).status == "pass"
+    assert check_data((x, both[0]), (val_x, both[1]), Words).status == "pass"
 
 
 def test_examples_in_both_parts_fail() -> None:
     x, y = points(400)
     val_x, val_y = points(100, seed=1)
-    result = look((x, y), (torch.cat([val_x, x[:5]]), torch.cat([val_y, y[:5]])))
+    result = check_data((x, y), (torch.cat([val_x, x[:5]]), torch.cat([val_y, y[:5]])))
     assert result.status == "fail" and result.numbers["shared"] == 5
-    assert "5 of 105 validation examples are in the training part as well" in said(result)
+    assert "5 of 105 validation examples are in the training part as well" in text_of(result)
 
 
 def test_an_example_with_minus_zero_is_the_same_as_one_with_zero() -> None:
@@ -109,36 +111,37 @@ def test_an_example_with_minus_zero_is_the_same_as_one_with_zero() -> None:
     val_x, val_y = points(100, seed=1)
     x[0, 0], val_x[0] = 0.0, x[0]
     val_x[0, 0] = -0.0
-    assert look((x, y), (val_x, val_y)).numbers["shared"] == 1
+    assert check_data((x, y), (val_x, val_y)).numbers["shared"] == 1
 
 
 def test_repeated_examples_that_contradict_are_told() -> None:
     x, y = points(400)
     x[100:104] = x[0]
-    result = look((x, y))
+    result = check_data((x, y))
     assert result.status == "warn"
-    assert "4 training examples are repeated, 3 of them with other targets" in said(result)
+    assert "4 training examples are repeated, 3 of them with other targets" in text_of(result)
 
 
 def test_a_class_that_is_rare_is_told_with_what_always_guessing_gives() -> None:
     x, y = points(400)
     keep = (y != 2) | (torch.arange(400) < 20)
-    result = look((x[keep], y[keep]))
+    result = check_data((x[keep], y[keep]))
     assert result.status == "warn"
-    assert "100 examples of class 0, 5 of the rarest; always answering 0 is right in 33%" in said(
-        result
+    assert (
+        "100 examples of class 0, 5 of the rarest; always answering 0 is right in 33%"
+        in text_of(result)
     )
 
 
 def test_a_class_of_the_validation_part_alone_is_told() -> None:
     x, y = points(400)
-    assert "class 3 occurs in the validation part only" in said(look((x[y < 3], y[y < 3])))
+    assert "class 3 occurs in the validation part only" in text_of(check_data((x[y < 3], y[y < 3])))
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(100.0, 0.0), (1e-3, 0.0), (1.0, 5.0)])
 def test_inputs_that_are_not_normalized_are_told(factor: float, shift: float) -> None:
     x, y = points(400)
-    result = look((x * factor + shift, y))
+    result = check_data((x * factor + shift, y))
     assert result.status == "warn" and "not normalized" in result.meaning
     assert "divide by its deviation" in result.remedy
 
@@ -147,22 +150,22 @@ def test_a_feature_on_another_scale_is_told() -> None:
     x, y = points(400)
     x[:, 2] *= 50
     x *= 0.05
-    assert "features are on different scales" in said(look((x, y)))
+    assert "features are on different scales" in text_of(check_data((x, y)))
 
 
 def test_features_and_examples_that_are_constant_are_told() -> None:
     x, y = points(400)
     x[:, 5] = 0.5
     x[3] = 0.5
-    result = look((x, y))
+    result = check_data((x, y))
     assert result.status == "warn"
-    assert "1 of 8 features are the same" in said(result)
-    assert "1 training examples have the same value in every feature" in said(result)
+    assert "1 of 8 features are the same" in text_of(result)
+    assert "1 training examples have the same value in every feature" in text_of(result)
 
 
 def test_inputs_that_are_all_the_same_fail() -> None:
     _, y = points(400)
-    assert "all training inputs are the same" in look((torch.ones(400, 8), y)).meaning.lower()
+    assert "all training inputs are the same" in check_data((torch.ones(400, 8), y)).meaning.lower()
 
 
 def test_whole_numbers_need_no_normalization() -> None:
@@ -176,7 +179,7 @@ def test_whole_numbers_need_no_normalization() -> None:
             return Bag()
 
     result = checked(Ids, "data")
-    assert result.status == "pass" and "normalization has no meaning" in said(result)
+    assert result.status == "pass" and "normalization has no meaning" in text_of(result)
 
 
 class Bag(torch.nn.Module):
@@ -204,7 +207,7 @@ def test_targets_of_a_regression_that_are_not_normalized_are_told(
 
 def test_parts_that_were_prepared_differently_fail() -> None:
     x, y = points(400)
-    assert "float64" in said(look((x, y), (x[:50].double(), y[:50])))
+    assert "float64" in text_of(check_data((x, y), (x[:50].double(), y[:50])))
 
 
 def test_a_loader_is_read_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,4 +222,4 @@ def test_a_loader_is_read_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     result = checked(Endless, "data")
     assert result.numbers["train"] == 64
-    assert "only the first 64 examples of a loader are read" in said(result)
+    assert "only the first 64 examples of a loader are read" in text_of(result)

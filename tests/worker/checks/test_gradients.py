@@ -1,3 +1,5 @@
+"""The check of the gradients."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

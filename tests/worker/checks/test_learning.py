@@ -161,11 +161,11 @@ def test_outputs_for_classes_that_do_not_occur_are_told() -> None:
 
 
 def test_dropout_that_the_model_does_not_read_is_told() -> None:
-    class Deaf(Blobs):
+    class IgnoresDropout(Blobs):
         def model(self, params: Mapping[str, Any]) -> nn.Module:
             return super().model({})
 
-    result = checked(Deaf, "regularization")
+    result = checked(IgnoresDropout, "regularization")
     assert result.status == "warn" and "with and without dropout" in result.meaning
 
 
@@ -280,10 +280,10 @@ def test_inputs_of_another_scale_have_another_range() -> None:
             x, y = points(400)
             return ss.Data((x * 30, y), points(100, seed=1))
 
-    here, there = (
+    usual, large = (
         checked(task, "rates", optimizer="sgd").numbers["steepest"] for task in (Blobs, Large)
     )
-    assert there < here / 100  # inputs 30 times as large: slopes 900 times as steep
+    assert large < usual / 100  # inputs 30 times as large: slopes 900 times as steep
 
 
 def test_a_curve_that_does_not_fall_suggests_nothing() -> None:

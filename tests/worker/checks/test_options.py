@@ -1,3 +1,5 @@
+"""The check of augmentation, mixed precision and the compiler."""
+
 from __future__ import annotations
 
 from functools import partial
@@ -101,7 +103,7 @@ def test_a_compiler_that_does_not_work_fails(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_compiler_that_computes_something_else_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(graph: Any, inputs: Any) -> Any:
-        return lambda *given: [2 * one for one in graph.forward(*given)]
+        return lambda *given: [2 * out for out in graph.forward(*given)]
 
     compiling(monkeypatch, backend=wrong)
     result = checked(Blobs, "options", compile=True)
@@ -109,7 +111,7 @@ def test_a_compiler_that_computes_something_else_is_told(monkeypatch: pytest.Mon
 
 
 def test_learning_and_the_range_test_train_as_the_trainer_does() -> None:
-    seen: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
 
     class Watched(Shaken):
         calls = 0
@@ -119,14 +121,14 @@ def test_learning_and_the_range_test_train_as_the_trainer_does() -> None:
             return super().augment(x, generator)
 
         def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-            seen.append(outputs.dtype)
+            dtypes.append(outputs.dtype)
             return super().loss(outputs, targets)
 
     for name in ("learning", "rates"):
         Watched.calls = 0
-        seen.clear()
+        dtypes.clear()
         assert checked(Watched, name, precision="bf16", compile=True).status == "pass"
-        assert Watched.calls >= 100 and seen.count(torch.bfloat16) == Watched.calls
+        assert Watched.calls >= 100 and dtypes.count(torch.bfloat16) == Watched.calls
 
 
 def test_dropout_layers_of_a_kept_model_stay_what_they_are() -> None:
@@ -140,4 +142,4 @@ def test_dropout_layers_of_a_kept_model_stay_what_they_are() -> None:
     task = Kept()
     ss.check(task, PARAMS, only=["options", "learning", "rates"], quiet=True)
     assert task.kept is not None
-    assert [type(one) for one in task.kept.modules()].count(nn.Dropout) == 1
+    assert [type(module) for module in task.kept.modules()].count(nn.Dropout) == 1

@@ -1,3 +1,5 @@
+"""The run of the checks: what is restored, what is reported, and their process."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +25,7 @@ def test_the_table_has_the_checks_that_the_master_knows() -> None:
 
 
 class Kept(ss.Task):
-    """A task that hands out the same model again and again."""
+    """A task that returns the same model every time."""
 
     def __init__(self, inner: ss.Task) -> None:
         super().__init__()
@@ -123,7 +125,7 @@ def test_an_error_in_the_middle_of_a_check_is_its_result() -> None:
         def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
             raise ValueError("no metrics today")
 
-    results = {one.name: one for one in ss.check(Late, PARAMS, quiet=True)}
+    results = {result.name: result for result in ss.check(Late, PARAMS, quiet=True)}
     assert results["overfit"].status == "fail"
     assert results["overfit"].found.startswith("ValueError: no metrics today (test_run_checks")
     assert results["rates"].status == "pass"

@@ -41,8 +41,8 @@ class Block(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(self.first(x)).view(batch, length, 3, 2, width // 2)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        x = x + self.drop(self.out(seen))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        x = x + self.drop(self.out(attended))
         out: Tensor = x + self.drop(self.narrow(F.gelu(self.wide(self.second(x)))))
         return out
 
@@ -121,12 +121,12 @@ class Small(Task):
 def training(task: Task, number: int, **params: Any) -> Training:
     """Return trial `number`, made as a worker makes it; the same each time."""
     seed_everything(number)
-    about = {"lr": 0.02, "weight_decay": 0.01, "batch_size": BATCH, **params}
-    return Training(task, about, seed=100 + number, budget=4, device=CPU)
+    settings = {"lr": 0.02, "weight_decay": 0.01, "batch_size": BATCH, **params}
+    return Training(task, settings, seed=100 + number, budget=4, device=CPU)
 
 
 def admit(engine: FusedEngine, trials: Sequence[Training]) -> list[Lane]:
-    lanes = [engine.lane(one) for one in trials]
+    lanes = [engine.lane(trial) for trial in trials]
     for lane in lanes:
         engine.admit(lane)
     return lanes
@@ -159,31 +159,31 @@ def _compare(lane: Any, alone: Any, at: str, within: float) -> None:
         for key in alone:
             _compare(lane[key], alone[key], f"{at}/{key}", within)
     elif isinstance(alone, list) and alone and isinstance(alone[0], dict):
-        for i, (one, other) in enumerate(zip(lane, alone, strict=True)):
-            _compare(one, other, f"{at}/{i}", within)
+        for i, (a, b) in enumerate(zip(lane, alone, strict=True)):
+            _compare(a, b, f"{at}/{i}", within)
     else:
         assert lane == alone, at
 
 
 def state(lane: Lane) -> list[Tensor]:
     """Return copies of all tensors of a lane."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def walk(value: Any) -> None:
         if isinstance(value, Tensor):
-            found.append(value.clone())
+            tensors.append(value.clone())
         elif isinstance(value, Mapping):
-            for one in value.values():
-                walk(one)
+            for item in value.values():
+                walk(item)
 
     for part in lane.parts.values():
         walk(part.state_dict())
-    return found
+    return tensors
 
 
-def assert_equal(one: list[Tensor], other: list[Tensor]) -> None:
-    assert len(one) == len(other) > 0
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def assert_equal(first: list[Tensor], second: list[Tensor]) -> None:
+    assert len(first) == len(second) > 0
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 # ---- against trials alone
@@ -193,28 +193,28 @@ def assert_equal(one: list[Tensor], other: list[Tensor]) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_lane_comes_to_the_state_of_the_trial_alone(model: str, optimizer: str) -> None:
     task = Small(model)
-    rates = [{"lr": 0.01 * (1 + i), "dropout": 0.1 + 0.1 * i} for i in range(3)]
-    about = OPTIMIZERS[optimizer]
-    if "lr" in about:
-        rates = [{"dropout": one["dropout"]} for one in rates]
-    alone = [training(task, i, **about, **one) for i, one in enumerate(rates)]
+    own_params = [{"lr": 0.01 * (1 + i), "dropout": 0.1 + 0.1 * i} for i in range(3)]
+    params = OPTIMIZERS[optimizer]
+    if "lr" in params:
+        own_params = [{"dropout": own["dropout"]} for own in own_params]
+    alone = [training(task, i, **params, **own) for i, own in enumerate(own_params)]
     engine = engine_of(task, alone[0])
-    lanes = admit(engine, [training(task, i, **about, **one) for i, one in enumerate(rates)])
+    lanes = admit(engine, [training(task, i, **params, **own) for i, own in enumerate(own_params)])
     for number in (1, 2):
         losses = epoch(engine, number)
         results = engine.evaluate(task.data().val, lambda: None)
-        for lane, one, loss in zip(lanes, alone, losses, strict=True):
-            one.begin_epoch(number, [])
+        for lane, trial, loss in zip(lanes, alone, losses, strict=True):
+            trial.begin_epoch(number, [])
             assert loss == pytest.approx(
-                float(train_epoch(one, task.data().train, lambda: None)[0]), rel=1e-5
+                float(train_epoch(trial, task.data().train, lambda: None)[0]), rel=1e-5
             )
-            expected = evaluate(task, one.model, task.data().val, CPU)
+            expected = evaluate(task, trial.model, task.data().val, CPU)
             assert results[lane].metrics == pytest.approx(expected.metrics, rel=1e-9)
             assert torch.allclose(results[lane].outputs, expected.outputs, rtol=1e-9)
             predictions = task.predictions(expected.outputs)
             assert torch.allclose(results[lane].predictions, predictions, rtol=1e-9)
-    for lane, one in zip(lanes, alone, strict=True):
-        assert_same(lane, one, 1e-10)
+    for lane, trial in zip(lanes, alone, strict=True):
+        assert_same(lane, trial, 1e-10)
 
 
 PRACTICE: dict[str, dict[str, Any]] = {
@@ -242,12 +242,12 @@ def test_each_trick_is_a_lanes_own(name: str) -> None:
     )
     for number in (1, 2, 3):
         epoch(engine, number)
-        for one in alone:
-            one.begin_epoch(number, [])
-            train_epoch(one, task.data().train, lambda: None)
-    for lane, one in zip(lanes, alone, strict=True):
-        assert_same(lane, one, 1e-10)
-        assert lane.training.lr == one.lr
+        for trial in alone:
+            trial.begin_epoch(number, [])
+            train_epoch(trial, task.data().train, lambda: None)
+    for lane, trial in zip(lanes, alone, strict=True):
+        assert_same(lane, trial, 1e-10)
+        assert lane.training.lr == trial.lr
     if alone[0].average is not None:
         averaged = engine.evaluate(task.data().val, lambda: None, averaged=True)
         with alone[0].average.in_place():
@@ -264,11 +264,11 @@ def test_in_single_precision_the_curves_agree_to_rounding() -> None:
     for number in range(1, 7):
         losses = epoch(engine, number)
         results = engine.evaluate(task.data().val, lambda: None)
-        for one, lane, loss in zip(alone, lanes, losses, strict=True):
-            one.begin_epoch(number, [])
-            expected = float(train_epoch(one, task.data().train, lambda: None)[0])
+        for trial, lane, loss in zip(alone, lanes, losses, strict=True):
+            trial.begin_epoch(number, [])
+            expected = float(train_epoch(trial, task.data().train, lambda: None)[0])
             assert loss == pytest.approx(expected, rel=1e-4)
-            metrics = evaluate(task, one.model, task.data().val, CPU).metrics
+            metrics = evaluate(task, trial.model, task.data().val, CPU).metrics
             assert results[lane].metrics == pytest.approx(metrics, rel=1e-3)
 
 
@@ -335,11 +335,11 @@ def test_own_losses_and_metrics_and_regression_are_honoured(kind: type[Small]) -
     lanes = admit(engine, [training(task, i, lr=0.005) for i in range(2)])
     epoch(engine, 1)
     results = engine.evaluate(task.data().val, lambda: None)
-    for lane, one in zip(lanes, alone, strict=True):
-        one.begin_epoch(1, [])
-        train_epoch(one, task.data().train, lambda: None)
-        assert_same(lane, one, 1e-10)
-        expected = evaluate(task, one.model, task.data().val, CPU)
+    for lane, trial in zip(lanes, alone, strict=True):
+        trial.begin_epoch(1, [])
+        train_epoch(trial, task.data().train, lambda: None)
+        assert_same(lane, trial, 1e-10)
+        expected = evaluate(task, trial.model, task.data().val, CPU)
         assert results[lane].metrics == pytest.approx(expected.metrics, rel=1e-9)
         predictions = predictions_of(task, expected.outputs, expected.targets)
         assert torch.allclose(results[lane].predictions, predictions)
@@ -351,12 +351,12 @@ def test_own_losses_and_metrics_and_regression_are_honoured(kind: type[Small]) -
 @pytest.mark.parametrize("model", ["mlp", "layer norm", "transformer", "batch norm", "cnn"])
 def test_a_lane_does_not_depend_on_how_many_there_are_or_which(model: str) -> None:
     task = Small(model, torch.float32)
-    about = OPTIMIZERS["adamw"]
+    params = OPTIMIZERS["adamw"]
     expected: list[Tensor] | None = None
-    for others in ([], [5], [6, 7, 8], [9, 10, 11, 12, 13, 14, 15]):
-        trials = [training(task, i, **about) for i in others]
+    for beside in ([], [5], [6, 7, 8], [9, 10, 11, 12, 13, 14, 15]):
+        trials = [training(task, i, **params) for i in beside]
         at = len(trials) // 2
-        trials.insert(at, training(task, 0, **about))
+        trials.insert(at, training(task, 0, **params))
         engine = engine_of(task, trials[0])
         lanes = admit(engine, trials)
         epoch(engine, 1)
@@ -368,28 +368,28 @@ def test_a_lane_does_not_depend_on_how_many_there_are_or_which(model: str) -> No
 
 def test_a_lane_does_not_depend_on_when_it_came_or_who_left() -> None:
     task = Small("mlp", torch.float32)
-    about = OPTIMIZERS["momentum"]
-    engine = engine_of(task, training(task, 0, **about))
-    (by_itself,) = admit(engine, [training(task, 0, **about)])
+    params = OPTIMIZERS["momentum"]
+    engine = engine_of(task, training(task, 0, **params))
+    (by_itself,) = admit(engine, [training(task, 0, **params)])
     for number in (1, 2, 3):
         epoch(engine, number)
     expected = state(by_itself)
 
-    engine = engine_of(task, training(task, 0, **about))
-    others = admit(engine, [training(task, i, **about) for i in (1, 2, 3)])
+    engine = engine_of(task, training(task, 0, **params))
+    lanes = admit(engine, [training(task, i, **params) for i in (1, 2, 3)])
     epoch(engine, 1)
-    (late,) = admit(engine, [training(task, 0, **about)])
+    (late,) = admit(engine, [training(task, 0, **params)])
     epoch(engine, 9, but={late: 1})
-    engine.release(others[0])
+    engine.release(lanes[0])
 
     def leave() -> None:
-        engine.release(others[2])
+        engine.release(lanes[2])
 
     for lane in engine.lanes:
         lane.training.begin_epoch(2 if lane is late else 9, [])
     engine.train_epoch(leave)  # in the middle of an epoch
-    assert late not in others and len(engine.lanes) == 2
-    admit(engine, [training(task, 4, **about)])
+    assert late not in lanes and len(engine.lanes) == 2
+    admit(engine, [training(task, 4, **params)])
     epoch(engine, 9, but={late: 3})
     assert_equal(state(late), expected)
 
@@ -416,47 +416,47 @@ def test_the_nan_of_one_lane_stays_its_own() -> None:
 
 def test_a_trial_goes_from_alone_to_a_lane_and_back_without_a_bit_lost() -> None:
     task = Small("batch norm", torch.float32)
-    about = {**OPTIMIZERS["adam"], "ema": 0.9}
-    alone = training(task, 0, **about)
+    params = {**OPTIMIZERS["adam"], "ema": 0.9}
+    alone = training(task, 0, **params)
     alone.begin_epoch(1, [])
     train_epoch(alone, task.data().train, lambda: None)
 
     engine = engine_of(task, alone)
-    lane = engine.lane(training(task, 0, **about))
+    lane = engine.lane(training(task, 0, **params))
     for name, part in alone.parts.items():
         lane.parts[name].load_state_dict(part.state_dict())
     engine.admit(lane)
-    admit(engine, [training(task, 1, **about)])
+    admit(engine, [training(task, 1, **params)])
     assert_same(lane, alone, 0.0)
     epoch(engine, 2)
 
-    back = training(task, 0, **about)
-    for name, part in back.parts.items():
+    restored = training(task, 0, **params)
+    for name, part in restored.parts.items():
         part.load_state_dict(lane.parts[name].state_dict())
-    assert_same(lane, back, 0.0)
+    assert_same(lane, restored, 0.0)
 
 
 def test_a_lane_that_goes_on_elsewhere_comes_to_the_same_numbers() -> None:
     task = Small("mlp", torch.float32)
-    about = {**OPTIMIZERS["adamw"], "schedule": "cosine", "ema": 0.8}
-    engine = engine_of(task, training(task, 0, **about))
-    (through,) = admit(engine, [training(task, 0, **about)])
+    params = {**OPTIMIZERS["adamw"], "schedule": "cosine", "ema": 0.8}
+    engine = engine_of(task, training(task, 0, **params))
+    (uninterrupted,) = admit(engine, [training(task, 0, **params)])
     for number in (1, 2, 3, 4):
         epoch(engine, number)
 
-    engine = engine_of(task, training(task, 0, **about))
-    (first,) = admit(engine, [training(task, 0, **about)])
+    engine = engine_of(task, training(task, 0, **params))
+    (first,) = admit(engine, [training(task, 0, **params)])
     epoch(engine, 1)
     epoch(engine, 2)
-    other = engine_of(task, training(task, 0, **about))
-    again = other.lane(training(task, 0, **about))
+    other = engine_of(task, training(task, 0, **params))
+    resumed = other.lane(training(task, 0, **params))
     for name, part in first.parts.items():
-        again.parts[name].load_state_dict(part.state_dict())
-    admit(other, [training(task, 3, **about)])
-    other.admit(again)
-    epoch(other, 1, but={again: 3})
-    epoch(other, 2, but={again: 4})
-    assert_equal(state(again), state(through))
+        resumed.parts[name].load_state_dict(part.state_dict())
+    admit(other, [training(task, 3, **params)])
+    other.admit(resumed)
+    epoch(other, 1, but={resumed: 3})
+    epoch(other, 2, but={resumed: 4})
+    assert_equal(state(resumed), state(uninterrupted))
 
 
 def test_what_one_engine_has_traced_another_of_its_kind_uses() -> None:
@@ -495,18 +495,18 @@ def test_idle_rows_are_given_up_once_a_narrower_program_would_have_paid() -> Non
 @pytest.mark.parametrize("model", ["mlp", "batch norm"])
 def test_a_step_that_is_replayed_as_a_graph_gives_the_same_bits(model: str) -> None:
     task = Small(model, torch.float32)
-    about = OPTIMIZERS["adam"]
+    params = OPTIMIZERS["adam"]
     states = []
     for graph in (None, EagerGraph):
-        like = training(task, 0, **about)
+        like = training(task, 0, **params)
         engine = FusedEngine(task, task.data(), probe(task, like, task.data()), graph=graph)
-        lanes = admit(engine, [training(task, i, **about) for i in range(3)])
+        lanes = admit(engine, [training(task, i, **params) for i in range(3)])
         epoch(engine, 1)
-        lanes += admit(engine, [training(task, i, **about) for i in range(3, 9)])  # the rows move
+        lanes += admit(engine, [training(task, i, **params) for i in range(3, 9)])  # the rows move
         epoch(engine, 2)
         engine.release(lanes[0])
         epoch(engine, 3)
-        states.append([one for lane in lanes[1:] for one in state(lane)])
+        states.append([tensor for lane in lanes[1:] for tensor in state(lane)])
     assert_equal(*states)
 
 
@@ -526,7 +526,7 @@ def test_a_step_that_cannot_be_captured_is_done_without_a_graph(
     (other,) = admit(plain, [training(task, 0)])
     epoch(plain, 1)
     assert_equal(state(lane), state(other))
-    assert len([one for one in caplog.messages if "without a device graph" in one]) == 1
+    assert len([message for message in caplog.messages if "without a device graph" in message]) == 1
 
 
 def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,15 +536,15 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
     engine = engine_of(task, training(task, 0))
     engine.monitors = True
     (lane,) = admit(engine, [training(task, 0)])
-    looked_at, observed = [], []
+    recorded, observed = [], []
     for number in (1, 2, 3, 4):  # of five steps
         epoch(engine, number)
         results = engine.evaluate(task.data().val, lambda: None)
-        seen, line = engine.observations(lane, results[lane])
-        looked_at += [number] if line is not None else []
-        observed += [number] if "grad_norm" in seen else []
-        assert "train_accuracy" in seen
-    assert (looked_at, observed) == ([1, 2, 4], [1, 2, 3, 4])
+        metrics, record = engine.observations(lane, results[lane])
+        recorded += [number] if record is not None else []
+        observed += [number] if "grad_norm" in metrics else []
+        assert "train_accuracy" in metrics
+    assert (recorded, observed) == ([1, 2, 4], [1, 2, 3, 4])
 
 
 @pytest.mark.parametrize(
@@ -552,7 +552,7 @@ def test_lanes_are_looked_at_after_steps_of_their_own(monkeypatch: pytest.Monkey
 )
 def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
     alone = [training(task, i, clip_norm=0.5) for i in range(3)]
-    monitors = [Monitor(one) for one in alone]
+    monitors = [Monitor(trial) for trial in alone]
     engine = engine_of(task, alone[0])
     engine.monitors = True
     lanes = admit(engine, [training(task, i, clip_norm=0.5) for i in range(3)])
@@ -560,11 +560,11 @@ def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
     for number in (1, 2, 3, 4):
         epoch(engine, number)
         results = engine.evaluate(val, lambda: None)
-        for lane, one, monitor in zip(lanes, alone, monitors, strict=True):
-            one.begin_epoch(number, [])
-            train_epoch(one, task.data().train, lambda: None, monitor)
+        for lane, trial, monitor in zip(lanes, alone, monitors, strict=True):
+            trial.begin_epoch(number, [])
+            train_epoch(trial, task.data().train, lambda: None, monitor)
             with monitor.evaluation():
-                evaluation = evaluate(task, one.model, val, CPU)
+                evaluation = evaluate(task, trial.model, val, CPU)
             expected, own_record = monitor.end_epoch(evaluation.outputs, evaluation.targets)
             metrics, record = engine.observations(lane, results[lane])
             assert metrics == pytest.approx(expected, rel=1e-3) and "train_accuracy" in metrics
@@ -577,5 +577,5 @@ def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
                 if number == 1 and record["activations"]:
                     keys.append("initial_activations")
                 for key in keys:
-                    names = [one["name"] for one in of_trial[key]]
-                    assert [one["name"] for one in of_lane[key]] == names
+                    names = [entry["name"] for entry in of_trial[key]]
+                    assert [entry["name"] for entry in of_lane[key]] == names

@@ -11,11 +11,11 @@ from scattershot_worker.fused.op_trace import trace
 
 
 def test_a_replay_does_the_same_to_other_inputs() -> None:
-    def step(w: Tensor, x: Tensor, place: Tensor) -> Tensor:
+    def step(w: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
         own = w.detach().requires_grad_()
         losses = vmap(lambda w, x: torch.tanh(x @ w).square().mean())(own, x)
         (grad,) = torch.autograd.grad(losses.sum(), [own])
-        place.copy_(grad)
+        buffer.copy_(grad)
         return losses.detach()
 
     def inputs(seed: int) -> list[Tensor]:
@@ -23,15 +23,15 @@ def test_a_replay_does_the_same_to_other_inputs() -> None:
         shapes = ((3, 4, 2), (3, 5, 4))
         return [torch.randn(shape, generator=generator) for shape in shapes]
 
-    place = torch.zeros(3, 4, 2)
-    first = [*inputs(1), place]
+    buffer = torch.zeros(3, 4, 2)
+    first = [*inputs(1), buffer]
     program, losses = trace(step, first, first)
     (w, x), (w2, x2) = inputs(1), inputs(2)
     assert torch.equal(losses, step(w, x, torch.zeros(3, 4, 2)))
     expected = torch.zeros(3, 4, 2)
-    again = step(w2, x2, expected)
-    assert torch.equal(program(w2, x2, place), again)
-    assert torch.equal(place, expected)
+    expected_losses = step(w2, x2, expected)
+    assert torch.equal(program(w2, x2, buffer), expected_losses)
+    assert torch.equal(buffer, expected)
 
 
 def test_a_replay_writes_to_its_inputs_as_the_step_did() -> None:

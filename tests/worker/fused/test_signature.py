@@ -1,4 +1,4 @@
-"""Which trials may share a program; what cannot is trained alone, and never wrong."""
+"""Signatures: trials that may share a program, and those that must be trained alone."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Any8x8(Task):
 
 def training(task: Task, seed: int = 0, **params: Any) -> Training:
     seed_everything(seed)
-    about = {"batch_size": 16, "optimizer": "sgd", "lr": 0.05, **params}
-    return Training(task, about, seed=seed, budget=3, device=CPU)
+    settings = {"batch_size": 16, "optimizer": "sgd", "lr": 0.05, **params}
+    return Training(task, settings, seed=seed, budget=3, device=CPU)
 
 
 def flat(x: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ ALONE: dict[str, Callable[[], nn.Module]] = {
     "several outputs": lambda: Model(lambda m, x: (m.l(flat(x)), x), l=_lin()),  # type: ignore
     "one output for all": lambda: Model(lambda m, x: m.l(flat(x)).mean(0), l=_lin()),
 }
-#: Whether these can be recorded depends on torch's version: they must not come out wrong.
+#: Whether these can be traced depends on torch's version: they must not be wrong.
 EITHER: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm1d": lambda: Model(
         lambda m, x: m.l(F.relu(m.b(m.a(flat(x))))),
@@ -268,10 +268,10 @@ EITHER: dict[str, Callable[[], nn.Module]] = {
 
 
 def fused(make: Callable[[], nn.Module]) -> None:
-    """Look into a model and prove it as a lane; raises NotFusable."""
+    """Probe a model and verify it as a lane; raises NotFusable."""
     task = Any8x8(lambda params: make())
-    one = training(task)
-    verify(task, one, task.data(), probe(task, one, task.data()))
+    trial = training(task)
+    verify(task, trial, task.data(), probe(task, trial, task.data()))
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -299,7 +299,7 @@ class Own8x8(Any8x8):
         return F.binary_cross_entropy(outputs, targets.view_as(outputs).to(outputs) / 9)
 
 
-def one_for_each(task: Any8x8, y: Tensor, **params: Any) -> None:
+def probe_with_targets(task: Any8x8, y: Tensor, **params: Any) -> None:
     data = task.data()
     parts = [(x, y[: len(x)]) for x, _ in map(tensors_of, (data.train, data.val))]
     probe(task, training(task, **params), Data(*parts))
@@ -327,7 +327,7 @@ def test_targets_that_lanes_would_take_otherwise_are_trained_alone(
     task: Any8x8, y: Tensor, params: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(NotFusable, match=reason):
-        one_for_each(task, y, **params)
+        probe_with_targets(task, y, **params)
 
 
 def test_a_lane_that_comes_out_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +344,7 @@ def test_a_lane_that_comes_out_otherwise_is_refused(monkeypatch: pytest.MonkeyPa
         fused(FUSED["linear"])
 
 
-# ---- who fits whom
+# ---- which trials have the same signature
 
 
 def key(make: Callable[[Mapping[str, Any]], nn.Module], seed: int = 0, **params: Any) -> str:
@@ -377,7 +377,7 @@ def test_trials_that_differ_in_numbers_of_their_own_fit_each_other(params: Any) 
 def test_targets_of_another_type_do_not_fit() -> None:
     task = Any8x8(lambda _: FUSED["linear"]())
     (x, y), val = tensors_of(task.data().train), task.data().val
-    keys = {probe(task, training(task), Data((x, one), val)).key for one in (y, y.int())}
+    keys = {probe(task, training(task), Data((x, targets), val)).key for targets in (y, y.int())}
     assert len(keys) == 2
 
 
@@ -395,11 +395,11 @@ def test_a_number_in_the_forward_pass_counts() -> None:
 
 def test_a_look_leaves_the_trial_and_the_generators_as_they_were() -> None:
     task = Any8x8(lambda params: FUSED["BatchNorm2d"]())
-    one = training(task)
-    before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
+    trial = training(task)
+    before = {name: tensor.clone() for name, tensor in trial.model.state_dict().items()}
     generator = torch.random.get_rng_state()
-    probe(task, one, task.data())
-    assert all(torch.equal(before[name], t) for name, t in one.model.state_dict().items())
+    probe(task, trial, task.data())
+    assert all(torch.equal(before[name], t) for name, t in trial.model.state_dict().items())
     assert torch.equal(generator, torch.random.get_rng_state())
 
 

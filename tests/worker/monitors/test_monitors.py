@@ -1,3 +1,5 @@
+"""What monitors record of a training: history, layer records, and no change of its numbers."""
+
 import base64
 import json
 import math
@@ -25,7 +27,7 @@ from support.workbench import Workbench
 
 PARAMS = {"lr": 0.1, "momentum": 0.9, "batch_size": 16}
 NORMS = {"grad_norm", "weight_norm", "update_ratio"}
-SEEN = {"train_accuracy", "dead_relu", "saturation", "initial_loss", "chance_loss"} | NORMS
+MONITORED = {"train_accuracy", "dead_relu", "saturation", "initial_loss", "chance_loss"} | NORMS
 
 
 class Rings(Task):
@@ -61,10 +63,10 @@ def test_looking_changes_no_number_of_the_training(bench: Workbench) -> None:
     bench.run(Rings(), 1, params=PARAMS)
     switch_off(bench)
     bench.run(Rings(), 2, params=PARAMS)
-    watched, alone = bench.reported(1), bench.reported(2)
-    for (_, one), (_, other) in zip(watched, alone, strict=True):
-        assert set(one) - set(other) <= SEEN and "train_accuracy" in one
-        assert all(one[name] == other[name] for name in other if name not in MEASURED)
+    monitored, alone = bench.reported(1), bench.reported(2)
+    for (_, with_monitor), (_, without) in zip(monitored, alone, strict=True):
+        assert set(with_monitor) - set(without) <= MONITORED and "train_accuracy" in with_monitor
+        assert all(with_monitor[name] == without[name] for name in without if name not in MEASURED)
     first, second = bench.last_tensors(1), bench.last_tensors(2)
     assert all(torch.equal(first[name], second[name]) for name in second)
     assert layers(bench, 1) and layers(bench, 2) == []
@@ -73,14 +75,14 @@ def test_looking_changes_no_number_of_the_training(bench: Workbench) -> None:
 def test_layers_are_recorded_as_steps_double_and_at_the_last_epoch(bench: Workbench) -> None:
     bench.run(Rings(), until=8, params=PARAMS | {"batch_size": 2})  # 40 steps
     lines = layers(bench)
-    assert [one["epoch"] for one in lines] == [1, 7, 8]
+    assert [record["epoch"] for record in lines] == [1, 7, 8]
     assert lines[0]["val_examples"] == 40
-    assert [one["name"] for one in lines[0]["parameters"]] == [
+    assert [record["name"] for record in lines[0]["parameters"]] == [
         *("0.weight", "0.bias", "1.weight", "1.bias", "4.weight", "4.bias")
     ]
     assert sum(lines[0]["parameters"][0]["grads"]) == 16 * 12
-    assert [one["kind"] for one in lines[0]["activations"]] == ["ReLU"]
-    assert [("picture" in one) for one in lines] == [False, False, True]
+    assert [record["kind"] for record in lines[0]["activations"]] == ["ReLU"]
+    assert [("picture" in record) for record in lines] == [False, False, True]
     (before,) = lines[0]["initial_activations"]
     assert before["name"] == "2" and before != lines[0]["activations"][0]
 
@@ -90,7 +92,7 @@ def test_a_short_trial_is_looked_at_after_its_first_epoch_alone(bench: Workbench
     (line,) = layers(bench)
     assert line["epoch"] == 1 and line["activations"]
     assert "initial_activations" not in line
-    assert not any("grads" in one for one in line["parameters"])
+    assert not any("grads" in parameter for parameter in line["parameters"])
 
 
 def test_the_first_epoch_tells_the_losses_that_training_begins_with(bench: Workbench) -> None:
@@ -163,16 +165,16 @@ def test_every_metric_of_a_task_is_told_of_the_training_part(bench: Workbench) -
 
 def test_of_huge_outputs_few_are_kept() -> None:
     outputs, targets = torch.zeros(16, 3, 700, 700), torch.zeros(16)
-    some, few = metrics.kept_outputs(outputs, targets)
-    assert len(some) == len(few) == 1 and some.untyped_storage().nbytes() < 6e6
+    kept, kept_targets = metrics.kept_outputs(outputs, targets)
+    assert len(kept) == len(kept_targets) == 1 and kept.untyped_storage().nbytes() < 6e6
     assert metrics.kept_outputs(outputs[:, :, 0, 0], targets)[0].shape == (16, 3)
 
 
 def test_updates_are_observed_at_one_step_in_128(bench: Workbench) -> None:
     def observed(trial: int, batch_size: int) -> list[int]:
         bench.run(Rings(), trial, until=12, params={**PARAMS, "batch_size": batch_size})
-        seen = [line for _, line in bench.reported(trial)]
-        return [epoch for epoch, one in enumerate(seen, 1) if NORMS & set(one) == NORMS]
+        history = [line for _, line in bench.reported(trial)]
+        return [epoch for epoch, line in enumerate(history, 1) if NORMS & set(line) == NORMS]
 
     assert observed(1, batch_size=16) == [1, 12]  # of 5 steps: every 26th, and close looks
     assert observed(2, batch_size=3) == [1, 5, 10, 12]  # of 27: every fifth
@@ -207,10 +209,10 @@ def test_a_damaged_file_counts_as_none(tmp_path: Path, text: bytes) -> None:
 
 
 def test_only_the_latest_line_has_a_picture() -> None:
-    kept = LayerStats()
-    kept.add({"epoch": 1, "picture": "a"})
-    kept.add({"epoch": 2, "picture": "b"})
-    assert json.loads(kept.data())["epochs"] == [{"epoch": 1}, {"epoch": 2, "picture": "b"}]
+    layer_stats = LayerStats()
+    layer_stats.add({"epoch": 1, "picture": "a"})
+    layer_stats.add({"epoch": 2, "picture": "b"})
+    assert json.loads(layer_stats.data())["epochs"] == [{"epoch": 1}, {"epoch": 2, "picture": "b"}]
 
 
 class Functions(Task):
@@ -239,7 +241,7 @@ def test_activations_that_are_called_as_functions_are_seen(bench: Workbench) -> 
     lines = layers(bench)
     assert len(lines) == 3  # also after the first look
     for line in lines:
-        assert [(one["name"], one["kind"]) for one in line["activations"]] == [
+        assert [(record["name"], record["kind"]) for record in line["activations"]] == [
             ("relu after norm", "ReLU"),
             ("tanh after second", "Tanh"),
             ("gelu after second", "GELU"),
@@ -257,28 +259,30 @@ def test_units_that_a_function_leaves_dead_are_counted(function: Any) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return function(x.clone()).mul_(0)  # type: ignore[no-any-return]
 
-    seen = Activations()
-    with seen.observe(model := Called()):
+    activations = Activations()
+    with activations.observe(model := Called()):
         model(torch.tensor([[-1.0, 1.0, -1.0, 0.5], [-1.0, 1.0, 1.0, -0.5]]))
         torch.tanh(torch.ones(2, 2))  # not in the model: a loss may call it
-    (line,) = seen.records()
+    (line,) = activations.records()
     assert line == {"name": "relu", "kind": "ReLU", "dead": 0.25, "mean": 0.4375} | {
         "std": pytest.approx(0.4635, rel=1e-3)
     }
 
 
 def test_what_is_seen_of_layers_alone_is_the_model_that_has_no_activations() -> None:
-    seen = Activations()
-    with seen.observe(model := nn.Linear(3, 2)):
+    activations = Activations()
+    with activations.observe(model := nn.Linear(3, 2)):
         model(torch.ones(4, 3))
-    assert [(one["name"], one["kind"]) for one in seen.records()] == [("", "Linear")]
+    assert [(record["name"], record["kind"]) for record in activations.records()] == [
+        ("", "Linear")
+    ]
 
 
 def test_a_model_that_fails_while_it_is_looked_at_is_left_as_it_was() -> None:
-    seen, model = Activations(), nn.Sequential(nn.Linear(3, 2), nn.ReLU())
-    with pytest.raises(RuntimeError), seen.observe(model):
+    activations, model = Activations(), nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    with pytest.raises(RuntimeError), activations.observe(model):
         model(torch.ones(4, 5))
-    assert not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert not torch.overrides._get_current_function_mode_stack()
 
 
@@ -286,13 +290,13 @@ def test_torchs_attention_gives_the_same_numbers_while_it_is_looked_at() -> None
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
-    x, seen = torch.randn(8, 5, 16), Activations()
+    x, activations = torch.randn(8, 5, 16), Activations()
     with torch.no_grad():
         plain = model(x)
-        with seen.observe(model):
+        with activations.observe(model):
             looked_at = model(x)
     assert torch.equal(plain, looked_at)
-    assert [one["name"] for one in seen.records()] == [
+    assert [record["name"] for record in activations.records()] == [
         "relu after layers.0.linear1",
         "relu after layers.1.linear1",
     ]
@@ -313,8 +317,8 @@ def test_a_compiled_model_is_looked_at_and_compiled_once(
     assert len(compiled) == 1
     bench.run(Functions(), 2, params=PARAMS)
     assert layers(bench, 1) == layers(bench, 2)
-    for (_, one), (_, other) in zip(bench.reported(1), bench.reported(2), strict=True):
-        assert all(one[name] == other[name] for name in other if name not in MEASURED)
+    for (_, first), (_, second) in zip(bench.reported(1), bench.reported(2), strict=True):
+        assert all(first[name] == second[name] for name in second if name not in MEASURED)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -343,37 +347,37 @@ def test_a_trial_goes_on_compiled_or_not_from_either_checkpoint(
     bench.states.requeue(2, 1, Outcome.DRAIN, max_failures=3)
     compiling(not first)
     assert bench.run(Functions(), 2, attempt=2, params=params) == ("ended", "complete")
-    one, other = bench.last_tensors(1), bench.last_tensors(2)
-    assert set(one) == set(other)  # no names of a compiled module's own
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    first_tensors, second_tensors = bench.last_tensors(1), bench.last_tensors(2)
+    assert set(first_tensors) == set(second_tensors)  # no names of a compiled module's own
+    assert all(torch.equal(first_tensors[name], second_tensors[name]) for name in first_tensors)
 
 
 def test_norms_are_those_of_a_step_done_by_hand() -> None:
     layer = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0]]))
-    step = updates.UpdateMonitor(dict(layer.named_parameters()))
-    step.begin_epoch(with_histograms=True)
+    monitor = updates.UpdateMonitor(dict(layer.named_parameters()))
+    monitor.begin_epoch(with_histograms=True)
     layer.weight.grad = torch.tensor([[0.0, 0.5]])
-    step.gradients()
+    monitor.gradients()
     with torch.no_grad():
         layer.weight -= 0.1 * layer.weight.grad
-    step.updated()
-    (found,) = step.norms()
-    assert (found.grad, found.weight) == (0.5, 5.0)
-    assert found.ratio == pytest.approx(0.05 / 5, rel=1e-5)
+    monitor.updated()
+    (norms,) = monitor.norms()
+    assert (norms.grad, norms.weight) == (0.5, 5.0)
+    assert norms.ratio == pytest.approx(0.05 / 5, rel=1e-5)
     layer.weight.grad.zero_()  # as clipping may, in place
-    counts = step.histograms()["weight"]
+    counts = monitor.histograms()["weight"]
     assert sum(counts) == 2 and counts[0] == 1 and counts[11] == 1  # 0, and 0.5: from 1e-1 to 1
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (64, 48), (8, 3, 16, 16), (5, 4096), (3000, 1)])
 def test_elements_that_are_counted_lie_in_all_columns(shape: tuple[int, ...]) -> None:
     columns = torch.arange(math.prod(shape[1:])).view(1, *shape[1:]).expand(shape)
-    some = updates.sample(columns.flatten(), shape[0])
-    assert len(some) <= updates.ELEMENTS
-    seen, every = len(some.unique()), math.prod(shape[1:])
-    assert seen >= min(every, len(some)) * 0.9
+    sample = updates.sample(columns.flatten(), shape[0])
+    assert len(sample) <= updates.ELEMENTS
+    sampled_columns, all_columns = len(sample.unique()), math.prod(shape[1:])
+    assert sampled_columns >= min(all_columns, len(sample)) * 0.9
 
 
 def test_what_is_no_number_is_not_counted() -> None:
@@ -393,7 +397,7 @@ def test_a_model_without_matrices_is_looked_at(bench: Workbench) -> None:
             return nn.Sequential(nn.BatchNorm1d(16), nn.Unflatten(1, (2, 8)), Mean())
 
     assert bench.run(Scaled(), params=PARAMS) == ("ended", "complete")
-    assert all("grads" not in one for one in layers(bench)[0]["parameters"])
+    assert all("grads" not in parameter for parameter in layers(bench)[0]["parameters"])
 
 
 def test_dead_units_and_saturated_ones_are_counted() -> None:
@@ -406,11 +410,11 @@ def test_dead_units_and_saturated_ones_are_counted() -> None:
             return self.relu(x) + self.tanh(x)  # type: ignore[no-any-return]
 
     x = torch.tensor([[-1.0, 9.0, -9.0, 0.1], [-1.0, 9.0, 0.2, -0.1]])
-    model, seen = Fixed(), Activations()
-    with seen.observe(model):
+    model, activations = Fixed(), Activations()
+    with activations.observe(model):
         model(x)
         model(torch.zeros(2, 4))  # only the first batch is looked at
-    relu, tanh = seen.records()
+    relu, tanh = activations.records()
     assert relu["dead"] == 0.25
     assert tanh["saturated"] == pytest.approx(3 / 8)
     assert not model.relu._forward_hooks
@@ -418,11 +422,11 @@ def test_dead_units_and_saturated_ones_are_counted() -> None:
 
 def test_units_of_a_convolution_are_channels_whatever_its_dimensions() -> None:
     def dead(model: nn.Module, x: Tensor) -> list[float]:
-        seen = Activations()
+        activations = Activations()
         for _ in range(2):  # the second time only modules are looked at
-            with seen.observe(model):
+            with activations.observe(model):
                 model(x)
-        return [one["dead"] for one in seen.records()]
+        return [record["dead"] for record in activations.records()]
 
     for kind, shape in ((nn.Conv1d, (8, 3, 20)), (nn.Conv2d, (8, 3, 5, 5))):
         layer = kind(3, 4, 3)
@@ -441,21 +445,21 @@ def test_an_activation_that_is_used_twice_is_seen_twice() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()
-            nn.init.constant_(self.two.bias, -1e3)
+            self.first, self.second, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()
+            nn.init.constant_(self.second.bias, -1e3)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.act(self.two(self.act(self.one(x))))
+            x = self.act(self.second(self.act(self.first(x))))
             for _ in range(9):
                 x = F.relu(x)
             return x
 
-    seen, model = Activations(), Twice()
-    with seen.observe(model):
+    activations, model = Activations(), Twice()
+    with activations.observe(model):
         model(torch.randn(8, 4))
-    lines = {one["name"]: one for one in seen.records()}
+    lines = {record["name"]: record for record in activations.records()}
     assert lines["act (2)"]["dead"] == 1.0 > lines["act"]["dead"]
-    assert [*lines][2:] == ["relu after two", *(f"relu after two ({n})" for n in (2, 3, 4))]
+    assert [*lines][2:] == ["relu after second", *(f"relu after second ({n})" for n in (2, 3, 4))]
 
 
 def test_first_weights_that_look_at_images_become_tiles() -> None:

@@ -45,11 +45,11 @@ def test_the_three_parts_hold_every_image_once_with_its_label(tmp_path: Path) ->
     for channel in range(3):  # pixels were scaled by one line: two known images give its slope
         slope = (test[11, channel, 0, 0] - test[0, channel, 0, 0]) / 11
         numbers = [(x[:, channel] - test[0, channel, 0, 0]) / slope + 60 for x, _ in parts]
-        assert all((one - one.round()).abs().max() < 1e-3 for one in numbers)
-        found = [one.round().long() for one in numbers]
-        assert sorted(torch.cat(found)[:, 0, 0].tolist()) == list(range(72))
-        for one, (_, y) in zip(found, parts, strict=True):
-            assert torch.equal(one[:, 5, 7] % 10, y)
+        assert all((values - values.round()).abs().max() < 1e-3 for values in numbers)
+        images = [values.round().long() for values in numbers]
+        assert sorted(torch.cat(images)[:, 0, 0].tolist()) == list(range(72))
+        for image, (_, y) in zip(images, parts, strict=True):
+            assert torch.equal(image[:, 5, 7] % 10, y)
 
 
 def test_every_channel_is_scaled_by_the_training_part_alone(tmp_path: Path) -> None:

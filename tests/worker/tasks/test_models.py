@@ -12,7 +12,7 @@ from scattershot_worker.tasks.models.vision import mlp
 
 
 def shapes(model: nn.Module) -> list[tuple[int, ...]]:
-    return [tuple(one.shape) for one in model.parameters()]
+    return [tuple(parameter.shape) for parameter in model.parameters()]
 
 
 # ---- the choice
@@ -116,7 +116,7 @@ def test_the_cnn_is_as_wide_as_asked_for() -> None:
     model = IMAGES["cnn"]((3, 8, 8), 10, {"channels": 4, "hidden": 6, "dropout": 0.25})
     weights = [shape for shape in shapes(model) if len(shape) > 1]
     assert weights == [(4, 3, 3, 3), (8, 4, 3, 3), (6, 8 * 2 * 2), (10, 6)]
-    assert [one.p for one in model.modules() if isinstance(one, nn.Dropout)] == [0.25]
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.25]
 
 
 def test_the_resnet_has_6n_plus_2_layers_and_carries_its_input_around_each_block() -> None:
@@ -127,11 +127,11 @@ def test_the_resnet_has_6n_plus_2_layers_and_carries_its_input_around_each_block
         assert len(layers) == 6 * blocks + 2
         assert [shape for shape in weights if shape[2:] == (1, 1)] == [(8, 4, 1, 1), (16, 8, 1, 1)]
         assert shapes(model)[-2:] == [(10, 16), (10,)]
-    block: Any = next(one for one in model.modules() if hasattr(one, "carry"))
+    block: Any = next(module for module in model.modules() if hasattr(module, "carry"))
     with torch.no_grad():
-        for one in block.body:
-            if isinstance(one, nn.BatchNorm2d):
-                one.weight.zero_()
+        for layer in block.body:
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.zero_()
     x = torch.rand(2, 4, 16, 16)
     assert torch.equal(block(x), x)
 
@@ -145,7 +145,7 @@ def test_a_transformers_width_is_divided_among_its_heads() -> None:
 
 
 def kinds(model: nn.Module) -> list[str]:
-    return [type(one).__name__ for one in model.children()]
+    return [type(layer).__name__ for layer in model.children()]
 
 
 def test_the_network_is_as_deep_and_wide_as_asked_for() -> None:
@@ -160,7 +160,7 @@ def test_the_network_is_as_deep_and_wide_as_asked_for() -> None:
         (3, 5),
         (3,),
     ]
-    assert [one.p for one in model if isinstance(one, nn.Dropout)] == [0.25, 0.25]
+    assert [layer.p for layer in model if isinstance(layer, nn.Dropout)] == [0.25, 0.25]
 
 
 def test_by_default_the_network_has_one_layer_of_128_and_no_dropout() -> None:
@@ -175,6 +175,6 @@ def test_no_hidden_layer_is_a_linear_classifier() -> None:
 
 def test_weights_begin_as_he_et_al_have_it_and_biases_at_zero() -> None:
     torch.manual_seed(0)
-    first = next(one for one in mlp((500,), 10, {"hidden": 400}) if isinstance(one, nn.Linear))
+    first = next(m for m in mlp((500,), 10, {"hidden": 400}) if isinstance(m, nn.Linear))
     assert first.weight.std().item() == pytest.approx(math.sqrt(2 / 500), rel=0.02)
     assert not first.bias.any()

@@ -22,8 +22,8 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 def parts(task: Task) -> list[tuple[Tensor, Tensor]]:
     """Return the train, validation and test part."""
     data = task.data()
-    found: Any = [data.train, data.val, data.test]
-    return list(found)
+    all_parts: Any = [data.train, data.val, data.test]
+    return list(all_parts)
 
 
 def trained(task: Task, params: Mapping[str, Any], epochs: int) -> dict[str, float]:

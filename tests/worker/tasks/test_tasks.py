@@ -24,8 +24,8 @@ REAL = Path(__file__).parents[4] / "shared" / "data" / "mnist"
 
 def parts(data: Data) -> list[tuple[Tensor, Tensor]]:
     """Return the train, validation and test part."""
-    found: Any = [data.train, data.val, data.test]
-    return list(found)
+    all_parts: Any = [data.train, data.val, data.test]
+    return list(all_parts)
 
 
 # ---- digits
@@ -44,13 +44,11 @@ def test_the_parts_of_digits_share_no_image_and_leave_none_out() -> None:
 
     images, labels = load_digits(return_X_y=True)
     data = parts(Digits().data())
-    x, y = torch.cat([one for one, _ in data]), torch.cat([one for _, one in data])
+    x, y = torch.cat([x for x, _ in data]), torch.cat([y for _, y in data])
     pixels = ((x - x.min(0).values) * 16).round().to(torch.int64)  # every pixel is 0 somewhere
-    found = sorted(zip(pixels.tolist(), y.tolist(), strict=True))
+    rows = sorted(zip(pixels.tolist(), y.tolist(), strict=True))
     lowest = images.min(0)
-    assert found == sorted(
-        zip((images - lowest).astype(int).tolist(), labels.tolist(), strict=True)
-    )
+    assert rows == sorted(zip((images - lowest).astype(int).tolist(), labels.tolist(), strict=True))
 
 
 def test_digits_are_split_the_same_way_always() -> None:
@@ -122,8 +120,8 @@ def test_mnist_is_read_from_its_original_files(tmp_path: Path, packing: str) -> 
     for x, y in (train, val, test):
         numbers = ((x[:, 0] - test[0][0, 0]) / slope + 100).round().to(torch.int64)
         assert torch.equal(numbers % 10, y)
-    seen = torch.cat([train[0], val[0]])[:, 0]
-    assert len(seen.unique()) == 40, "no image is in two parts"
+    images = torch.cat([train[0], val[0]])[:, 0]
+    assert len(images.unique()) == 40, "no image is in two parts"
     assert train[0].mean().abs() < 1e-5
     assert train[0].std().item() == pytest.approx(1)
 
@@ -210,7 +208,11 @@ def test_the_real_mnist_is_whole_and_well_split() -> None:
     task = load_task("mnist", str(REAL))
     assert isinstance(task, Mnist)
     (x, y), (val_x, val_y), (test_x, test_y) = parts(task.data())
-    assert [one.shape for one in (x, val_x, test_x)] == [(50000, 784), (10000, 784), (10000, 784)]
+    assert [inputs.shape for inputs in (x, val_x, test_x)] == [
+        (50000, 784),
+        (10000, 784),
+        (10000, 784),
+    ]
     assert x[:5000].mean().abs() < 0.02 and abs(x[:5000].std() - 1) < 0.02
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert (y.bincount() + val_y.bincount()).tolist() == counts
