@@ -22,11 +22,10 @@ from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.task.task import Task
 from scattershot_common.trial import Value
-from scattershot_worker.attempt.attempt import Key
+from scattershot_worker.attempt.attempt import Key, StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.attempt.reporter import Reporter
 from scattershot_worker.attempt.snapshot import read_tensors
-from scattershot_worker.attempt.stop_signal import StopSignal
 from scattershot_worker.child import run_job
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import NotFusable, Tuner

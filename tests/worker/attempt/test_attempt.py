@@ -17,8 +17,8 @@ from scattershot_common.bus.study_info import publish
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError
 from scattershot_common.task.task import Data, Task
+from scattershot_worker.attempt.attempt import StopSignal
 from scattershot_worker.attempt.lifecycle import claim
-from scattershot_worker.attempt.stop_signal import StopSignal
 from support.workbench import Workbench
 
 SPEC = TrialSpec("study", "u1", 7, "coarse", {}, 5, 4)

@@ -17,8 +17,8 @@ from scattershot_common.store import files, location, object_store
 from scattershot_common.store.checkpoint_names import list_checkpoints, parse_name, trial_folder
 from scattershot_common.store.location import Location
 from scattershot_worker.attempt import reporter
+from scattershot_worker.attempt.attempt import StopSignal
 from scattershot_worker.attempt.lifecycle import claim
-from scattershot_worker.attempt.stop_signal import StopSignal
 from support.workbench import Workbench
 
 

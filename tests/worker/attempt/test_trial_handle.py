@@ -16,7 +16,7 @@ from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.errors import CheckpointError
 from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import parse_name
-from scattershot_worker.attempt.stop_signal import TrialStopped
+from scattershot_worker.attempt.attempt import TrialStopped
 from support.waiting import eventually
 from support.workbench import METRIC, Workbench
 

@@ -25,9 +25,9 @@ from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.store.files import read_header
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED
+from scattershot_worker.attempt.attempt import StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.attempt.reporter import Reporter
-from scattershot_worker.attempt.stop_signal import StopSignal
 from scattershot_worker.child import run_job
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import FusedEngine, Plan, Tuner

@@ -1,4 +1,4 @@
-"""One worker's attempt at a trial: what was claimed, and how far it has come."""
+"""One worker's attempt at a trial: what was claimed, how far it has come, whether it must stop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import Claim, TrialStates
@@ -13,13 +14,48 @@ from scattershot_common.errors import StoreUnreachable
 from scattershot_common.objective import Objective
 from scattershot_common.store.checkpoint_names import trial_folder
 from scattershot_common.store.location import Location
-from scattershot_worker.attempt.stop_signal import StopSignal
 
 #: Checkpoints of one attempt that may wait to be written before training waits too.
 _UNWRITTEN = 4
 
 #: Study, trial and number of an attempt.
 Key = tuple[str, int, int]
+
+
+class TrialStopped(BaseException):
+    """Unwinds a training loop. Not an `Exception`, so that a user's `except` lets it pass."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StopSignal:
+    """Whether an attempt must stop, and why (the first reason stays); and that it makes progress.
+
+    Set by the thread that listens to the supervisor and by the one that reports; a plain
+    attribute, since reading it has to cost nothing.
+    """
+
+    def __init__(self) -> None:
+        self.stop: StopReason | None = None
+        #: What went wrong in the background (a full disk); raised in the training loop.
+        self.error: Exception | None = None
+        #: Grows with every check and every report: a training that hangs does neither.
+        self.progress = 0
+
+    def set(self, reason: StopReason) -> None:
+        """Ask for a stop."""
+        if self.stop is None:
+            self.stop = reason
+
+    def check(self) -> None:
+        """Raise `TrialStopped`, or the background's error, if there is one."""
+        self.progress += 1
+        if self.error is not None:
+            raise self.error
+        if self.stop is not None:
+            raise TrialStopped(self.stop)
 
 
 @dataclass(eq=False)

@@ -20,10 +20,9 @@ from scattershot_common.errors import ScattershotError, StoreUnreachable
 from scattershot_common.store import location
 from scattershot_common.store.files import write
 from scattershot_common.store.location import Location
-from scattershot_worker.attempt.attempt import Attempt
+from scattershot_worker.attempt.attempt import Attempt, StopSignal, TrialStopped
 from scattershot_worker.attempt.error_text import describe, first_line
 from scattershot_worker.attempt.reporter import Reporter
-from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.trial_handle import TrialHandle
 
 log = logging.getLogger("scattershot.worker")

@@ -1,4 +1,4 @@
-"""Owns how a task's name becomes the object: imported once, kept warm between trials."""
+"""Loads tasks by name: each is imported once, and kept with its data from trial to trial."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def _load(name: str, data: str | None) -> Task | TrainFunction:
     value = name if ":" in name else named_tasks().get(name, name)
     module_name, _, attribute = value.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        task = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # a script ends with its sys.exit()
-        raise TaskError(f"task {name!r} cannot be imported: {_brief(error)}") from error
-    if isinstance(found, type) and issubclass(found, Task):
-        if found.kind not in KINDS:
-            raise TaskError(f"task {name!r}: its kind is {found.kind!r}, not {' or '.join(KINDS)}")
+        raise TaskError(f"task {name!r} cannot be imported: {_one_line(error)}") from error
+    if isinstance(task, type) and issubclass(task, Task):
+        if task.kind not in KINDS:
+            raise TaskError(f"task {name!r}: its kind is {task.kind!r}, not {' or '.join(KINDS)}")
         try:
-            return found(Path(data) if data else None)
+            return task(Path(data) if data else None)
         except TaskError:
             raise
         except (Exception, SystemExit) as error:
-            raise TaskError(f"task {name!r} cannot be made: {_brief(error)}") from error
-    if isinstance(found, type) or not callable(found):
+            raise TaskError(f"task {name!r} cannot be made: {_one_line(error)}") from error
+    if isinstance(task, type) or not callable(task):
         raise TaskError(
             f"task {name!r} is neither a subclass of scattershot.Task nor a train function"
         )
-    function: TrainFunction = found
+    function: TrainFunction = task
     return function
 
 
-def _brief(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -26,8 +26,8 @@ from scattershot_worker.checks import (
     regularization,
 )
 from scattershot_worker.checks.task_under_test import Check, TaskUnderTest
+from scattershot_worker.training.evaluation import one_tensor
 from scattershot_worker.training.hyperparameters import OutOfBounds
-from scattershot_worker.training.outputs import one_tensor
 from scattershot_worker.training.seeding import fixed_seed
 
 #: The checks by name; `task.check_result` of common lists them for the master.

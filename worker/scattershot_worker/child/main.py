@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
-from scattershot_worker.attempt.stop_signal import StopSignal
+from scattershot_worker.attempt.attempt import StopSignal
 
 #: The environment variable that carries the settings.
 SETTINGS = "SCATTERSHOT_CHILD"

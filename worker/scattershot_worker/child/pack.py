@@ -18,7 +18,7 @@ from torch import Tensor
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.attempt import Attempt, Key
+from scattershot_worker.attempt.attempt import Attempt, Key, StopSignal, TrialStopped
 from scattershot_worker.attempt.error_text import describe
 from scattershot_worker.attempt.lifecycle import (
     WorkerContext,
@@ -27,7 +27,6 @@ from scattershot_worker.attempt.lifecycle import (
     out_of_memory,
     release_memory,
 )
-from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
 from scattershot_worker.attempt.trial_handle import EpochReport, TrialHandle
 from scattershot_worker.child.recruiter import Recruiter
 from scattershot_worker.engine.engine import Engine, LaneT

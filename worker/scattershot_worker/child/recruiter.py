@@ -15,9 +15,8 @@ from scattershot_common.bus.signing import fits, secret
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.attempt import Attempt, Key
+from scattershot_worker.attempt.attempt import Attempt, Key, StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext
-from scattershot_worker.attempt.stop_signal import StopSignal
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.engine.engine import Signature
 from scattershot_worker.fused import Plan, probe
@@ -156,13 +155,7 @@ class Recruiter:
     def _training(self, spec: TrialSpec, job: str) -> Training | None:
         """Return the trial freshly made, if it fits."""
         try:
-            training = make_training(
-                self._task,
-                spec.params,
-                seed=spec.seed,
-                budget=spec.epochs,
-                device=self._context.device,
-            )
+            training = make_training(self._task, self._data, spec, self._context.device)
             signature = probe(self._task, training, self._data)
         except (Exception, SystemExit):  # it is trained alone, and its error is reported then
             self._pack_cache.remember(job, "")

@@ -8,12 +8,11 @@ from scattershot_common.bus import fusion_choice
 from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.signing import SECRET_VARIABLE, fits, secret
 from scattershot_common.errors import ScattershotError
+from scattershot_common.seeds import derive
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.attempt import Attempt
+from scattershot_worker.attempt.attempt import Attempt, StopSignal, TrialStopped
 from scattershot_worker.attempt.lifecycle import WorkerContext, claim, conclude, refuse
-from scattershot_worker.attempt.stop_signal import StopSignal, TrialStopped
-from scattershot_worker.attempt.task_loader import load_task
-from scattershot_worker.attempt.train_function import run_train_function
+from scattershot_worker.attempt.task_loader import TrainFunction, load_task
 from scattershot_worker.child.pack import Pack, Supervisor
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.child.recruiter import Recruiter
@@ -21,6 +20,7 @@ from scattershot_worker.engine.engine import Signature
 from scattershot_worker.engine.solo import SoloEngine
 from scattershot_worker.fused import FusedEngine, Plan, probe
 from scattershot_worker.training.data import data_on
+from scattershot_worker.training.seeding import seed_everything
 from scattershot_worker.training.training import Training, make_training
 
 
@@ -52,7 +52,7 @@ def serve(
             pack = open_pack(context, pack_cache, supervisor, attempt, task)
         else:
             pack = None
-            run_train_function(context, attempt, task)
+            _run_train_function(context, attempt, task)
     except (Exception, SystemExit, TrialStopped) as error:
         supervisor.ended(key, *conclude(context.reporter, attempt, error))
         return
@@ -60,6 +60,24 @@ def serve(
         pack.run()
     else:
         supervisor.ended(key, *conclude(context.reporter, attempt))
+
+
+def _run_train_function(context: WorkerContext, attempt: Attempt, train: TrainFunction) -> None:
+    """Run a train function, which has a training loop of its own, to its end.
+
+    Raises:
+        ScattershotError: it returned before its last epoch.
+        TrialStopped: the trial must stop.
+        Exception: whatever the function raises.
+    """
+    trial = context.handle(attempt)
+    seed_everything(derive(trial.seed, "init"))
+    train(trial)
+    if trial.done < attempt.claim.until and not attempt.early:
+        raise ScattershotError(
+            f"the train function returned after {trial.done} of {attempt.claim.until} epochs; "
+            "loop over trial.epochs(...) to its end"
+        )
 
 
 def open_pack(
@@ -74,17 +92,14 @@ def open_pack(
     Raises what the user's task does while its data and model are made.
     """
     info, spec, device = attempt.info, attempt.spec, context.device
-
-    def fresh() -> Training:
-        return make_training(task, spec.params, seed=spec.seed, budget=spec.epochs, device=device)
-
-    data, training = data_on(task, device), fresh()
+    data = data_on(task, device)
+    training = make_training(task, data, spec, device)
     choice = _plan_lanes(context, pack_cache, attempt, task, data, training)
     supervisor.wants(1 if choice is None else choice[1].lanes)
     pack: Pack[Any]
     if choice is None:
         # made anew: a look at a model that cannot be a lane may have changed it
-        training = fresh()
+        training = make_training(task, data, spec, device)
         pack = Pack(context, supervisor, info, task, data, SoloEngine(task, data))
     else:
         signature, plan = choice

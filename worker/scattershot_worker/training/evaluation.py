@@ -14,7 +14,6 @@ from scattershot_common.errors import TaskError
 from scattershot_common.task.classification import probabilities
 from scattershot_common.task.task import Part, Task
 from scattershot_worker.training.data import EMPTY, EVALUATION_BATCH, batches, is_tensors
-from scattershot_worker.training.outputs import one_tensor
 from scattershot_worker.training.seeding import fixed_seed
 
 
@@ -61,6 +60,16 @@ def evaluate(
     }
     on_cpu = all_outputs.cpu(), all_targets.cpu()
     return Evaluation(metrics, *on_cpu, predictions_of(task, *on_cpu))
+
+
+def one_tensor(outputs: Any) -> Tensor:
+    """Return a model's outputs; raises TaskError unless they are one tensor."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    raise TaskError(
+        f"the model must give one tensor for a batch, not a {type(outputs).__name__}: return what "
+        "loss() and metrics() need as one, and take it apart there"
+    )
 
 
 def metrics_of(task: Task, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:

@@ -7,7 +7,6 @@ it is a probability, and every example would count as class 1.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,16 +36,6 @@ _ENOUGH = 8
 def is_cross_entropy(task: Task) -> bool:
     """Return whether the loss is known to be cross-entropy: labels can be smoothed."""
     return task.kind == "classification" and type(task).loss is Task.loss
-
-
-def one_tensor(outputs: Any) -> Tensor:
-    """Return a model's outputs; raises TaskError unless they are one tensor."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    raise TaskError(
-        f"the model must give one tensor for a batch, not a {type(outputs).__name__}: return what "
-        "loss() and metrics() need as one, and take it apart there"
-    )
 
 
 def takes_logits(task: Task) -> bool:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.errors import TaskError
 from scattershot_common.seeds import derive
 from scattershot_common.task.classification import labels
-from scattershot_common.task.task import Part, Task
+from scattershot_common.task.task import Data, Part, Task
 from scattershot_worker.training import dropout, schedules
 from scattershot_worker.training.averaging import average_of
-from scattershot_worker.training.data import EMPTY, batches, data_on, known_steps, steps_of
+from scattershot_worker.training.data import EMPTY, batches, known_steps, steps_of
 from scattershot_worker.training.hyperparameters import Hyperparameters
 from scattershot_worker.training.initialization import initialize, make_model
 from scattershot_worker.training.optimizers import make_optimizer
@@ -240,18 +241,17 @@ class Training:
         return parts
 
 
-def make_training(
-    task: Task, params: Mapping[str, Any], *, seed: int, budget: int, device: torch.device
-) -> Training:
+def make_training(task: Task, data: Data, spec: TrialSpec, device: torch.device) -> Training:
     """Return a trial freshly made, after seeding the generators that its weights are drawn from.
 
     Raises:
-        TaskError: its data, its model or its hyperparameters cannot be.
+        TaskError: its model or its hyperparameters cannot be.
     """
-    part = data_on(task, device).train
-    seed_everything(derive(seed, "init"))
-    model = make_model(task, params, part)
-    return Training(task, params, seed=seed, budget=budget, device=device, model=model)
+    seed_everything(derive(spec.seed, "init"))
+    model = make_model(task, spec.params, data.train)
+    return Training(
+        task, spec.params, seed=spec.seed, budget=spec.epochs, device=device, model=model
+    )
 
 
 def train_epoch(
