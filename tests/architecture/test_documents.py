@@ -49,5 +49,17 @@ def test_every_link_of_a_document_leads_to_a_file(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_source_file_that_a_document_names_is_there(document: Path) -> None:
-    named = re.findall(r"`((?:api|common|master|worker|tests)/[\w/.]+)`", document.read_text())
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    """The name of a wing's package may be left out; "new" stands before what is still to come."""
+    path = r"(?<!new )`((?:api|common|master|worker|tests)/[\w/.]+)`"
+    named = re.findall(path, document.read_text())
+    missing = [
+        name
+        for name in named
+        if not (ROOT / name).exists() and not (package_of(name) / name.partition("/")[2]).exists()
+    ]
+    assert missing == []
+
+
+def package_of(name: str) -> Path:
+    wing = name.partition("/")[0]
+    return ROOT / wing / WINGS.get(wing, "")
