@@ -1,6 +1,6 @@
-"""Owns the commands that only look: `status`, `top`, `show`, `export`. They need no Redis.
+"""The commands that only look: `status`, `top`, `show`, `diagnose`, `export`. They need no Redis.
 
-Each imports what it needs by itself: the answer to `top` shall not wait for what `export` uses.
+Each imports what it needs when it is called, so that `top` does not wait for what `export` uses.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON (NaN becomes null
 
 def status(folder: Folder = None, json: Json = False) -> None:
     """Show where a study stands: stages, best trial, warnings, workers, time left."""
-    from scattershot_master import export as exporting
     from scattershot_master.commands import study_folder
-    from scattershot_master.show import study_page as pages
+    from scattershot_master.export import data as export_data
+    from scattershot_master.show import study_page
     from scattershot_master.show.terminal import print_page
     from scattershot_master.state import progress
     from scattershot_master.state.border_warnings import border_warnings
     from scattershot_master.state.ledger import read
 
-    found = study_folder.study_folder(folder)
-    state = read(found)
-    running, now = study_folder.running(found), time.time()
+    path = study_folder.study_folder(folder)
+    state = read(path)
+    running, now = study_folder.running(path), time.time()
     if not json:
-        print_page(pages.status(state, found, running=running, now=now))
+        print_page(study_page.status(state, path, running=running, now=now))
         return
     stages = progress.stages(state)
     rate = progress.rate_from_ends(state, now) if running else None
-    kept = exporting.Kept(state, found)
+    paths = export_data.CheckpointPaths(state, path)
     _print_json(
         {
-            "study": exporting.study(state, found),
+            "study": export_data.study_data(state, path),
             "running": running,
             "seconds_left": progress.time_left(stages, rate),
-            "stages": exporting.stages(state),
-            "warnings": exporting.warnings(border_warnings(state)),
-            "best": [exporting.trial(one, kept) for one in progress.leaders(state, 1)],
+            "stages": export_data.stage_data(state),
+            "warnings": export_data.warning_data(border_warnings(state)),
+            "best": [export_data.trial_data(trial, paths) for trial in progress.leaders(state, 1)],
             "failures": [
                 {"reason": reason, "trials": trials} for reason, trials in progress.failures(state)
             ],
@@ -73,16 +73,16 @@ def top(
     from scattershot_master.commands import study_folder
     from scattershot_master.state.ledger import read
 
-    found = study_folder.study_folder(folder)
-    state = read(found)
+    path = study_folder.study_folder(folder)
+    state = read(path)
     if json:
-        from scattershot_master import export as exporting
+        from scattershot_master.export import data as export_data
         from scattershot_master.state import progress
 
         best = progress.leaders(state, number)
-        kept = exporting.Kept(state, found)
-        trials = [exporting.trial(one, kept) for one in best]
-        _print_json({"study": exporting.study(state, found), "trials": trials})
+        paths = export_data.CheckpointPaths(state, path)
+        trials = [export_data.trial_data(trial, paths) for trial in best]
+        _print_json({"study": export_data.study_data(state, path), "trials": trials})
     else:
         from scattershot_master.show.tables import top as table
         from scattershot_master.show.terminal import print_page
@@ -102,12 +102,12 @@ def show(
     from scattershot_master.state.ledger import LEDGER
 
     number = _number(trial)
-    found = study_folder.study_folder(folder, (LEDGER, "trials"))
-    known = trial_page.find(found, number)
+    path = study_folder.study_folder(folder, (LEDGER, "trials"))
+    view = trial_page.find(path, number)
     if json:
-        _print_json(trial_page.data(known, found))
+        _print_json(trial_page.data(view, path))
     else:
-        print_page(trial_page.page(known))
+        print_page(trial_page.page(view))
 
 
 def diagnose(
@@ -125,7 +125,7 @@ def diagnose(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what is wrong with a trial, or with the study, by what evidence, and what to do."""
+    """Say what is wrong with a trial, or with the study: evidence, and what to do."""
     from scattershot_master.commands import study_folder
     from scattershot_master.diagnosis.diagnose import diagnose as findings_in
     from scattershot_master.diagnosis.read_cases import read_study_case, read_trial_case
@@ -195,38 +195,34 @@ def export(
     history: Annotated[
         bool, typer.Option("--history", help="CSV with a row per trial and epoch instead.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write to this file; one called *.json gets JSON.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file; *.json gets JSON.")] = None,
 ) -> None:
-    """Write a study out for other programs, the best trial first: CSV, or --json."""
-    from scattershot_master import export as exporting
+    """Export a study for other programs, the best trial first: CSV, or --json."""
     from scattershot_master.commands import study_folder
+    from scattershot_master.export import FORMATS
     from scattershot_master.show.terminal import print_text
     from scattershot_master.state.ledger import read
 
     if json and (csv or history):
         raise StudyFileError("--json has everything in it; --csv and --history are for CSV")
-    found = study_folder.study_folder(folder)
-    state = read(found)
-    if json or (out is not None and out.suffix == ".json" and not (csv or history)):
-        text = exporting.dumps(exporting.export(state, found)) + "\n"
-    elif history:
-        text = exporting.csv_text(exporting.history_rows(state), ("trial", "epoch"))
-    else:
-        text = exporting.csv_text(exporting.trial_rows(state, found))
+    suffix = ".json" if json else out.suffix if out and not csv else ".csv"
+    if suffix not in FORMATS or (history and FORMATS[suffix].whole):
+        suffix = ".csv"
+    path = study_folder.study_folder(folder)
+    state = read(path)
+    content = FORMATS[suffix].write(state, path, history)
     if out is None:
-        print_text(text)
+        print_text(content.decode())
         return
     try:
-        out.write_text(text, encoding="utf-8", newline="")
+        out.write_bytes(content)
     except OSError as error:
         raise ScattershotError(f"{out} cannot be written: {error.strerror}") from None
     print(f"wrote {len(state.trials)} trials of {state.name} to {out}", file=sys.stderr)
 
 
 def _print_json(data: object) -> None:
-    from scattershot_master.export import dumps
+    from scattershot_master.export.json_format import json_text
     from scattershot_master.show.terminal import print_text
 
-    print_text(dumps(data) + "\n")
+    print_text(json_text(data) + "\n")

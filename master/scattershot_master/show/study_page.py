@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scattershot_common.store import location
 from scattershot_master import text
-from scattershot_master.export import Kept
+from scattershot_master.export.data import CheckpointPaths
 from scattershot_master.show import tables
 from scattershot_master.show.layout import Cell, Page, TextLine, line, section
 from scattershot_master.state import progress
@@ -84,7 +84,7 @@ def best_trial(state: StudyState, trial: TrialRecord, folder: Path) -> list[Text
 
 
 def _checkpoint(state: StudyState, trial: TrialRecord, folder: Path) -> list[TextLine]:
-    path = Kept(state, folder)(trial)
+    path = CheckpointPaths(state, folder)(trial)
     return [line(path if state.store else str(folder / path))] if path else []
 
 

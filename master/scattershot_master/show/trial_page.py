@@ -21,8 +21,8 @@ from scattershot_common.store.files import read_header
 from scattershot_common.store.layer_stats import LayerStats
 from scattershot_common.store.location import Location
 from scattershot_common.study.recorded import StudySettings
-from scattershot_master import export
 from scattershot_master import text as words
+from scattershot_master.export.data import CheckpointPaths, trial_data
 from scattershot_master.show import tables
 from scattershot_master.show.layout import Cell, Page, Table, TextLine, line, section
 from scattershot_master.state.ledger import LEDGER, read
@@ -146,7 +146,7 @@ def _traceback(state: StudyState, folder: Path, number: int) -> list[str]:
 
 def data(found: TrialView, folder: Path) -> dict[str, Any]:
     """Return the trial as `export` has it, with its "error" and its "checkpoints"."""
-    whole = export.trial(found.record, export.Kept(found.state, folder))
+    whole = trial_data(found.record, CheckpointPaths(found.state, folder))
     if not found.known:
         whole["state"] = None
     return {

@@ -15,8 +15,8 @@ from scattershot_common.errors import StoreUnreachable, StudyFileError
 from scattershot_common.store import files, object_store
 from scattershot_common.store.checkpoint_names import checkpoint_name, list_all, trial_folder
 from scattershot_common.store.location import Location
-from scattershot_master import export
 from scattershot_master.ensemble.build import build_ensemble
+from scattershot_master.export.data import trial_rows, whole_study
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
 from scattershot_master.search.open_study import open_study
 from scattershot_master.show import study_page, trial_page
@@ -130,9 +130,9 @@ def test_a_store_that_is_away_does_not_stop_the_search(no_answer: Study) -> None
 def test_checkpoints_are_shown_by_their_urls(study: Study) -> None:
     gone, best = study.train(0.5), study.train(0.9)
     files.remove([gone])
-    exported = export.export(study.state, study.folder)
+    exported = whole_study(study.state, study.folder)
     assert [one["best_checkpoint"] for one in exported["trials"]] == [str(best), None]
-    assert [row["best_checkpoint"] for row in export.trial_rows(study.state, study.folder)] == [
+    assert [row["best_checkpoint"] for row in trial_rows(study.state, study.folder)] == [
         str(best),
         None,
     ]
@@ -148,7 +148,7 @@ def test_an_export_asks_the_store_once(study: Study, monkeypatch: pytest.MonkeyP
         study.train(value)
     listed = listings(monkeypatch)
     monkeypatch.setattr(object_store, "exists", lambda path: pytest.fail("one by one"))
-    assert all(one["best_checkpoint"] for one in export.export(study.state, study.folder)["trials"])
+    assert all(one["best_checkpoint"] for one in whole_study(study.state, study.folder)["trials"])
     assert len(listed) == 1
 
 
@@ -178,7 +178,7 @@ def test_a_trial_that_the_ledger_lost_is_still_in_the_store(study: Study) -> Non
 def test_without_its_store_a_study_is_shown_from_the_ledger(
     no_answer: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exported = export.export(no_answer.state, no_answer.folder)
+    exported = whole_study(no_answer.state, no_answer.folder)
     assert [(one["best_value"], one["best_checkpoint"]) for one in exported["trials"]] == [
         (0.9, None),
         (0.5, None),

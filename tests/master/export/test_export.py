@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from scattershot_common.store.checkpoint_names import trial_folder
-from scattershot_master.export import csv_text, dumps, export, history_rows, trial_rows
+from scattershot_master.export.csv_format import csv_text
+from scattershot_master.export.data import history_rows, trial_rows, whole_study
+from scattershot_master.export.json_format import json_text
 from scattershot_master.state.ranking import ranked
 from scattershot_master.state.study_state import StudyState
 from support.synthetic_study import Simulation
@@ -28,7 +30,7 @@ def not_a_number(name: str) -> float:
 
 
 def test_an_export_has_the_parts_scripts_rely_on(state: StudyState, tmp_path: Path) -> None:
-    data = json.loads(dumps(export(state, tmp_path)), parse_constant=not_a_number)
+    data = json.loads(json_text(whole_study(state, tmp_path)), parse_constant=not_a_number)
     assert list(data) == ["study", "stages", "warnings", "trials", "ensemble"]
     assert data["study"]["name"] == "digits"
     assert [stage["name"] for stage in data["stages"]] == ["coarse", "fine", "final"]
@@ -39,7 +41,7 @@ def test_an_export_has_the_parts_scripts_rely_on(state: StudyState, tmp_path: Pa
 
 def test_an_exported_trial_is_what_the_ledger_says(state: StudyState, tmp_path: Path) -> None:
     best = ranked(state)[0]
-    trial = export(state, tmp_path)["trials"][0]
+    trial = whole_study(state, tmp_path)["trials"][0]
     assert trial["params"] == best.params
     assert trial["epochs"] == len(trial["history"]) == 30
     assert trial["history"][0].keys() == {"epoch", "val_accuracy", "val_loss", "train_loss"}
@@ -47,7 +49,7 @@ def test_an_exported_trial_is_what_the_ledger_says(state: StudyState, tmp_path: 
 
 
 def test_values_that_are_not_finite_are_null_in_json(state: StudyState, tmp_path: Path) -> None:
-    data = json.loads(dumps(export(state, tmp_path)), parse_constant=not_a_number)
+    data = json.loads(json_text(whole_study(state, tmp_path)), parse_constant=not_a_number)
     diverged = [t for t in data["trials"] if t["history"] and t["best_value"] is None]
     assert diverged
     assert diverged[0]["history"][0]["val_accuracy"] is None
@@ -56,18 +58,18 @@ def test_values_that_are_not_finite_are_null_in_json(state: StudyState, tmp_path
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_every_number_that_is_not_finite_becomes_null(number: float) -> None:
-    assert dumps({"a": [number, (1.5, number)]}) == '{"a": [null, [1.5, null]]}'
+    assert json_text({"a": [number, (1.5, number)]}) == '{"a": [null, [1.5, null]]}'
 
 
 def test_a_checkpoint_is_named_from_the_study_s_folder_if_it_is_there(
     state: StudyState, tmp_path: Path
 ) -> None:
     best = ranked(state)[0]
-    assert export(state, tmp_path)["trials"][0]["best_checkpoint"] is None
+    assert whole_study(state, tmp_path)["trials"][0]["best_checkpoint"] is None
     folder = trial_folder(tmp_path, best.number)
     folder.mkdir(parents=True)
     (folder / best.best_checkpoint).touch()
-    exported = export(state, tmp_path)["trials"][0]["best_checkpoint"]
+    exported = whole_study(state, tmp_path)["trials"][0]["best_checkpoint"]
     assert exported == f"trials/{best.number:05d}/{best.best_checkpoint}"
 
 
