@@ -84,12 +84,12 @@ def _write_study(folder: Path) -> Path:
     head = text.partition("[[stage]]")[0]
     file = folder / "digits.toml"
     file.write_text(f'{head}\n[[stage]]\nname = "all"\ntrials = {TRIALS}\nepochs = 20\n')
-    study, ledger = open_study(load(file), file.read_text(), folder, fresh=False)
-    fields = planning.next_stage(ledger.state, study, [])
-    assert fields is not None
-    ledger.append("stage", **fields)
-    for point in planning.next_points(ledger.state, study, [], TRIALS):
-        ledger.append("sampled", **point)
+    _, ledger = open_study(load(file), file.read_text(), folder, fresh=False)
+    opening = planning.next_stage(ledger.state, [])
+    assert opening is not None
+    ledger.append(opening)
+    for point in planning.next_points(ledger.state, [], TRIALS):
+        ledger.append(point)
     ledger.close()
     return file
 

@@ -14,6 +14,7 @@ from scattershot_common.study.settings import StudyFile
 from scattershot_common.trial import Value
 from scattershot_master.samplers import SAMPLERS
 from scattershot_master.search.refine import refine, select_continue
+from scattershot_master.state import events
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.ranking import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
@@ -33,6 +34,11 @@ STAGES: tuple[dict[str, object], ...] = (
     {"name": "final", "continue": 5, "epochs": 30},
 )
 BEGUN = 1_700_000_000.0
+
+
+def event(name: str, **fields: Any) -> events.LedgerEvent:
+    """Return an event by its name and its keys in the ledger."""
+    return events.read({"e": name, **fields})
 
 
 class Simulation:
@@ -63,16 +69,15 @@ class Simulation:
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield every event of the study, and apply it to `state`."""
         for kind, fields in self._run():
-            event = {"e": kind, **fields, **({} if kind == "report" else {"at": self.now})}
-            self.state.apply(event)
-            yield event
+            line = {"e": kind, **fields, **({} if kind == "report" else {"at": self.now})}
+            self.state.apply(events.read(line))
+            yield line
 
     def run(self, limit: float = math.inf, *, to: Ledger | None = None) -> StudyState:
         """Go on until the study ends, or `limit` events have come; write them `to` a ledger."""
-        for count, event in enumerate(self.events(), 1):
+        for count, line in enumerate(self.events(), 1):
             if to is not None:
-                fields = {key: value for key, value in event.items() if key not in ("e", "at")}
-                to.append(event["e"], **fields)
+                to.append(events.read(line))
             if count >= limit:
                 break
         return self.state

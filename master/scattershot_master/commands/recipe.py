@@ -102,6 +102,7 @@ class _LocalRunner:
         """Search as `scattershot run` does, but without the ensemble and the test part."""
         from scattershot_master.commands.run import live_view, say_how_to_go_on, search_here
         from scattershot_master.search.open_study import data_folder, note_home, open_study
+        from scattershot_master.state.events import StudyFinished
 
         view = live_view()
         study, ledger = open_study(searched, text, self.here.out, fresh=False)
@@ -113,7 +114,7 @@ class _LocalRunner:
                 end = search_here(study, ledger, self.here, data, paths, view)
                 if end != "over":
                     say_how_to_go_on(view, ledger.folder, end)
-                ledger.append("finished")
+                ledger.append(StudyFinished())
                 ledger.commit(sync=True)
         finally:
             view.close()

@@ -309,6 +309,7 @@ def _conclude(
         evaluate_on_test_part,
         record_ensemble,
     )
+    from scattershot_master.state.events import StudyFinished
     from scattershot_master.state.ranking import finite
 
     state, folder = ledger.state, ledger.folder
@@ -325,7 +326,7 @@ def _conclude(
         except ScattershotError as error:
             view.note(str(error))
     if not state.finished:
-        ledger.append("finished")
+        ledger.append(StudyFinished())
         ledger.commit(sync=True)
 
 

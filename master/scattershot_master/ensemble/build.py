@@ -18,6 +18,7 @@ from scattershot_common.store.checkpoint_names import resolve
 from scattershot_common.store.files import exists, tensors, write_json
 from scattershot_master.ensemble import METHODS
 from scattershot_master.ensemble.metrics import Array, align, fitting_metric, metric, score
+from scattershot_master.state.events import EnsembleBuilt
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.ranking import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
@@ -220,6 +221,6 @@ def record_ensemble(ledger: Ledger, ensemble: dict[str, Any]) -> None:
     Raises:
         ScattershotError: it cannot be written.
     """
-    ledger.append("ensemble", ensemble=ensemble)
+    ledger.append(EnsembleBuilt(ensemble))
     ledger.commit(sync=True)
     write_json(ledger.folder / "ensemble" / "ensemble.json", ensemble)

@@ -20,8 +20,8 @@ from scattershot_common.store.checkpoint_names import (
 from scattershot_common.store.files import exists, newest_valid, read
 from scattershot_common.store.location import Location
 from scattershot_common.trial import ENDED, State, Value, trial_seed
-
-Event = Mapping[str, Any]
+from scattershot_master.state import events
+from scattershot_master.state.events import FoldersNoted, LedgerEvent, StageOpened
 
 
 @dataclass
@@ -52,12 +52,12 @@ class Facts:
 
     study: dict[str, Any] | None = None
     begun: float = math.nan
-    stages: dict[int, Event] = field(default_factory=dict)
+    stages: dict[int, StageOpened] = field(default_factory=dict)
     closed: set[int] = field(default_factory=set)
     trials: dict[int, TrialFacts] = field(default_factory=dict)
     ensemble: dict[str, Any] | None = None
-    #: Where code and data lie: the "home" event, if there was one.
-    home: Event | None = None
+    #: Where code and data lie, if the ledger says it.
+    home: FoldersNoted | None = None
     finished: bool = False
     lines: int = 0
     damaged: int = 0
@@ -74,55 +74,61 @@ def from_lines(facts: Facts, data: bytes) -> None:
     """Add what a ledger's lines say, leaving out those that are damaged."""
     for line in data.splitlines():
         try:
-            event = json.loads(line)
-            _take(facts, event)
+            _add(facts, events.read(json.loads(line)))
             facts.lines += 1
         except (ValueError, LookupError, TypeError, AttributeError):
             facts.damaged += 1
 
 
-def _take(facts: Facts, event: Event) -> None:
-    kind = event["e"]
-    if kind == "study":
-        facts.study, facts.begun = dict(event["study"]), float(event["at"])
-    elif kind == "settings":
-        facts.study = dict(event["study"])
-    elif kind == "home":
-        facts.home = {"folder": str(event["folder"]), "data": event["data"]}
-    elif kind == "stage":
-        facts.stages[int(event["index"])] = event
-        for number in event.get("trials", []):
-            facts.trial(number).end = None
-    elif kind == "closed":
-        facts.closed.add(int(event["index"]))
-    elif kind == "sampled":
-        facts.trial(event["t"]).params = dict(event["p"])
-    elif kind == "report":
-        metrics = {str(name): float(value) for name, value in event["m"].items()}
-        facts.trial(event["t"]).history[int(event["n"])] = (metrics, str(event.get("f", "")))
-    elif kind == "kill":
-        facts.trial(event["t"]).kill = str(event["r"])
-    elif kind == "settled":
-        for number, reason in event["kill"]:
-            _end(facts.trial(number), "killed", str(reason), event)
-    elif kind == "ensemble":
-        facts.ensemble = event["ensemble"]
-    elif kind == "finished":
-        facts.finished = True
-    elif kind == "started":
-        trial = facts.trial(event["t"])
-        trial.attempts = max(trial.attempts, int(event["a"]))
-        trial.worker = str(event["w"])
-        trial.started = min(float(event["at"]), trial.started)  # NaN gives way to a number
-    elif kind in ENDED:
-        _end(facts.trial(event["t"]), kind, str(event.get("r", "")), event)
+def _add(facts: Facts, event: LedgerEvent) -> None:
+    """Add an event; its line may be damaged, so every value is converted.
+
+    Raises:
+        ValueError, TypeError, AttributeError: a value is not what it should be.
+    """
+    match event:
+        case events.StudyBegun():
+            facts.study, facts.begun = dict(event.study), float(event.at)
+        case events.SettingsChanged():
+            facts.study = dict(event.study)
+        case events.FoldersNoted():
+            facts.home = FoldersNoted(str(event.folder), event.data)
+        case events.StageOpened():
+            facts.stages[int(event.stage_index)] = event
+            for number in event.trials or ():
+                facts.trial(number).end = None
+        case events.StageClosed():
+            facts.closed.add(int(event.stage_index))
+        case events.TrialSampled():
+            facts.trial(event.trial).params = dict(event.params)
+        case events.EpochReported():
+            metrics = {str(name): float(value) for name, value in event.metrics.items()}
+            checkpoint = str(event.checkpoint or "")
+            facts.trial(event.trial).history[int(event.epoch)] = (metrics, checkpoint)
+        case events.KillAsked():
+            facts.trial(event.trial).kill = str(event.reason)
+        case events.RungSettled():
+            for number, reason in event.kill:
+                _end(facts.trial(number), "killed", str(reason), event.at)
+        case events.EnsembleBuilt():
+            facts.ensemble = event.ensemble
+        case events.StudyFinished():
+            facts.finished = True
+        case events.TrialStarted():
+            trial = facts.trial(event.trial)
+            trial.attempts = max(trial.attempts, int(event.attempt))
+            trial.worker = str(event.worker)
+            trial.started = min(float(event.at), trial.started)  # NaN gives way to a number
+        case events.TrialChanged() if event.state in ENDED:
+            trial = facts.trial(event.trial)
+            _end(trial, event.state, str(event.reason or ""), event.at)
+            trial.attempts = max(trial.attempts, int(event.attempt))
 
 
-def _end(trial: TrialFacts, state: State, reason: str, event: Event) -> None:
-    if trial.end is None:  # what is told of one that has ended changes nothing
+def _end(trial: TrialFacts, state: State, reason: str, at: float) -> None:
+    if trial.end is None:  # whatever follows a trial's end changes nothing
         trial.end = (state, reason or trial.kill * (state == "killed"))
-        trial.ended = float(event["at"])
-    trial.attempts = max(trial.attempts, int(event.get("a", 0)))
+        trial.ended = float(at)
 
 
 def from_checkpoints(facts: Facts, place: Location, seed: int) -> None:

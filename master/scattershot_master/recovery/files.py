@@ -26,7 +26,7 @@ from scattershot_common.study.settings import StudyFile
 from scattershot_master.recovery.facts import Facts, from_checkpoints, from_lines
 from scattershot_master.recovery.rebuild import Rebuilt, rebuild
 from scattershot_master.search.open_study import renamed
-from scattershot_master.state.ledger import LEDGER, read
+from scattershot_master.state.ledger import LEDGER, encode, read
 from scattershot_master.state.study_state import StudyState
 
 #: What a study is known by besides its ledger.
@@ -75,8 +75,7 @@ def recover(folder: Path) -> tuple[Rebuilt, list[Path]]:
         if study.checkpoints.store is not None:
             location.claim(checkpoints, uid, by_force=True)
         moved = [path for path in (_aside(folder, LEDGER), _aside(folder, "redis")) if path]
-        lines = (json.dumps(event, separators=(",", ":")) for event in rebuilt.events)
-        write(folder / LEDGER, "".join(f"{line}\n" for line in lines).encode(), sync=True)
+        write(folder / LEDGER, b"".join(map(encode, rebuilt.events)), sync=True)
     return rebuilt, moved
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from scattershot_common.bus.outcome import Outcome
 from scattershot_common.objective import Objective
 from scattershot_common.study.settings import Stage, StudyFile
+from scattershot_common.trial import State
 from scattershot_master.killers.base import Killer
 from scattershot_master.killers.build import stage_killers
 from scattershot_master.recovery.facts import Facts, TrialFacts
 from scattershot_master.search import planning
+from scattershot_master.state import events
+from scattershot_master.state.events import LedgerEvent
 from scattershot_master.state.study_state import StudyState
 
 _LOST = "how it ended was lost with the ledger"
@@ -27,13 +29,12 @@ _LOST = "how it ended was lost with the ledger"
 class Rebuilt:
     """The events of a new ledger, what they add up to, and what the user should know of it."""
 
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[LedgerEvent] = field(default_factory=list)
     state: StudyState = field(default_factory=StudyState)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, kind: str, **fields: Any) -> None:
-        """Append an event and let it count."""
-        event = {"e": kind, **fields}
+    def add(self, event: LedgerEvent) -> None:
+        """Append an event, and apply it to the state."""
         self.events.append(event)
         self.state.apply(event)
 
@@ -64,17 +65,16 @@ class _Rebuilding:
     def run(self, uid: str, version: str) -> Rebuilt:
         out, facts = self._out, self._facts
         dumped = self._study.model_dump(mode="json", by_alias=True)
-        about = {"uid": uid, "version": version, "study": dumped, "recovered": True}
-        out.add("study", **about, at=self._at)
+        out.add(events.StudyBegun(uid, dumped, version, recovered=True, at=self._at))
         if facts.home is not None:
-            out.add("home", **facts.home, at=self._at)
+            out.add(facts.home._replace(at=self._at))
         opened = self._opened()
         for index in range(opened):
             self._stage(index, over=index + 1 < opened or index in facts.closed)
         if facts.ensemble is not None:
-            out.add("ensemble", ensemble=facts.ensemble, at=self._at)
+            out.add(events.EnsembleBuilt(facts.ensemble, at=self._at))
         if facts.finished and self._state.stages and self._state.stages[-1].closed:
-            out.add("finished", at=self._at)
+            out.add(events.StudyFinished(at=self._at))
         if self._unknown:
             out.notes.append(
                 f"{self._unknown} trials count as killed: how they ended was lost with the ledger"
@@ -106,12 +106,11 @@ class _Rebuilding:
         state, settings = self._state, self._study.stages[index]
         killers = stage_killers(state.settings, index)
         known = self._facts.stages.get(index)
-        fields = {**known} if known else planning.next_stage(state, self._study, killers)
-        assert fields is not None
-        for key in ("e", "at", "c"):
-            fields.pop(key, None)
+        opening = known or planning.next_stage(state, killers)
+        assert opening is not None
+        opening = opening._replace(at=self._at)
         if settings.continue_ is None:
-            self._out.add("stage", **fields, at=self._at)
+            self._out.add(opening)
             elsewhere = self._elsewhere
             numbers, ends = self._sample(settings, killers, over)
             if settings.refine is not None and known is None:
@@ -122,39 +121,43 @@ class _Rebuilding:
                     f"left {'fits its trials' if fits else 'is another, further points are its'}"
                 )
         else:
-            numbers = self._continued(settings, fields["trials"])
+            numbers = self._continued(settings, opening.trials or ())
             ends = self._rungs(numbers, settings, killers)
-            fields |= {"trials": numbers, "target": len(numbers), "epochs": settings.epochs}
-            fields["until"] = [self._until(one, settings, killers, ends) for one in numbers]
-            self._out.add("stage", **fields, at=self._at)
+            until = [self._until(number, settings, killers, ends) for number in numbers]
+            self._out.add(
+                opening._replace(
+                    trials=numbers, target=len(numbers), epochs=settings.epochs, until=until
+                )
+            )
         for number in numbers:
             self._trial(number, settings, ends, over=over)
         if over:
-            self._out.add("closed", index=index, at=self._at)
+            self._out.add(events.StageClosed(index, at=self._at))
 
     def _sample(
         self, settings: Stage, killers: Sequence[Killer], over: bool
     ) -> tuple[list[int], dict[int, str]]:
         """Sample the stage's trials as far as they were; return them, and whom a rung has ended."""
         facts, first = self._facts, len(self._state.trials)
-        points = planning.next_points(self._state, self._study, killers, settings.trials or 0)
-        numbers = [point["t"] for point in points]
+        points = planning.next_points(self._state, killers, settings.trials or 0)
+        numbers = [point.trial for point in points]
         ends = self._rungs(numbers, settings, killers)
         if not (over or self._passed):  # once a rung is settled, all trials have been drawn
             last = max((one for one in facts.trials if one in numbers), default=first - 1)
             points = points[: last + 1 - first]
         for point in points:
-            fact = facts.trials.get(point["t"], TrialFacts())
-            if fact.params is not None and fact.params != point["p"]:
+            fact = facts.trials.get(point.trial, TrialFacts())
+            params = point.params
+            if fact.params is not None and fact.params != params:
                 self._elsewhere += 1
-                point["p"] = fact.params
-            point["until"] = self._until(point["t"], settings, killers, ends)
-            self._out.add("sampled", **point, at=self._at)
+                params = fact.params
+            until = self._until(point.trial, settings, killers, ends)
+            self._out.add(point._replace(params=params, until=until, at=self._at))
         if self._passed:  # whoever has left nothing by now has not come through it
             for number in numbers:
                 if number not in facts.trials:
                     ends.setdefault(number, _LOST)
-        return [point["t"] for point in points], ends
+        return [point.trial for point in points], ends
 
     def _continued(self, settings: Stage, chosen: Sequence[int]) -> list[int]:
         """Return the stage's trials: those known to be in it, then those it would choose."""
@@ -211,10 +214,10 @@ class _Rebuilding:
         if fact.attempts > record.attempts or fact.history:
             attempt = max(fact.attempts, record.attempts, 1)
             started = fact.started if math.isfinite(fact.started) else self._at
-            out.add("started", t=number, a=attempt, w=fact.worker, at=started)
+            out.add(events.TrialStarted(number, attempt, fact.worker, at=started))
         for epoch, (metrics, file) in sorted(fact.history.items()):
             if record.done < epoch <= settings.epochs:
-                out.add("report", t=number, a=record.attempts, n=epoch, m=metrics, f=file)
+                out.add(events.EpochReported(number, record.attempts, epoch, metrics, file))
         if record.done >= settings.epochs:
             self._end(number, "complete", "")
         elif fact.end is not None:
@@ -226,15 +229,15 @@ class _Rebuilding:
         elif record.attempts:
             # a worker may be at it still, with an attempt nothing tells of: the next is another
             attempt = record.attempts + 1
-            out.add("started", t=number, a=attempt, w=fact.worker, at=self._at)
-            out.add("waiting", t=number, a=attempt, y=Outcome.HOLD, at=self._at)
+            out.add(events.TrialStarted(number, attempt, fact.worker, at=self._at))
+            out.add(events.TrialChanged("waiting", number, attempt, why=Outcome.HOLD, at=self._at))
 
-    def _end(self, number: int, trial_state: str, reason: str) -> None:
+    def _end(self, number: int, trial_state: State, reason: str) -> None:
         self._unknown += reason == _LOST
         fact = self._facts.trials.get(number, TrialFacts())
         at = fact.ended if math.isfinite(fact.ended) else self._at
         attempts = self._state.trials[number].attempts
-        self._out.add(trial_state, t=number, a=attempts, r=reason, at=at)
+        self._out.add(events.TrialChanged(trial_state, number, attempts, reason, at=at))
 
 
 def _standing(fact: TrialFacts, stop: int, objective: Objective) -> float:

@@ -12,6 +12,7 @@ from scattershot_common.errors import StudyFileError
 from scattershot_common.store.files import STALE, clean_stale, write
 from scattershot_common.study.settings import StudyFile
 from scattershot_master import text as words
+from scattershot_master.state.events import FoldersNoted, SettingsChanged, StudyBegun
 from scattershot_master.state.ledger import LEDGER, Ledger
 
 _STUDY = "study.toml"
@@ -40,9 +41,7 @@ def open_study(
     dumped = study.model_dump(mode="json", by_alias=True)
     recorded = state.settings.recorded
     if not recorded:
-        ledger.append(
-            "study", uid=secrets.token_hex(8), version=version("scattershot"), study=dumped
-        )
+        ledger.append(StudyBegun(secrets.token_hex(8), dumped, version("scattershot")))
         write(folder / _STUDY, text.encode(), sync=False)
         ledger.commit()
         return study, ledger
@@ -61,7 +60,7 @@ def open_study(
         )
     clean_stale(folder, STALE)
     if recorded != dumped:
-        ledger.append("settings", study=dumped)
+        ledger.append(SettingsChanged(dumped))
         write(folder / _STUDY, text.encode(), sync=False)
         ledger.commit()
     return study, ledger
@@ -70,7 +69,7 @@ def open_study(
 def note_home(ledger: Ledger, folder: Path, data: str | None) -> None:
     """Let the ledger know the study file's folder and the data's, for `ensemble eval` later on."""
     if (ledger.state.home, ledger.state.data) != (str(folder), data):
-        ledger.append("home", folder=str(folder), data=data)
+        ledger.append(FoldersNoted(str(folder), data))
         ledger.commit()
 
 

@@ -1,23 +1,20 @@
-"""Owns what a study does next: which stage opens, which points are drawn, which rung is settled.
+"""What a study does next: which stage opens, which points are drawn, which rung is settled.
 
-Pure: functions of the study's state and settings to the fields of the event to append.
+Pure: functions of the study's state to the event that is to be appended.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from scattershot_common.space.space import Box
-from scattershot_common.study.settings import Stage, StudyFile
 from scattershot_master.killers.base import Killer
 from scattershot_master.samplers import SAMPLERS
 from scattershot_master.search.refine import refine, select_continue
+from scattershot_master.state.events import RungSettled, StageOpened, TrialSampled
 from scattershot_master.state.ranking import finite
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
-
-Fields = dict[str, Any]
 
 
 def current_stage(state: StudyState) -> StageRecord | None:
@@ -30,46 +27,50 @@ def stage_done(state: StudyState, stage: StageRecord) -> bool:
     return len(stage.trials) >= stage.target and not state.living
 
 
-def next_stage(state: StudyState, study: StudyFile, killers: Sequence[Killer]) -> Fields | None:
-    """Return the next stage's opening event, or None when the study has no further one."""
+def next_stage(state: StudyState, killers: Sequence[Killer]) -> StageOpened | None:
+    """Return the event that opens the next stage, or None when the study has no further one."""
     index = len(state.stages)
-    if index >= len(study.stages):
+    if index >= len(state.settings.stages):
         return None
-    stage = study.stages[index]
-    fields: Fields = {"stage": stage.name, "index": index}
+    stage = state.settings.stages[index]
     if stage.continue_ is not None:
-        return fields | _continuation(state, stage, killers)
-    box, notes = study.space.whole(), []
+        return _continuation(state, index, killers)
+    space = state.settings.space
+    box, notes = space.whole(), []
     if stage.refine is not None:
         base = _last_sampled(state)
         drawn = [state.trials[number] for number in base.trials]
         candidates = [trial.params for trial in finite(state, drawn)]
         if candidates:
-            narrowing = refine(study.space, Box.from_json(base.box), candidates, stage.refine)
+            narrowing = refine(space, Box.from_json(base.box), candidates, stage.refine)
             box, notes = narrowing.box, list(narrowing.notes)
         else:
             notes = ["no trial before has a finite result: the whole space is searched again"]
-    return fields | {"target": stage.trials, "box": box.to_json(), "notes": notes}
+    return StageOpened(stage.name, index, stage.target, box=box.to_json(), notes=notes)
 
 
-def _continuation(state: StudyState, stage: Stage, killers: Sequence[Killer]) -> Fields:
-    wanted = stage.continue_ or 0
+def _continuation(state: StudyState, index: int, killers: Sequence[Killer]) -> StageOpened:
+    stage = state.settings.stages[index]
     complete = [
         trial.number
         for trial in finite(state)
         if trial.state == "complete" and trial.done < stage.epochs
     ]
-    chosen = select_continue(complete, wanted)
+    chosen = select_continue(complete, stage.target)
     notes = []
-    if len(chosen) < wanted:
-        notes.append(f"only {len(chosen)} trials are complete and can go on, of {wanted} asked for")
-    return {
-        "target": len(chosen),
-        "trials": chosen,
-        "epochs": stage.epochs,
-        "until": [next_stop(killers, state.trials[one].done, stage.epochs) for one in chosen],
-        "notes": notes,
-    }
+    if len(chosen) < stage.target:
+        notes.append(
+            f"only {len(chosen)} trials are complete and can go on, of {stage.target} asked for"
+        )
+    return StageOpened(
+        stage.name,
+        index,
+        len(chosen),
+        trials=chosen,
+        epochs=stage.epochs,
+        until=[next_stop(killers, state.trials[number].done, stage.epochs) for number in chosen],
+        notes=notes,
+    )
 
 
 def _last_sampled(state: StudyState) -> StageRecord:
@@ -77,28 +78,27 @@ def _last_sampled(state: StudyState) -> StageRecord:
     return next(stage for stage in reversed(state.stages) if stage.box is not None)
 
 
-def next_points(
-    state: StudyState, study: StudyFile, killers: Sequence[Killer], count: int
-) -> list[Fields]:
+def next_points(state: StudyState, killers: Sequence[Killer], count: int) -> list[TrialSampled]:
     """Return the sampling events of up to `count` further trials of the open stage.
 
     Point i of a stage is a function of (seed, stage, i), and of the stage's box.
     """
-    stage = state.stages[-1]
-    settings = study.stages[stage.index]
+    stage, settings = state.stages[-1], state.settings
+    epochs = settings.stages[stage.index].epochs
     first, number = len(stage.trials), len(state.trials)
     count = min(count, stage.target - first)
     if count <= 0:
         return []
-    draw = SAMPLERS[study.sampler(settings)]
-    box, dims = Box.from_json(stage.box), len(study.space.axes)
+    draw = SAMPLERS[settings.sampler(stage.index)]
+    box, dims = Box.from_json(stage.box), len(settings.space.axes)
+    until = next_stop(killers, 0, epochs)
     return [
-        {
-            "t": number + k,
-            "p": study.space.at(box.at(draw(study.study.seed, stage.name, first + k, dims))),
-            "epochs": settings.epochs,
-            "until": next_stop(killers, 0, settings.epochs),
-        }
+        TrialSampled(
+            number + k,
+            settings.space.at(box.at(draw(settings.seed, stage.name, first + k, dims))),
+            epochs,
+            until,
+        )
         for k in range(count)
     ]
 
@@ -109,7 +109,7 @@ def next_stop(killers: Sequence[Killer], done: int, budget: int) -> int:
     return min(stops, default=budget)
 
 
-def due_rung(state: StudyState, killers: Sequence[Killer]) -> Fields | None:
+def due_rung(state: StudyState, killers: Sequence[Killer]) -> RungSettled | None:
     """Return the settling of a rung once all living trials of the stage wait for each other."""
     stage = state.stages[-1]
     waiting = state.by_state["paused"]
@@ -117,7 +117,7 @@ def due_rung(state: StudyState, killers: Sequence[Killer]) -> Fields | None:
         return None
     trials = [state.trials[number] for number in sorted(waiting)]
     if any(trial.kill_asked for trial in trials):
-        return None  # it paused before it heard: whether it counts must not depend on that
+        return None  # paused before its kill arrived: whether it counts must not depend on that
     epoch = min(trial.until for trial in trials)
     standings = {trial.number: _standing(state, trial) for trial in trials if trial.until == epoch}
     reasons: dict[int, str] = {}
@@ -126,12 +126,12 @@ def due_rung(state: StudyState, killers: Sequence[Killer]) -> Fields | None:
             for number, verdict in killer.settle(epoch, standings).items():
                 if verdict.action == "kill":
                     reasons.setdefault(number, verdict.reason)
-    return {
-        "n": epoch,
-        "go": [number for number in standings if number not in reasons],
-        "kill": sorted(reasons.items()),
-        "until": next_stop(killers, epoch, trials[0].epochs),
-    }
+    return RungSettled(
+        epoch,
+        go=[number for number in standings if number not in reasons],
+        kill=sorted(reasons.items()),
+        until=next_stop(killers, epoch, trials[0].epochs),
+    )
 
 
 def _standing(state: StudyState, trial: TrialRecord) -> float:

@@ -6,8 +6,9 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, cast
 
+from scattershot_common.bus.fusion_choice import Kind
 from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.outcome import FAILURES
@@ -16,7 +17,7 @@ from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_folder
 from scattershot_common.store.files import exists
 from scattershot_common.study.settings import StudyFile
-from scattershot_common.trial import STATES
+from scattershot_common.trial import STATES, State
 from scattershot_master.killers.base import Killer
 from scattershot_master.killers.build import stage_killers
 from scattershot_master.search import planning
@@ -25,6 +26,7 @@ from scattershot_master.search.judging import Judge
 from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.search.redis_sync import RedisSync
 from scattershot_master.search.workforce import Workforce
+from scattershot_master.state import events
 from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
@@ -119,11 +121,11 @@ class Search:
 
     def _turn(self) -> bool:
         """Take in events, decide, write down, act; return whether the last stage is closed."""
-        events = self._dispatch.stream.read(self._state.cursor, block_ms=100)
-        if events:
+        read = self._dispatch.stream.read(self._state.cursor, block_ms=100)
+        if read:
             time.sleep(_GULP)
-            events += self._dispatch.stream.read(events[-1].id, block_ms=None)
-        for event in events:
+            read += self._dispatch.stream.read(read[-1].id, block_ms=None)
+        for event in read:
             self._take(event)
         over = self._plan()
         self._ledger.commit()
@@ -138,11 +140,13 @@ class Search:
 
     def _take(self, event: Event) -> None:
         if event.kind == "stop":
-            self._ledger.append("stop", c=event.id)
+            self._ledger.append(events.StopAsked(event.id))
             self.stopping |= event.worker == self._dispatch.token
             return
         if event.kind == "kind":
-            self._ledger.append("kind", c=event.id, s=event.worker, k=event.why, r=event.reason)
+            self._ledger.append(
+                events.TrainingChosen(event.worker, cast(Kind, event.why), event.reason, event.id)
+            )
             self._view.note(f"trials are trained {event.why}: {event.reason}")
             return
         if event.trial not in self._state.trials:
@@ -150,25 +154,39 @@ class Search:
             self._sample(event.trial + 1 - len(self._state.trials))
         trial = self._state.trials.get(event.trial)
         if trial is None or event.kind not in ("report", "started", *STATES):
-            self._ledger.append("skipped", c=event.id)  # none of ours: someone else writes here
+            self._ledger.append(events.Skipped(event.id))  # none of ours: someone else writes here
             return
         if event.kind == "report" and (event.epoch <= trial.done or not trial.living):
-            self._ledger.append("skipped", c=event.id)  # Redis had lost its data: trained again
+            self._ledger.append(events.Skipped(event.id))  # Redis had lost its data: trained again
             return
-        about = {"t": event.trial, "a": event.attempt, "c": event.id}
         if event.kind == "report":
             file = event.checkpoint
             if file and not is_checkpoint_of(trial.number, file):
                 self._view.note(f"trial {trial.number}: refused {file[:80]!r} as a checkpoint")
                 file = ""
-            self._ledger.append("report", **about, n=event.epoch, m=event.metrics, f=file)
+            self._ledger.append(
+                events.EpochReported(
+                    event.trial, event.attempt, event.epoch, event.metrics, file, event.id
+                )
+            )
             self._judge_report(trial)
             return
         if event.kind == "started":
-            self._ledger.append("started", **about, w=event.worker)
+            self._ledger.append(
+                events.TrialStarted(event.trial, event.attempt, event.worker, event.id)
+            )
             return
         before = trial.living
-        self._ledger.append(event.kind, **about, r=event.reason, y=event.why)
+        self._ledger.append(
+            events.TrialChanged(
+                cast(State, event.kind),
+                event.trial,
+                event.attempt,
+                event.reason,
+                event.why,
+                event.id,
+            )
+        )
         if event.kind == "waiting" and not event.why:
             self._upkeep.outbox.append(trial)
         if event.why in FAILURES:
@@ -180,7 +198,7 @@ class Search:
         if self._judge is None or trial.kill_asked:
             return
         if reason := self._judge.verdict(trial):
-            self._ledger.append("kill", t=trial.number, r=reason)
+            self._ledger.append(events.KillAsked(trial.number, reason))
             self._upkeep.kills.append(trial)
 
     def _ended(self, trial: TrialRecord) -> None:
@@ -229,9 +247,9 @@ class Search:
                 self._close(stage)
                 continue
             if rung := planning.due_rung(state, self._killers):
-                self._ledger.append("settled", **rung)
-                self._upkeep.outbox += [state.trials[number] for number in rung["go"]]
-                for number, _ in rung["kill"]:
+                self._ledger.append(rung)
+                self._upkeep.outbox += [state.trials[number] for number in rung.go]
+                for number, _ in rung.kill:
                     self._upkeep.kills.append(state.trials[number])
                     self._ended(state.trials[number])
                 continue
@@ -242,18 +260,18 @@ class Search:
         """Draw up to `count` further trials of the open stage."""
         if planning.current_stage(self._state) is None:
             return
-        for point in planning.next_points(self._state, self._study, self._killers, count):
-            self._ledger.append("sampled", **point)
-            self._upkeep.outbox.append(self._state.trials[point["t"]])
+        for point in planning.next_points(self._state, self._killers, count):
+            self._ledger.append(point)
+            self._upkeep.outbox.append(self._state.trials[point.trial])
 
     def _open_next(self) -> bool:
         index = len(self._state.stages)
         if index >= len(self._study.stages):
             return False
         killers = stage_killers(self._state.settings, index)
-        fields = planning.next_stage(self._state, self._study, killers)
-        assert fields is not None
-        self._ledger.append("stage", **fields)
+        opening = planning.next_stage(self._state, killers)
+        assert opening is not None
+        self._ledger.append(opening)
         stage = self._state.stages[-1]
         self._enter(stage)
         for number in stage.trials:
@@ -271,7 +289,7 @@ class Search:
         self._judge = Judge(self._state, stage, self._killers) if self._killers else None
 
     def _close(self, stage: StageRecord) -> None:
-        self._ledger.append("closed", index=stage.index)
+        self._ledger.append(events.StageClosed(stage.index))
         self._judge = None
         for warning in border_warnings(self._state):
             if warning.stage == stage.name:

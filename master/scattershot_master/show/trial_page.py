@@ -25,6 +25,7 @@ from scattershot_master import text as words
 from scattershot_master.export.data import CheckpointPaths, trial_data
 from scattershot_master.show import tables
 from scattershot_master.show.layout import Cell, Page, Table, TextLine, line, section
+from scattershot_master.state.events import EpochReported
 from scattershot_master.state.ledger import LEDGER, read
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
@@ -76,7 +77,7 @@ def find(folder: Path, number: int) -> TrialView:
         for epoch in header["history"]:  # those the ledger has already change nothing
             done = int(epoch["epoch"])
             metrics = {name: value for name, value in epoch.items() if name != "epoch"}
-            state.apply({"e": "report", "t": number, "n": done, "m": metrics, "f": names.get(done)})
+            state.apply(EpochReported(number, 0, done, metrics, names.get(done)))
     error = _traceback(state, folder, number) if record.state == "failed" or not known else []
     layers = () if trouble else _layers(state, folder, number)
     return TrialView(state, record, known, files, damage, error, trouble, layers)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from scattershot_common.errors import ScattershotError, StudyFileError
 from scattershot_master.commands import inspect
 from scattershot_master.state.ledger import Ledger
-from support.synthetic_study import Simulation
+from support.synthetic_study import Simulation, event
 
 Run = Callable[..., str]
 
@@ -342,15 +342,17 @@ def shown_of(folder: Path, run: Run, *events: tuple[str, dict[str, object]]) -> 
     ledger = Ledger(folder / "small")
     study = Simulation(({"name": "only", "trials": 2, "epochs": 4},), rule="none").study
     dump = study.model_dump(mode="json", by_alias=True)
-    ledger.append("study", study=dump, uid="u")
+    ledger.append(event("study", study=dump, uid="u"))
     box = study.space.whole().to_json()
-    ledger.append("stage", stage="only", index=0, target=2, trials=[], box=box, notes=[], epochs=4)
+    ledger.append(
+        event("stage", stage="only", index=0, target=2, trials=[], box=box, notes=[], epochs=4)
+    )
     params = study.space.at([0.5] * len(study.space.axes))
     for number in (0, 1):
-        ledger.append("sampled", t=number, p=params, epochs=4, until=4)
-        ledger.append("started", t=number, a=1, w="w")
+        ledger.append(event("sampled", t=number, p=params, epochs=4, until=4))
+        ledger.append(event("started", t=number, a=1, w="w"))
     for kind, fields in events:
-        ledger.append(kind, **fields)
+        ledger.append(event(kind, **fields))
     ledger.close()
     return run("diagnose", folder)
 

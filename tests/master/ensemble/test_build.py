@@ -17,6 +17,7 @@ from scattershot_master.ensemble.build import build_ensemble
 from scattershot_master.ensemble.metrics import Array, fitting_metric
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import study_file
+from support.synthetic_study import event
 
 TARGETS = np.array([0, 1, 2, 0, 1, 2])
 RIGHT = np.eye(3)[TARGETS] * 0.8 + 0.1
@@ -40,7 +41,7 @@ class Study:
         self.apply("stage", stage="coarse", index=0, target=99, box=[])
 
     def apply(self, kind: str, **fields: Any) -> None:
-        self.state.apply({"e": kind, "at": 1.0, **fields})
+        self.state.apply(event(kind, at=1.0, **fields))
 
     def trial(self, value: float, **tensors: Array) -> Path:
         """Add a trial whose best epoch had `value` and left a checkpoint with these tensors."""

@@ -16,7 +16,9 @@ from scattershot_master.recipe import plan, steps
 from scattershot_master.recipe.page import WrittenFile, recipe_page
 from scattershot_master.recipe.steps import RecipeStep
 from scattershot_master.recipe.study_text import study_text
+from scattershot_master.state import events
 from scattershot_master.state.study_state import StudyState
+from support.synthetic_study import event
 
 STUDY = """\
 [study]
@@ -193,17 +195,17 @@ def test_most_of_the_curves_must_agree() -> None:
 
 def test_the_best_trials_are_diagnosed_with_evidence_and_remedy(tmp_path: Path) -> None:
     state = StudyState()
-    state.apply({"e": "study", "uid": "u", "at": 0.0, "study": plan.search(study(), None)})
-    state.apply({"e": "stage", "stage": "fine", "index": 0, "target": 2})
+    state.apply(event("study", uid="u", at=0.0, study=plan.search(study(), None)))
+    state.apply(event("stage", stage="fine", index=0, target=2))
     losses = [1.0, 0.5, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1]
     for number in (0, 1):
         params = {"lr": 0.1, "optimizer": "adamw", "layers": 2}
-        state.apply({"e": "sampled", "t": number, "p": params, "epochs": 8, "until": 8})
-        state.apply({"e": "started", "t": number, "a": 1, "w": "w", "at": 1.0})
+        state.apply(event("sampled", t=number, p=params, epochs=8, until=8))
+        state.apply(event("started", t=number, a=1, w="w", at=1.0))
         for n, loss in enumerate(losses, 1):
             line = {"val_loss": loss, "train_loss": 1 / 2**n}
-            state.apply({"e": "report", "t": number, "n": n, "m": line})
-        state.apply({"e": "complete", "t": number, "a": 1, "at": 2.0})
+            state.apply(event("report", t=number, n=n, a=1, m=line))
+        state.apply(event("complete", t=number, a=1, at=2.0))
     searched = parse(study_text(plan.search(study(), None)))
     step = RecipeStep("Loss curves", "?")
     length = steps.add_curves(step, state, searched, tmp_path)
@@ -235,14 +237,14 @@ def test_the_range_holds_what_every_sweep_suggests() -> None:
 
 def test_a_stage_without_any_value_stops_the_recipe_with_the_reason() -> None:
     state = StudyState()
-    for event in [
+    for line in [
         {"e": "study", "uid": "u", "at": 0.0, "study": plan.search(study(), None)},
         {"e": "stage", "stage": "coarse", "index": 0, "target": 1},
         {"e": "sampled", "t": 0, "p": {"lr": 0.1}, "epochs": 2, "until": 2},
         {"e": "started", "t": 0, "a": 1, "w": "w", "at": 1.0},
         {"e": "failed", "t": 0, "a": 1, "r": "no disk", "at": 2.0},
     ]:
-        state.apply(event)
+        state.apply(events.read(line))
     step = RecipeStep("Coarse", "?")
     steps.add_stage(step, state, 0)
     assert step.stopped and "no disk" in step.decision

@@ -15,10 +15,12 @@ from scattershot_common.store.checkpoint_names import (
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.search import checkpoint_cleanup, search
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
+from scattershot_master.state import events
 from scattershot_master.state.ledger import LEDGER
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import STAGES, Master, Watcher, study_file
 from support.pretend_worker import Metrics, Params, PretendWorkers, curve
+from support.synthetic_study import event
 
 NAME = "pretended"
 STUDY = study_file(checkpoints={"keep": 3})
@@ -39,7 +41,7 @@ def kept(path: Path, study: StudyFile, pinned: Iterable[int] = ()) -> set[int]:
     """Return the ended trials whose files must be there: the rule, from the ledger's start on."""
     state, known, gone = StudyState(), dict[int, float](), set[int]()
     for line in path.read_text().splitlines():
-        state.apply(json.loads(line))
+        state.apply(events.read(json.loads(line)))
         for trial in state.trials.values():
             if not trial.living:
                 known[trial.number] = trial.best_value
@@ -163,7 +165,7 @@ class Room:
         self.apply("stage", stage="coarse", index=0, target=99, box=[])
 
     def apply(self, kind: str, **fields: Any) -> None:
-        self.state.apply({"e": kind, "at": 1.0, **fields})
+        self.state.apply(event(kind, at=1.0, **fields))
 
     def train(self, number: int, value: float, end: str = "complete") -> None:
         name = checkpoint_name("val_accuracy", value, number, 1)

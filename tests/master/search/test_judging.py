@@ -8,6 +8,7 @@ from scattershot_master.killers.build import stage_killers
 from scattershot_master.search.judging import Judge
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import study_file
+from support.synthetic_study import event
 
 
 class Scene:
@@ -21,19 +22,19 @@ class Scene:
         )
         self.state = StudyState()
         dumped = study.model_dump(mode="json", by_alias=True)
-        self.state.apply({"e": "study", "study": dumped, "uid": "u", "at": 1.0})
+        self.state.apply(event("study", study=dumped, uid="u", at=1.0))
         stage = {"stage": "coarse", "index": 0, "target": trials, "box": []}
-        self.state.apply({"e": "stage", "at": 1.0, **stage})
+        self.state.apply(event("stage", at=1.0, **stage))
         for number in range(trials):
             sampled = {"t": number, "p": {}, "epochs": 9, "until": 9}
-            self.state.apply({"e": "sampled", "at": 1.0, **sampled})
+            self.state.apply(event("sampled", at=1.0, **sampled))
         self.killers = stage_killers(self.state.settings, 0)
         self.judge = Judge(self.state, self.state.stages[0], self.killers)
 
     def report(self, number: int, value: float, **more: float) -> None:
         epoch = self.state.trials[number].done + 1
         metrics = {"val_accuracy": value, **more}
-        self.state.apply({"e": "report", "t": number, "a": 1, "n": epoch, "m": metrics})
+        self.state.apply(event("report", t=number, a=1, n=epoch, m=metrics))
 
     def verdicts(self, number: int, values: Sequence[float]) -> list[str]:
         found = []
@@ -100,7 +101,7 @@ def test_the_loss_that_is_judged_is_the_training_loss_else_the_validation_loss()
 
 def test_a_metric_that_was_not_reported_is_no_number() -> None:
     scene = Scene(rule="diverged")
-    scene.state.apply({"e": "report", "t": 0, "a": 1, "n": 1, "m": {"other": 1.0}})
+    scene.state.apply(event("report", t=0, a=1, n=1, m={"other": 1.0}))
     assert "its metric is nan" in scene.judge.verdict(scene.state.trials[0])
 
 

@@ -10,6 +10,7 @@ from scattershot_common.study.settings import StudyFile
 from scattershot_master.search.open_study import newest_folder, note_home, open_study
 from scattershot_master.state.ledger import LEDGER, Ledger, read
 from support.pretend_master import SPACE, STAGES
+from support.synthetic_study import event
 
 TABLES: dict[str, Any] = {
     "study": {"name": "digits", "task": "digits", "data": "here"},
@@ -197,7 +198,7 @@ def test_other_settings_may_change_and_open_a_finished_study_again(
 ) -> None:
     folder = begin(study())
     ledger = Ledger(folder)
-    ledger.append("finished")
+    ledger.append(event("finished"))
     ledger.close()
     uid = read(folder).uid
     assert begin(study(**change)) == folder

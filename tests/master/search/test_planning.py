@@ -14,8 +14,10 @@ from scattershot_common.study.settings import StudyFile
 from scattershot_master.killers.base import Killer, Verdict
 from scattershot_master.killers.build import build, stage_killers
 from scattershot_master.search import planning
+from scattershot_master.state import events
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import SPACE, study_file
+from support.synthetic_study import event
 
 LOSS = Objective("val_accuracy", "minimize")
 HALVING = build(["sync_halving"], {"grace": 1, "eta": 3})
@@ -24,25 +26,25 @@ HALVING = build(["sync_halving"], {"grace": 1, "eta": 3})
 def state_of(study: StudyFile) -> StudyState:
     state = StudyState()
     dumped = study.model_dump(mode="json", by_alias=True)
-    state.apply({"e": "study", "study": dumped, "uid": "u1", "at": 1.0})
+    state.apply(event("study", study=dumped, uid="u1", at=1.0))
     return state
 
 
 def open_next(
     state: StudyState, study: StudyFile, killers: Sequence[Killer] = ()
-) -> dict[str, Any]:
-    fields = planning.next_stage(state, study, killers)
-    assert fields is not None
-    state.apply({"e": "stage", "at": 2.0, **fields})
-    return fields
+) -> events.StageOpened:
+    opening = planning.next_stage(state, killers)
+    assert opening is not None
+    state.apply(opening)
+    return opening
 
 
 def sample(
     state: StudyState, study: StudyFile, count: int = 999, killers: Sequence[Killer] = ()
-) -> list[dict[str, Any]]:
-    points = planning.next_points(state, study, killers, count)
+) -> list[events.TrialSampled]:
+    points = planning.next_points(state, killers, count)
     for point in points:
-        state.apply({"e": "sampled", "at": 3.0, **point})
+        state.apply(point)
     return points
 
 
@@ -50,15 +52,15 @@ def train(state: StudyState, number: int, values: Sequence[float], end: str = "c
     """Report values from where the trial is, and end its attempt."""
     trial = state.trials[number]
     about = {"t": number, "a": trial.attempts + 1, "at": 4.0}
-    state.apply({"e": "started", "w": "w1", **about})
+    state.apply(event("started", w="w1", **about))
     for epoch, value in enumerate(values, trial.done + 1):
-        state.apply({"e": "report", "n": epoch, "m": {"val_accuracy": value}, "f": "f", **about})
+        state.apply(event("report", n=epoch, m={"val_accuracy": value}, f="f", **about))
     if end:
-        state.apply({"e": end, **about})
+        state.apply(event(end, **about))
 
 
 def close(state: StudyState) -> None:
-    state.apply({"e": "closed", "index": len(state.stages) - 1, "at": 5.0})
+    state.apply(event("closed", index=len(state.stages) - 1, at=5.0))
 
 
 # ---- stages
@@ -69,18 +71,18 @@ def test_stages_open_in_their_order_and_none_after_the_last() -> None:
     state = state_of(study)
     assert planning.current_stage(state) is None
     for index, name in enumerate(["coarse", "fine", "final"]):
-        fields = open_next(state, study)
-        assert (fields["stage"], fields["index"]) == (name, index)
+        opening = open_next(state, study)
+        assert (opening.stage, opening.stage_index) == (name, index)
         stage = planning.current_stage(state)
         assert stage is not None
         assert stage.name == name
         for point in sample(state, study):
-            train(state, point["t"], [0.5] * point["epochs"])
+            train(state, point.trial, [0.5] * point.epochs)
         for number in stage.trials if name == "final" else []:
             train(state, number, [0.5] * 4)
         assert planning.stage_done(state, stage)
         close(state)
-    assert planning.next_stage(state, study, []) is None
+    assert planning.next_stage(state, []) is None
 
 
 def test_a_stage_is_done_when_all_its_trials_are_sampled_and_have_ended() -> None:
@@ -105,19 +107,19 @@ def test_a_stage_is_done_when_all_its_trials_are_sampled_and_have_ended() -> Non
 def test_a_refined_stage_draws_from_the_box_around_the_best() -> None:
     study = study_file()
     state = state_of(study)
-    assert open_next(state, study)["box"] == study.space.whole().to_json()
+    assert open_next(state, study).box == study.space.whole().to_json()
     for point in sample(state, study):
-        train(state, point["t"], [-abs(math.log10(float(point["p"]["lr"])) + 2)])
+        train(state, point.trial, [-abs(math.log10(float(point.params["lr"])) + 2)])
     close(state)
-    fields = open_next(state, study)
-    box = Box.from_json(fields["box"])
+    opening = open_next(state, study)
+    box = Box.from_json(opening.box)
     assert box != study.space.whole()
-    assert any(note.startswith("lr: [1e-05, 1] → [") for note in fields["notes"])
+    assert any(note.startswith("lr: [1e-05, 1] → [") for note in opening.notes or ())
     low, high = box.sides[0][0]
     assert 0.1 <= high - low < 0.7
     assert low < study.space.locate({"lr": 1e-2, "dropout": 0.1, "units": 16})[0] < high
     for point in sample(state, study):
-        assert low <= study.space.locate(point["p"])[0] <= high
+        assert low <= study.space.locate(point.params)[0] <= high
 
 
 def test_refining_starts_from_the_last_stage_that_drew_points() -> None:
@@ -131,14 +133,14 @@ def test_refining_starts_from_the_last_stage_that_drew_points() -> None:
     state = state_of(study)
     widths = []
     for stage in stages:
-        fields = open_next(state, study)
+        opening = open_next(state, study)
         for point in sample(state, study):
-            train(state, point["t"], [-abs(math.log10(float(point["p"]["lr"])) + 2)])
+            train(state, point.trial, [-abs(math.log10(float(point.params["lr"])) + 2)])
         for number in state.stages[-1].trials if "continue" in stage else []:
             train(state, number, [0.0])
         close(state)
-        if fields.get("box"):
-            ((low, high),) = Box.from_json(fields["box"]).sides[0]
+        if opening.box:
+            ((low, high),) = Box.from_json(opening.box).sides[0]
             widths.append(high - low)
     assert widths[0] > widths[1] > widths[2]
 
@@ -148,16 +150,18 @@ def test_refining_around_nothing_searches_the_whole_space_and_says_so() -> None:
     state = state_of(study)
     open_next(state, study)
     for point in sample(state, study):
-        train(state, point["t"], [math.nan], "failed")
+        train(state, point.trial, [math.nan], "failed")
     close(state)
-    fields = open_next(state, study)
-    assert fields["box"] == study.space.whole().to_json()
-    assert fields["notes"] == [
+    opening = open_next(state, study)
+    assert opening.box == study.space.whole().to_json()
+    assert opening.notes == [
         "no trial before has a finite result: the whole space is searched again"
     ]
 
 
-def continuing(ends: Iterable[tuple[float, str]], count: int, epochs: int = 9) -> dict[str, Any]:
+def continuing(
+    ends: Iterable[tuple[float, str]], count: int, epochs: int = 9
+) -> events.StageOpened:
     """Return the opening of a stage that continues after trials of 4 epochs ended like this."""
     ends = list(ends)
     stages = [
@@ -185,18 +189,18 @@ def test_the_best_complete_trials_go_on_with_the_larger_budget() -> None:
         (math.inf, "complete"),
         (0.6, "complete"),
     ]
-    fields = continuing(ends, 3)
-    assert (fields["trials"], fields["target"], fields["notes"]) == ([2, 3, 7], 3, [])
-    assert fields["epochs"] == 9
-    assert fields["until"] == [9, 9, 9]  # epoch 3 is behind them, epoch 9 is the end
-    assert continuing(ends, 1, epochs=28)["until"] == [9]
-    assert "box" not in fields
+    opening = continuing(ends, 3)
+    assert (opening.trials, opening.target, opening.notes) == ([2, 3, 7], 3, [])
+    assert opening.epochs == 9
+    assert opening.until == [9, 9, 9]  # epoch 3 is behind them, epoch 9 is the end
+    assert continuing(ends, 1, epochs=28).until == [9]
+    assert "box" not in opening
 
 
 def test_fewer_trials_than_asked_for_go_on_with_a_note() -> None:
-    fields = continuing([(0.5, "complete"), (0.9, "killed")], 2)
-    assert (fields["trials"], fields["target"]) == ([0], 1)
-    assert fields["notes"] == ["only 1 trials are complete and can go on, of 2 asked for"]
+    opening = continuing([(0.5, "complete"), (0.9, "killed")], 2)
+    assert (opening.trials, opening.target) == ([0], 1)
+    assert opening.notes == ["only 1 trials are complete and can go on, of 2 asked for"]
 
 
 def test_a_stage_that_nobody_can_join_is_done_at_once() -> None:
@@ -208,11 +212,11 @@ def test_a_stage_that_nobody_can_join_is_done_at_once() -> None:
     state = state_of(study)
     open_next(state, study)
     for point in sample(state, study):
-        train(state, point["t"], [0.5], "killed")
+        train(state, point.trial, [0.5], "killed")
     close(state)
     open_next(state, study)
     assert planning.stage_done(state, state.stages[1])
-    assert planning.next_points(state, study, [], 5) == []
+    assert planning.next_points(state, [], 5) == []
 
 
 def test_trials_that_have_the_epochs_already_do_not_go_on() -> None:
@@ -224,13 +228,13 @@ def test_trials_that_have_the_epochs_already_do_not_go_on() -> None:
     study = study_file(stage=stages)
     state = state_of(study)
     open_next(state, study)
-    for number in [point["t"] for point in sample(state, study)]:
+    for number in [point.trial for point in sample(state, study)]:
         train(state, number, [0.5 + number / 10] * 4)
     close(state)
-    assert open_next(state, study)["trials"] == [2]
+    assert open_next(state, study).trials == [2]
     train(state, 2, [0.9] * 5)
     close(state)
-    assert open_next(state, study)["trials"] == [1, 0]
+    assert open_next(state, study).trials == [1, 0]
 
 
 # ---- points
@@ -259,7 +263,7 @@ def test_points_depend_on_the_studys_seed_and_the_stages_name_alone() -> None:
         study = study_file(study={"name": "p", "task": "digits", "seed": seed}, stage=stages)
         state = state_of(study)
         open_next(state, study)
-        return [point["p"] for point in sample(state, study)]
+        return [point.params for point in sample(state, study)]
 
     assert points() == points(kill="none") == points()
     assert points() != points(seed=1)
@@ -282,17 +286,17 @@ def test_a_space_of_fixed_values_can_be_sampled() -> None:
     study = study_file(space={"lr": 0.1})
     state = state_of(study)
     open_next(state, study)
-    assert [point["p"] for point in sample(state, study, 2)] == [{"lr": 0.1}] * 2
+    assert [point.params for point in sample(state, study, 2)] == [{"lr": 0.1}] * 2
 
 
 def test_points_tell_the_budget_and_the_first_stop() -> None:
     study = study_file(stage=[{"name": "long", "trials": 2, "epochs": 30}])
     state = state_of(study)
     open_next(state, study)
-    (first,) = planning.next_points(state, study, HALVING, 1)
-    assert (first["t"], first["epochs"], first["until"]) == (0, 30, 1)
-    (first,) = planning.next_points(state, study, [], 1)
-    assert first["until"] == 30
+    (first,) = planning.next_points(state, HALVING, 1)
+    assert (first.trial, first.epochs, first.until) == (0, 30, 1)
+    (first,) = planning.next_points(state, [], 1)
+    assert first.until == 30
 
 
 # ---- stops and rungs
@@ -355,9 +359,9 @@ def test_a_rung_is_settled_when_everybody_stands_at_it() -> None:
     state, _ = rung_of([0.1, 0.9, 0.5, 0.7])
     rung = planning.due_rung(state, HALVING)
     assert rung is not None
-    assert (rung["n"], rung["go"], rung["until"]) == (1, [1, 3], 3)
-    assert [number for number, _ in rung["kill"]] == [0, 2]
-    assert "0.5 is not among the best 2 of 4" in rung["kill"][1][1]
+    assert (rung.epoch, rung.go, rung.until) == (1, [1, 3], 3)
+    assert [number for number, _ in rung.kill] == [0, 2]
+    assert "0.5 is not among the best 2 of 4" in rung.kill[1][1]
 
 
 @pytest.mark.parametrize("trial_state", ["waiting", "running"])
@@ -369,7 +373,7 @@ def test_a_rung_waits_for_everybody_who_lives(trial_state: str) -> None:
     train(state, 2, [], "failed")
     rung = planning.due_rung(state, HALVING)
     assert rung is not None
-    assert (rung["go"], [number for number, _ in rung["kill"]]) == ([1], [0, 3])
+    assert (rung.go, [number for number, _ in rung.kill]) == ([1], [0, 3])
 
 
 def test_a_rung_waits_for_trials_that_are_not_sampled_yet() -> None:
@@ -383,12 +387,12 @@ def test_a_rung_waits_for_trials_that_are_not_sampled_yet() -> None:
 
 def test_a_rung_waits_for_the_end_of_trials_that_are_to_be_killed() -> None:
     state, _ = rung_of([0.1, 0.9, 0.5, 0.7])
-    state.apply({"e": "kill", "t": 3, "r": "diverged", "at": 5.0})
+    state.apply(event("kill", t=3, r="diverged", at=5.0))
     assert planning.due_rung(state, HALVING) is None
-    state.apply({"e": "killed", "t": 3, "a": 1, "r": "diverged", "at": 5.0})
+    state.apply(event("killed", t=3, a=1, r="diverged", at=5.0))
     rung = planning.due_rung(state, HALVING)
     assert rung is not None
-    assert rung["go"] == [1]
+    assert rung.go == [1]
 
 
 def test_nobody_at_a_rung_is_no_rung() -> None:
@@ -400,11 +404,11 @@ def test_ties_at_a_rung_go_to_the_lower_number_and_nan_never_goes_on() -> None:
     state, _ = rung_of([math.nan, 0.5, 0.5, 0.5, math.inf, -math.inf])
     rung = planning.due_rung(state, HALVING)
     assert rung is not None
-    assert rung["go"] == [1, 2]
+    assert rung.go == [1, 2]
     state, _ = rung_of([math.nan] * 4)
     rung = planning.due_rung(state, HALVING)
     assert rung is not None
-    assert (rung["go"], len(rung["kill"])) == ([], 4)
+    assert (rung.go, len(rung.kill)) == ([], 4)
 
 
 def test_the_smaller_goes_on_where_the_goal_is_to_minimize() -> None:
@@ -412,8 +416,8 @@ def test_the_smaller_goes_on_where_the_goal_is_to_minimize() -> None:
     state, _ = rung_of([0.1, 0.9, 0.5], killers=killers, goal="minimize")
     rung = planning.due_rung(state, killers)
     assert rung is not None
-    assert rung["go"] == [0]
-    assert "0.5 is not among" in dict(rung["kill"])[2]
+    assert rung.go == [0]
+    assert "0.5 is not among" in dict(rung.kill)[2]
 
 
 def test_a_trial_stands_by_its_best_value_unless_the_last_one_is_none() -> None:
@@ -444,18 +448,18 @@ def test_each_killer_settles_its_own_rungs_and_the_first_reason_counts() -> None
     state, _ = rung_of([0.5] * 4, killers=killers)
     rung = planning.due_rung(state, killers)
     assert rung is not None
-    assert rung["kill"] == [(0, "first"), (1, "first"), (2, "second")]
-    assert (rung["go"], rung["until"]) == ([3], 2)
+    assert rung.kill == [(0, "first"), (1, "first"), (2, "second")]
+    assert (rung.go, rung.until) == ([3], 2)
 
 
 def test_trials_at_a_later_rung_wait_for_those_at_an_earlier_one() -> None:
     killers = [Stopping(at=(1, 3))]
     state, _ = rung_of([0.5, 0.6], killers=killers)
-    state.apply({"e": "settled", "n": 1, "go": [1], "kill": [], "until": 3, "at": 6.0})
+    state.apply(event("settled", n=1, go=[1], kill=[], until=3, at=6.0))
     train(state, 1, [0.6, 0.6], "paused")
     rung = planning.due_rung(state, killers)
     assert rung is not None
-    assert (rung["n"], rung["go"], rung["kill"]) == (1, [0], [])
+    assert (rung.epoch, rung.go, rung.kill) == (1, [0], [])
 
 
 def test_the_stages_own_rules_stand_in_for_the_studys() -> None:

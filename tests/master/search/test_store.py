@@ -25,6 +25,7 @@ from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.study_state import StudyState
 from support import s3_server
 from support.pretend_master import STAGES, study_file
+from support.synthetic_study import event
 
 TABLES: dict[str, Any] = {"space": {"lr": 0.1}, "stage": [STAGES[0]]}
 TARGETS = np.array([0, 1, 2, 0, 1, 2])
@@ -37,7 +38,7 @@ class Study:
         tables: dict[str, Any] = {**TABLES, "checkpoints": {"keep": 2, "store": store}}
         self.file, self.ledger = open_study(study_file(**tables), "", root, fresh=False)
         self.folder, self.state = self.ledger.folder, self.ledger.state
-        self.ledger.append("stage", stage="coarse", index=0, target=99, box=[])
+        self.ledger.append(event("stage", stage="coarse", index=0, target=99, box=[]))
         self.place = self.state.checkpoints(self.folder)
 
     def train(self, value: float, end: str = "complete") -> Location:
@@ -54,10 +55,10 @@ class Study:
         tensors = {"predictions": right, "targets": TARGETS}
         data = safetensors.numpy.save(tensors, files.metadata(header))
         files.write(path, files.seal(data), sync=False)
-        self.ledger.append("sampled", t=number, p={"lr": 0.1}, epochs=4, until=4)
-        self.ledger.append("started", t=number, a=1, w="w")
-        self.ledger.append("report", t=number, a=1, n=1, m=metrics, f=name)
-        self.ledger.append(end, t=number, a=1, r="ValueError: no" * (end == "failed"))
+        self.ledger.append(event("sampled", t=number, p={"lr": 0.1}, epochs=4, until=4))
+        self.ledger.append(event("started", t=number, a=1, w="w"))
+        self.ledger.append(event("report", t=number, a=1, n=1, m=metrics, f=name))
+        self.ledger.append(event(end, t=number, a=1, r="ValueError: no" * (end == "failed")))
         self.ledger.commit()
         return path
 

@@ -11,7 +11,7 @@ from scattershot_master.show.live import LINE_S, LiveView
 from scattershot_master.show.live_frame import Pace, picture
 from scattershot_master.state import progress
 from scattershot_master.state.study_state import StudyState
-from support.synthetic_study import Simulation
+from support.synthetic_study import Simulation, event
 
 
 class Clock:
@@ -229,7 +229,7 @@ def test_a_study_without_workers_says_so() -> None:
     simulation = Simulation()
     simulation.run(20)
     for number in list(simulation.state.by_state["running"]):
-        simulation.state.apply({"e": "waiting", "t": number, "a": 1, "y": "drain"})
+        simulation.state.apply(event("waiting", t=number, a=1, y="drain"))
     stages = progress.stages(simulation.state)
     page = picture(simulation.state, stages, [], [], Pace(1, None, None), (80, 24))
     assert "no worker is here" in plain_text(page)

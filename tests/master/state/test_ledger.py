@@ -16,7 +16,7 @@ from scattershot_master.state import ledger as module
 from scattershot_master.state.ledger import LEDGER, Ledger, parse, read
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import image, study_file
-from support.synthetic_study import Simulation
+from support.synthetic_study import Simulation, event
 
 STUDY = study_file().model_dump(mode="json", by_alias=True)
 
@@ -24,14 +24,14 @@ STUDY = study_file().model_dump(mode="json", by_alias=True)
 def begin(folder: Path) -> Ledger:
     """Return the ledger of a study with one stage."""
     ledger = Ledger(folder)
-    ledger.append("study", uid="u1", study=STUDY)
-    ledger.append("stage", stage="coarse", index=0, target=99, box=[])
+    ledger.append(event("study", uid="u1", study=STUDY))
+    ledger.append(event("stage", stage="coarse", index=0, target=99, box=[]))
     ledger.commit()
     return ledger
 
 
 def sample(ledger: Ledger, number: int) -> None:
-    ledger.append("sampled", t=number, p={"lr": 0.1}, epochs=4, until=4)
+    ledger.append(event("sampled", t=number, p={"lr": 0.1}, epochs=4, until=4))
 
 
 def numbers(folder: Path) -> list[int]:
@@ -78,7 +78,7 @@ def test_numbers_that_are_none_survive_the_file(tmp_path: Path) -> None:
     ledger = begin(tmp_path)
     sample(ledger, 0)
     metrics = {"val_accuracy": math.nan, "val_loss": math.inf}
-    ledger.append("report", t=0, a=1, n=1, m=metrics, f="")
+    ledger.append(event("report", t=0, a=1, n=1, m=metrics, f=""))
     ledger.close()
     line = read(tmp_path).trials[0].history[0]
     assert math.isnan(line["val_accuracy"])
@@ -210,7 +210,7 @@ def test_what_nothing_in_redis_tells_of_is_on_the_disk_at_once(
     ledger = begin(tmp_path)
     synced: list[int] = []
     monkeypatch.setattr("scattershot_master.state.ledger.os.fsync", synced.append)
-    ledger.append("settings", study=STUDY)
+    ledger.append(event("settings", study=STUDY))
     ledger.commit()
     assert not synced
     fields: dict[str, dict[str, Any]] = {
@@ -218,7 +218,7 @@ def test_what_nothing_in_redis_tells_of_is_on_the_disk_at_once(
         "stage": {"stage": "fine", "index": 1, "target": 1},
         "settled": {"n": 1, "go": [], "kill": [], "until": 3},
     }
-    ledger.append(kind, **fields[kind])
+    ledger.append(event(kind, **fields[kind]))
     ledger.commit()
     assert synced
     ledger.close()
@@ -233,13 +233,13 @@ def test_decisions_are_on_the_disk_at_once_and_the_rest_in_groups(
     ledger = begin(tmp_path)
     assert len(synced) == 1
     sample(ledger, 0)
-    ledger.append("started", t=0, a=1, w="w1", c="5-0")
+    ledger.append(event("started", t=0, a=1, w="w1", c="5-0"))
     ledger.commit()
     assert (len(synced), ledger.synced_cursor) == (1, "")
-    ledger.append("settled", n=1, go=[], kill=[], until=3)
+    ledger.append(event("settled", n=1, go=[], kill=[], until=3))
     ledger.commit()
     assert (len(synced), ledger.synced_cursor) == (2, "5-0")
-    ledger.append("report", t=0, a=1, n=1, m={"val_accuracy": 0.5}, f="", c="6-0")
+    ledger.append(event("report", t=0, a=1, n=1, m={"val_accuracy": 0.5}, f="", c="6-0"))
     ledger.commit()
     monkeypatch.setattr(module, "_SYNC_EVERY", -1.0)
     assert ledger.synced_cursor == "5-0"
@@ -288,11 +288,12 @@ def test_a_disk_that_refuses_is_an_error_and_loses_nothing_committed_before(
 WRITER = """
 import sys
 from pathlib import Path
+from scattershot_master.state.events import TrialSampled
 from scattershot_master.state.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 first = len(ledger.state.trials)
 for number in range(first, first + 10**9):
-    ledger.append("sampled", t=number, p={"lr": 0.1, "note": "x" * 50}, epochs=4, until=4)
+    ledger.append(TrialSampled(number, {"lr": 0.1, "note": "x" * 50}, 4, 4))
     if number % 7 == 0:
         ledger.commit()
         print(number, flush=True)

@@ -9,20 +9,22 @@ from hypothesis import strategies as st
 
 from scattershot_common.trial import ENDED, STATES, trial_seed
 from scattershot_master.search import search
+from scattershot_master.state import events
 from scattershot_master.state.ledger import LEDGER
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import Master, image, study_file
 from support.pretend_worker import PretendWorkers
+from support.synthetic_study import event
 
 STUDY = study_file().model_dump(mode="json", by_alias=True)
 BEGUN = {"e": "study", "study": STUDY, "uid": "u1", "at": 1.0}
 STAGE = {"e": "stage", "stage": "coarse", "index": 0, "target": 3, "box": [], "at": 2.0}
 
 
-def fold(*events: dict[str, Any]) -> StudyState:
+def fold(*lines: dict[str, Any]) -> StudyState:
     state = StudyState()
-    for event in events:
-        state.apply(event)
+    for line in lines:
+        state.apply(events.read(line))
     return state
 
 
@@ -67,19 +69,19 @@ def recorded(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_event_twice_changes_nothing(recorded: list[Any]) -> None:
     kinds = {"study", "stage", "closed", "sampled", "started", "report", "waiting", "paused"}
-    assert kinds | {"settled", "complete", "failed"} <= {event["e"] for event in recorded}
+    assert kinds | {"settled", "complete", "failed"} <= {line["e"] for line in recorded}
     state = StudyState()
-    for event in recorded:
-        state.apply(event)
+    for line in recorded:
+        state.apply(events.read(line))
         once = image(state)
-        state.apply(event)
-        assert image(state) == once, event
+        state.apply(events.read(line))
+        assert image(state) == once, line
 
 
 def test_the_states_sets_always_say_what_the_trials_say(recorded: list[Any]) -> None:
     state = StudyState()
-    for event in recorded:
-        state.apply(event)
+    for line in recorded:
+        state.apply(events.read(line))
         for trial_state in STATES:
             numbers = {
                 trial.number for trial in state.trials.values() if trial.state == trial_state
@@ -104,7 +106,7 @@ def test_a_study_is_known_by_what_its_file_says() -> None:
 def test_new_settings_open_a_finished_study_again() -> None:
     state = fold(BEGUN, {"e": "finished", "at": 2.0})
     assert state.finished
-    state.apply({"e": "settings", "study": STUDY, "at": 3.0})
+    state.apply(event("settings", study=STUDY, at=3.0))
     assert (state.finished, state.uid, state.begun) == (False, "u1", 1.0)
 
 
@@ -144,8 +146,8 @@ def test_an_epoch_without_a_checkpoint_leaves_the_last_one_in_its_place() -> Non
 def test_an_epoch_that_comes_again_is_not_counted_twice() -> None:
     state = fold(*BASE, started(), report(1, 0.5), report(2, 0.6), started(attempt=2))
     before = image(state)
-    state.apply(report(1, 0.9))
-    state.apply(report(2, 0.9))
+    state.apply(events.read(report(1, 0.9)))
+    state.apply(events.read(report(2, 0.9)))
     assert image(state) == before
 
 
@@ -156,10 +158,10 @@ def test_what_comes_after_a_trials_end_changes_nothing(trial_state: str) -> None
     assert (trial.state, trial.reason, trial.ended, trial.living) == (trial_state, "so", 9.0, False)
     before = image(state)
     for late in ("waiting", "paused", *ENDED):
-        state.apply(change(late, r="late", y="lost"))
-        state.apply(change(late, attempt=2, r="late", y="lost"))
-    state.apply({"e": "kill", "t": 0, "r": "late", "at": 10.0})
-    state.apply(report(1, 0.9))
+        state.apply(events.read(change(late, r="late", y="lost")))
+        state.apply(events.read(change(late, attempt=2, r="late", y="lost")))
+    state.apply(event("kill", t=0, r="late", at=10.0))
+    state.apply(events.read(report(1, 0.9)))
     assert image(state) == before
 
 
@@ -174,8 +176,8 @@ def test_what_an_earlier_attempt_did_changes_nothing() -> None:
     state = fold(*BASE, started(), change("waiting", y="lost"), started(attempt=2))
     before = image(state)
     for late in ("waiting", "paused", "complete", "failed"):
-        state.apply(change(late))
-    state.apply(started())
+        state.apply(events.read(change(late)))
+    state.apply(events.read(started()))
     assert image(state) == before
 
 
@@ -189,7 +191,7 @@ def test_crashes_and_losses_count_as_failures(why: str, failures: int) -> None:
 
 def test_the_first_start_and_the_last_end_are_kept() -> None:
     state = fold(*BASE, started(), change("waiting"), {**started(attempt=2), "at": 50.0})
-    state.apply(change("complete", attempt=2))
+    state.apply(events.read(change("complete", attempt=2)))
     assert (state.trials[0].started, state.trials[0].ended) == (4.0, 9.0)
 
 
@@ -197,7 +199,7 @@ def test_a_kill_is_a_wish_until_the_worker_answers() -> None:
     asked = {"e": "kill", "t": 0, "r": "too poor", "at": 5.0}
     state = fold(*BASE, started(), asked, {**asked, "r": "again"})
     assert (state.trials[0].state, state.trials[0].kill_asked) == ("running", "too poor")
-    state.apply(change("killed"))
+    state.apply(events.read(change("killed")))
     trial = state.trials[0]
     assert (trial.state, trial.reason, trial.kill_asked) == ("killed", "too poor", "")
 
@@ -205,10 +207,10 @@ def test_a_kill_is_a_wish_until_the_worker_answers() -> None:
 @pytest.mark.parametrize("trial_state", ["waiting", "paused"])
 def test_a_kill_stands_while_its_trial_waits(trial_state: str) -> None:
     state = fold(*BASE[:2], sampled(0, until=1), started(), report(1, 0.5))
-    state.apply({"e": "kill", "t": 0, "r": "too poor", "at": 5.0})
-    state.apply(change(trial_state))
+    state.apply(event("kill", t=0, r="too poor", at=5.0))
+    state.apply(events.read(change(trial_state)))
     assert (state.trials[0].state, state.trials[0].kill_asked) == (trial_state, "too poor")
-    state.apply(change("killed"))
+    state.apply(events.read(change("killed")))
     assert state.trials[0].reason == "too poor"
 
 
@@ -221,11 +223,9 @@ def test_a_kill_that_came_too_late_is_forgotten() -> None:
 def test_a_settled_rung_sends_some_on_and_ends_the_others() -> None:
     state = fold(*BASE[:2], *(sampled(number, until=1) for number in range(3)))
     for number in range(3):
-        for event in (started(number), report(1, 0.1, number), change("paused", number=number)):
-            state.apply(event)
-    state.apply(
-        {"e": "settled", "n": 1, "go": [1], "kill": [[0, "x"], [2, "y"]], "until": 3, "at": 7.0}
-    )
+        for line in (started(number), report(1, 0.1, number), change("paused", number=number)):
+            state.apply(events.read(line))
+    state.apply(event("settled", n=1, go=[1], kill=[[0, "x"], [2, "y"]], until=3, at=7.0))
     assert (state.trials[1].state, state.trials[1].until) == ("waiting", 3)
     assert [state.trials[n].reason for n in (0, 2)] == ["x", "y"]
     assert state.by_state["killed"] == {0, 2}
@@ -233,24 +233,26 @@ def test_a_settled_rung_sends_some_on_and_ends_the_others() -> None:
 
 def test_a_pause_behind_the_times_is_a_wait() -> None:
     state = fold(*BASE[:2], sampled(0, until=1), started(), report(1, 0.1))
-    state.apply({"e": "settled", "n": 1, "go": [0], "kill": [], "until": 3, "at": 7.0})
-    state.apply(change("paused"))
+    state.apply(event("settled", n=1, go=[0], kill=[], until=3, at=7.0))
+    state.apply(events.read(change("paused")))
     assert state.trials[0].state == "waiting"
 
 
 def test_a_continued_trial_lives_again_under_the_new_stage() -> None:
     state = fold(*BASE, started(), report(4, 0.9), change("complete", r="done"))
     state.apply(
-        {
-            **STAGE,
-            "stage": "final",
-            "index": 1,
-            "target": 1,
-            "trials": [0],
-            "epochs": 9,
-            "until": [9],
-            "box": None,
-        }
+        events.read(
+            {
+                **STAGE,
+                "stage": "final",
+                "index": 1,
+                "target": 1,
+                "trials": [0],
+                "epochs": 9,
+                "until": [9],
+                "box": None,
+            }
+        )
     )
     trial = state.trials[0]
     assert (trial.state, trial.stage, trial.epochs, trial.until) == ("waiting", "final", 9, 9)
