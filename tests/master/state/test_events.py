@@ -21,6 +21,7 @@ LINES = """\
 {"e":"home","folder":"/here","data":"/there","at":1.5}
 {"e":"stage","stage":"coarse","index":0,"target":9,"box":[[[0.0,1.0]]],"notes":[],"at":1.5}
 {"e":"stage","stage":"f","index":1,"target":1,"trials":[3],"epochs":9,"until":[9],"notes":["n"],"at":2}
+{"e":"closed","index":0,"at":1.5}
 {"e":"sampled","t":0,"p":{"lr":0.1},"epochs":4,"until":1,"at":1.5}
 {"e":"started","t":0,"a":1,"c":"5-1","w":"host-1","at":1.5}
 {"e":"started","t":0,"a":1,"w":"host-1","at":1.5}
