@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from scattershot_common.seeds import derive
@@ -20,17 +19,6 @@ ENDED: frozenset[State] = frozenset({"complete", "killed", "failed"})
 Epoch = Mapping[str, float]
 #: The metrics that depend on the machine: for people, never for decisions or comparisons.
 MEASURED = ("seconds", "examples_per_second", "memory_mb")
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One point of the space, to be trained until `epochs` epochs are done."""
-
-    number: int
-    stage: str
-    params: Mapping[str, Value]
-    seed: int
-    epochs: int
 
 
 def trial_seed(study_seed: int, number: int) -> int:

@@ -90,15 +90,15 @@ def _figures(url: str, folder: Path, master: psutil.Process) -> list[Figure]:
 def _simulate(url: str, first: int, count: int) -> list[float]:
     """Be `count` workers: claim a trial each, then report every second; return the seconds."""
     from scattershot_common.bus.connection import connect
-    from scattershot_common.bus.heartbeat import Heartbeat, write
     from scattershot_common.bus.trial_state import TrialStates, report
+    from scattershot_common.bus.workers import Heartbeat, write_heartbeat
 
     connection = connect(url)
     states = TrialStates(connection, "reports")
 
     def pulses() -> None:
         for number in range(first, first + count):
-            write(connection, Heartbeat(f"w{number}", "host", 1, "cpu", "0", time.time()))
+            write_heartbeat(connection, Heartbeat(f"w{number}", "host", 1, "cpu", "0", time.time()))
 
     pulses()
     waiting = set(range(first, first + count))

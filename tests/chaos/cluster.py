@@ -22,10 +22,10 @@ from redis.exceptions import RedisError
 
 from chaos.proxy import Proxy
 from cluster.conftest import command, environment
-from scattershot_common.bus import heartbeat
 from scattershot_common.bus.connection import URL_VARIABLE
 from scattershot_common.bus.keys import Keys
 from scattershot_common.bus.server import find_binary
+from scattershot_common.bus.workers import living_workers
 from scattershot_common.processes import die_with_parent
 from scattershot_master.state.ledger import LEDGER
 
@@ -210,7 +210,7 @@ class Cluster:
     def trainer_of(self, hash_: dict[str, Any]) -> psutil.Process | None:
         """Return the process that trains a trial, given the trial's hash."""
         try:
-            pids = {worker.name: worker.pid for worker in heartbeat.read(self.server.client)}
+            pids = {worker.name: worker.pid for worker in living_workers(self.server.client)}
         except RedisError:
             return None
         for worker in self.workers:

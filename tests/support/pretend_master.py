@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.bus.workers import Heartbeat
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.search.open_study import open_study
 from scattershot_master.search.redis_study import RedisStudy

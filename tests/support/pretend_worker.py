@@ -14,12 +14,12 @@ from typing import Any
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 
-from scattershot_common.bus import heartbeat
 from scattershot_common.bus.connection import connect
-from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.queue import TrialQueue, TrialSpec
+from scattershot_common.bus.queue import TrialQueue
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import Claim, TrialStates, finish, report
+from scattershot_common.bus.workers import Heartbeat, write_heartbeat
 from scattershot_common.seeds import derive
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
 from scattershot_common.store.retention import own_leftovers
@@ -123,7 +123,7 @@ class PretendWorkers:
             return
         self._next_pulse = time.monotonic() + 0.5
         for slot in self._slots:
-            heartbeat.write(self._states, Heartbeat(slot.name, "here", 1, "cpu", "0", 0.0))
+            write_heartbeat(self._states, Heartbeat(slot.name, "here", 1, "cpu", "0", 0.0))
 
     def _step(self, slot: _Slot) -> bool:
         """Act for one worker; return whether there was anything to do."""

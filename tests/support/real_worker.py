@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rq.command import send_command
 
-from scattershot_common.bus import heartbeat
 from scattershot_common.bus.connection import URL_VARIABLE, connect
 from scattershot_common.bus.outcome import StopReason
-from scattershot_common.bus.queue import TrialQueue, TrialSpec
+from scattershot_common.bus.queue import TrialQueue, send_stop
 from scattershot_common.bus.stream import Event, EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
+from scattershot_common.bus.workers import living_workers
 from scattershot_common.processes import die_with_parent
 from support.waiting import eventually
 
@@ -74,7 +74,7 @@ class RealWorker:
 
     @property
     def name(self) -> str:
-        return eventually(lambda: heartbeat.read(self.connection))[0].name
+        return eventually(lambda: living_workers(self.connection))[0].name
 
     def children(self) -> list[int]:
         """Return the pids of the warm processes."""
@@ -119,8 +119,7 @@ class RealStudy:
     def stop(self, trial: int, kind: StopReason, reason: str = "") -> None:
         """Ask for a trial's end: the flag first, then the message that makes it quick."""
         _, worker, attempt = self.states.signal(trial, kind, reason)
-        key = [self.name, trial, attempt]
-        send_command(self.worker.connection, worker, "scattershot-stop", stop=kind, attempt=key)
+        send_stop(self.worker.connection, worker, (self.name, trial, attempt), kind)
 
     def state(self, trial: int) -> str:
         return str(self.states.connection.hget(self.states.keys.trial(trial), "state"))

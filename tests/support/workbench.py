@@ -13,16 +13,16 @@ from torch import Tensor
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.outcome import Outcome
-from scattershot_common.bus.queue import TrialSpec
-from scattershot_common.bus.queue_scan import WaitingTrials
+from scattershot_common.bus.queue import WaitingTrials
 from scattershot_common.bus.stream import Event, EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish
+from scattershot_common.bus.trial_spec import AttemptKey, QueuedAttempt, TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.task.task import Task
 from scattershot_common.trial import Value
-from scattershot_worker.attempt.attempt import Key, StopSignal
+from scattershot_worker.attempt.attempt import StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.attempt.reporter import Reporter
 from scattershot_worker.attempt.snapshot import read_tensors
@@ -38,20 +38,20 @@ class FakeSupervisor:
 
     def __init__(self) -> None:
         #: StopSignal of every attempt that was begun, and how those went that have ended.
-        self.signals: dict[Key, StopSignal] = {}
-        self.endings: dict[Key, tuple[Outcome, str]] = {}
+        self.signals: dict[AttemptKey, StopSignal] = {}
+        self.endings: dict[AttemptKey, tuple[Outcome, str]] = {}
         #: The most trials that were trained at a time, and the number that was asked for last.
         self.most = self.wanted = 0
 
     def began(self, info: StudyInfo) -> None:
         pass
 
-    def took(self, text: str, number: int, signature: str, key: Key) -> StopSignal:
-        self.signals[key] = StopSignal()
+    def claimed(self, attempt: QueuedAttempt) -> StopSignal:
+        self.signals[attempt.key] = StopSignal()
         self.most = max(self.most, self.running)
-        return self.signals[key]
+        return self.signals[attempt.key]
 
-    def ended(self, key: Key, outcome: Outcome, reason: str) -> None:
+    def ended(self, key: AttemptKey, outcome: Outcome, reason: str) -> None:
         self.endings[key] = outcome, reason
 
     def wants(self, lanes: int) -> None:
@@ -108,15 +108,8 @@ class Workbench:
             patch.object(run_job, "load_task", lambda name, data: task),
             patch.object(run_job, "probe", _not_fusable),
         ):
-            run_job.serve(
-                self.context,
-                self.pack_cache,
-                self.supervisor,
-                spec.to_json(),
-                attempt,
-                "",
-                self.signals,
-            )
+            job = QueuedAttempt.signed(spec, attempt, "")
+            run_job.serve(self.context, self.pack_cache, self.supervisor, job, self.signals)
         return self.supervisor.endings[spec.study, spec.trial, attempt]
 
     def minimize(self) -> None:

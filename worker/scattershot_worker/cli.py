@@ -108,7 +108,7 @@ def _supervise(
     wait: float,
     with_parent: bool,
 ) -> None:
-    from scattershot_worker.child.main import ChildSettings
+    from scattershot_worker.child_settings import ChildSettings
     from scattershot_worker.supervisor.supervisor import Supervisor, SupervisorSettings
 
     rq_connection, states = connect(url, decode=False), connect(url)
@@ -132,7 +132,7 @@ def _supervise(
         environment={"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
     )
     log.info("worker %s takes trials", name)
-    Supervisor(rq_connection, states, settings).work(logging_level=None)
+    Supervisor(rq_connection, states, settings).work()
     log.info("worker %s has stopped", name)
 
 

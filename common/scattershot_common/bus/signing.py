@@ -1,7 +1,7 @@
-"""Owns the cluster's secret: what the master signs, and how a worker tells that it did.
+"""The cluster's secret: the master signs what it sends, and workers verify it (HMAC-SHA256).
 
 Whoever can write to Redis can put anything on the queue. With a secret set on the master and the
-workers, a worker trains only what carries the master's signature.
+workers, a worker trains only what the master has signed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,6 @@ def sign(text: str, key: str) -> str:
     return hmac.new(key.encode(), text.encode(), "sha256").hexdigest() if key else ""
 
 
-def fits(text: str, signature: str, key: str) -> bool:
-    """Return whether `signature` is the key's on `text`; anything fits where no key is set."""
-    return not key or hmac.compare_digest(sign(text, key), signature)
+def verify(text: str, mac: str, key: str) -> bool:
+    """Return whether `mac` is the key's HMAC of `text`; any is where no key is set."""
+    return not key or hmac.compare_digest(sign(text, key), mac)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from scattershot_common.bus.keys import Keys
-from scattershot_common.bus.signing import SECRET_VARIABLE, fits, secret, sign
+from scattershot_common.bus.signing import SECRET_VARIABLE, secret, sign, verify
 from scattershot_common.errors import ScattershotError
 from scattershot_common.objective import Goal, Objective
 
@@ -92,7 +92,7 @@ def fetch(connection: Redis, study: str) -> StudyInfo:
     text, signature = connection.hmget(Keys(study).info, "info", "signature")
     if text is None:
         raise ScattershotError(f"no study named {study!r} is in this Redis")
-    if not fits(text, str(signature or ""), secret()):
+    if not verify(text, str(signature or ""), secret()):
         raise ScattershotError(
             f"study {study!r} is not signed with this worker's secret; set the same "
             f"{SECRET_VARIABLE} for the master and all workers"

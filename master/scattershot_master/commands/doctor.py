@@ -70,7 +70,7 @@ def _findings(folder: Path, url: str | None, wait_s: float) -> Iterator[Finding]
 def _cluster(url: str, root: Path, wait_s: float) -> Iterator[Finding]:
     from redis.exceptions import RedisError
 
-    from scattershot_common.bus import heartbeat
+    from scattershot_common.bus.workers import living_workers
     from scattershot_master.doctor import server, storage, workers
     from scattershot_master.doctor.finding import fail
 
@@ -80,7 +80,7 @@ def _cluster(url: str, root: Path, wait_s: float) -> Iterator[Finding]:
     if findings[0].level == "fail":
         return
     try:
-        there = heartbeat.read(connection)
+        there = living_workers(connection)
         yield from workers.check(there)
         if there and root.is_dir():
             yield from storage.seen_by(connection, root, [one.name for one in there], wait_s)

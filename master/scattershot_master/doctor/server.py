@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scattershot_common.bus.connection import reach, safe_url
-from scattershot_common.bus.heartbeat import redis_time
+from scattershot_common.bus.workers import redis_time
 from scattershot_common.errors import ScattershotError
 from scattershot_master.doctor.finding import Finding, fail, ok, warn
 

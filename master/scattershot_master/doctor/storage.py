@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scattershot_common.bus import folder_probe
-from scattershot_common.bus.folder_probe import Answer
+from scattershot_common.bus.workers import FolderAnswer, ask_for_folder, folder_answers
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.local_files import lock
 from scattershot_common.store import shared_folder
@@ -136,12 +135,12 @@ def seen_by(connection: Redis, root: Path, workers: list[str], wait_s: float) ->
     except OSError:
         return  # `check` has told
     try:
-        folder_probe.ask(connection, workers, nonce)
+        ask_for_folder(connection, workers, nonce)
         end = time.monotonic() + wait_s
-        found: dict[str, Answer] = {}
+        found: dict[str, FolderAnswer] = {}
         while len(found) < len(workers) and time.monotonic() < end:
             time.sleep(0.02)
-            found = folder_probe.answers(connection, nonce)
+            found = folder_answers(connection, nonce)
     finally:
         shared_folder.clean(root, nonce)
     wrong = [

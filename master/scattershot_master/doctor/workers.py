@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
-from scattershot_common.bus.heartbeat import Heartbeat
+from scattershot_common.bus.workers import Heartbeat
 from scattershot_master.doctor.finding import Finding, fail, ok, warn
 
 

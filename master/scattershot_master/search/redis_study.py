@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from redis import Redis
-from rq.command import send_command
 
-from scattershot_common.bus import heartbeat, study_info
+from scattershot_common.bus import study_info
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys, job_id, trial_of
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.queue import TrialQueue, TrialSpec
+from scattershot_common.bus.queue import TrialQueue, send_stop
 from scattershot_common.bus.stream import EventStream, place
 from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates, settlement
+from scattershot_common.bus.workers import Heartbeat, living_workers
 from scattershot_common.errors import ScattershotError
-from scattershot_common.trial import Trial
 from scattershot_master.state.study_state import TrialRecord
 
 #: Seconds the master's claim on a study lasts without being renewed.
@@ -149,9 +149,9 @@ class RedisStudy:
         self.connection.delete(self._keys.running, self._keys.events, *trials)
         self.connection.hdel(self._keys.info, "trimmed")
 
-    def workers(self) -> list[heartbeat.Heartbeat]:
+    def workers(self) -> list[Heartbeat]:
         """Return the workers that are there."""
-        return heartbeat.read(self.connection)
+        return living_workers(self.connection)
 
     # ---- trials
 
@@ -257,8 +257,15 @@ class RedisStudy:
         return job_id(self.info.name, trial, attempt)
 
     def _spec(self, record: TrialRecord) -> TrialSpec:
-        trial = Trial(record.number, record.stage, record.params, record.seed, record.epochs)
-        return TrialSpec.of(self.info.name, self.info.uid, trial)
+        return TrialSpec(
+            self.info.name,
+            self.info.uid,
+            record.number,
+            record.stage,
+            record.params,
+            record.seed,
+            record.epochs,
+        )
 
 
 def unseat(connection: Redis, study: str) -> None:
@@ -270,11 +277,5 @@ def stop_trial(states: TrialStates, trial: int, stop: StopReason, reason: str) -
     """Ask for one trial's end; return the state it was in ("gone" if Redis knows no such trial)."""
     state, worker, attempt = states.signal(trial, stop, reason)
     if state == "running":
-        send_command(
-            states.connection,
-            worker,
-            "scattershot-stop",
-            stop=stop,
-            attempt=[states.keys.study, trial, attempt],
-        )
+        send_stop(states.connection, worker, (states.keys.study, trial, attempt), stop)
     return state

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from scattershot_common.bus import fusion_choice
 from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.outcome import Outcome, StopReason
+from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.stream import Event
 from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.state.ledger import Ledger
@@ -143,7 +143,7 @@ class RedisSync:
             for number in state.by_state[trial_state]
         )
         records = [state.trials[number] for number in living]
-        fusion_choice.restore(self._dispatch.connection, state.name, state.kinds)
+        Signatures(self._dispatch.connection, state.name).restore(state.kinds)
         self._dispatch.send(records, queued=queued)
         self.outbox.clear()
         self.kills[:] = [record for record in records if record.kill_asked]

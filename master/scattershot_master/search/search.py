@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol, cast
 
-from scattershot_common.bus.fusion_choice import Kind
-from scattershot_common.bus.heartbeat import Heartbeat
 from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.outcome import FAILURES
+from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.bus.stream import Event
+from scattershot_common.bus.workers import Heartbeat
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_folder
 from scattershot_common.store.files import exists
@@ -145,7 +145,9 @@ class Search:
             return
         if event.kind == "kind":
             self._ledger.append(
-                events.TrainingChosen(event.worker, cast(Kind, event.why), event.reason, event.id)
+                events.TrainingChosen(
+                    event.worker, cast(TrainingMode, event.why), event.reason, event.id
+                )
             )
             self._view.note(f"trials are trained {event.why}: {event.reason}")
             return

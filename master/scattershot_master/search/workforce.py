@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from scattershot_common.bus.heartbeat import Heartbeat
+from scattershot_common.bus.workers import Heartbeat
 
 #: Seconds without any worker after which the user is told.
 _UNATTENDED_S = 15.0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.live import Live
 
-from scattershot_common.bus.heartbeat import Heartbeat
+from scattershot_common.bus.workers import Heartbeat
 from scattershot_master import text as words
 from scattershot_master.show.layout import Cell, TextLine, line, plain_text
 from scattershot_master.show.live_frame import Pace, picture, progress_line

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scattershot_common.bus.heartbeat import Heartbeat
+from scattershot_common.bus.workers import Heartbeat
 from scattershot_master import text
 from scattershot_master.show import tables
 from scattershot_master.show.layout import Cell, Column, Page, Table, TextLine, height, line
@@ -105,7 +105,7 @@ def _busy(state: StudyState, workers: Sequence[Heartbeat], most: int) -> Page:
     """Return the workers with the trial each has now, on `most` lines below blank and titles."""
     running = [state.trials[number] for number in state.by_state["running"]]
     by_worker = {trial.worker: trial for trial in running}
-    devices = {pulse.name: pulse.device.partition(":")[0] for pulse in workers}
+    devices = {worker.name: worker.device.partition(":")[0] for worker in workers}
     names = sorted(devices.keys() | by_worker.keys(), key=_natural)
     if not names:
         return [line(), line(Cell("no worker is here", "yellow"))]

@@ -15,7 +15,7 @@ from math import nan
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from scattershot_common.bus.fusion_choice import Kind
+from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.trial import State, Value
 
 
@@ -141,7 +141,7 @@ class TrainingChosen(NamedTuple):
     """A worker measured how trials of a signature are trained: alone or fused."""
 
     signature: str
-    kind: Kind
+    kind: TrainingMode
     reason: str
     cursor: str | None = None
     at: float = nan

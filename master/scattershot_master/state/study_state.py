@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scattershot_common.bus.fusion_choice import Kind
 from scattershot_common.bus.outcome import FAILURES
+from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.objective import Goal, Objective
 from scattershot_common.store import location
 from scattershot_common.store.location import Location
@@ -90,7 +90,7 @@ class StudyState:
     cursor: str = ""
     ensemble: dict[str, Any] | None = None
     #: How the trials of each signature are trained, alone or fused, as one worker has measured it.
-    kinds: dict[str, Kind] = field(default_factory=dict)
+    kinds: dict[str, TrainingMode] = field(default_factory=dict)
     #: The folder of the study file, where the user's code is ("" where the ledger does not say),
     #: and that of the task's data as the workers get it.
     home: str = ""

@@ -11,8 +11,9 @@ from rq.job import Job
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import job_id
-from scattershot_common.bus.queue import BOOKS, RUN_TRIAL, TrialQueue, TrialSpec
-from scattershot_common.trial import Trial, Value
+from scattershot_common.bus.queue import BOOKS, RUN_TRIAL, TrialQueue
+from scattershot_common.bus.trial_spec import TrialSpec
+from scattershot_common.trial import Value
 
 PARAMS: dict[str, Value] = {"lr": 1e-3, "hidden": 64, "nesterov": True, "optimizer": "sgd \"'\\é"}
 SPEC = TrialSpec("digits", "u1", 7, "coarse", PARAMS, 2**63 - 1, 4)
@@ -130,7 +131,7 @@ def test_jobs_are_like_those_that_rq_makes(queue: TrialQueue) -> None:
 
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False) | st.integers() | st.text()))
 def test_hyperparameters_arrive_to_the_last_digit(params: dict[str, float | int | str]) -> None:
-    sent = TrialSpec.of("digits", "u1", Trial(7, "coarse", params, 5, 4))
+    sent = TrialSpec("digits", "u1", 7, "coarse", params, 5, 4)
     assert TrialSpec.from_json(sent.to_json()) == sent
 
 

@@ -1,5 +1,6 @@
 """What RQ puts on the queue, as a worker reads it without RQ."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,9 +8,9 @@ from rq.job import Job
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import WORKERS
-from scattershot_common.bus.queue import TrialQueue, TrialSpec
-from scattershot_common.bus.queue_scan import WaitingTrials
-from scattershot_common.bus.signing import SECRET_VARIABLE, fits, secret
+from scattershot_common.bus.queue import TrialQueue, WaitingTrials
+from scattershot_common.bus.signing import SECRET_VARIABLE
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
 
 
@@ -108,8 +109,8 @@ def test_signatures_come_along(
     monkeypatch.setenv(SECRET_VARIABLE, "of the cluster")
     queue.put([(spec(0), 1)])
     (one,) = waiting.look("digits", "u1", 10)
-    assert fits(one.text, one.signature, secret())
-    assert not fits(one.text.replace("0.1", "9.9"), one.signature, secret())
+    assert one.is_authentic()
+    assert not replace(one, text=one.text.replace("0.1", "9.9")).is_authentic()
 
 
 def test_failures_and_workers_are_counted(

@@ -8,10 +8,10 @@ import pytest
 from redis import Redis
 
 from scattershot_common.bus.connection import connect
-from scattershot_common.bus.heartbeat import redis_time
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.stream import Event, EventStream
 from scattershot_common.bus.trial_state import LEASE, TrialStates, finish, report
+from scattershot_common.bus.workers import redis_time
 
 ODD_NAMES = ["digits.v2", "a-1-a1", "два слова", "q\"uo'te\\", "{x}*?[a]", "new\nline %s"]
 STATES = ["waiting", "running", "paused", "complete", "killed", "failed"]

@@ -14,10 +14,16 @@ from typing import Any
 import pytest
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 
-from scattershot_common.bus import folder_probe, heartbeat
 from scattershot_common.bus.connection import URL_VARIABLE, connect
-from scattershot_common.bus.heartbeat import Heartbeat
+from scattershot_common.bus.queue import LOOK
 from scattershot_common.bus.signing import SECRET_VARIABLE
+from scattershot_common.bus.workers import (
+    Heartbeat,
+    living_workers,
+    look_for_folder,
+    redis_time,
+    write_heartbeat,
+)
 from scattershot_common.errors import ScattershotError
 from scattershot_common.store import shared_folder
 from scattershot_master.doctor import machine, server, storage, workers
@@ -52,7 +58,7 @@ class PretendWorker:
 
     def __init__(self, url: str, name: str, root: Path | None, version: str = OWN) -> None:
         self._connection = connect(url)
-        heartbeat.write(self._connection, Heartbeat(name, name, 1, "cpu", version, 0.0))
+        write_heartbeat(self._connection, Heartbeat(name, name, 1, "cpu", version, 0.0))
         self.pubsub: Any = self._connection.pubsub()  # type: ignore[no-untyped-call]
         self.pubsub.subscribe(PUBSUB_CHANNEL_TEMPLATE % name)
         self._name, self._root = name, root
@@ -65,8 +71,8 @@ class PretendWorker:
             message: Any = self.pubsub.get_message(ignore_subscribe_messages=True, timeout=0.05)
             if message and self._root is not None:
                 payload = json.loads(message["data"])
-                assert payload["command"] == folder_probe.COMMAND
-                folder_probe.reply(self._connection, self._name, self._root, payload["nonce"])
+                assert payload["command"] == LOOK
+                look_for_folder(self._connection, self._name, self._root, payload["nonce"])
 
     def stop(self) -> None:
         self._end.set()
@@ -254,7 +260,7 @@ def test_a_redis_with_few_connections_left_is_told(redis_url: str) -> None:
 def test_a_clock_that_is_off_is_told(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, offset: float, level: str, word: str
 ) -> None:
-    real = heartbeat.redis_time
+    real = redis_time
     monkeypatch.setattr(server, "redis_time", lambda connection: real(connection) + offset)
     latency, clock = server.pace(connect(redis_url))
     assert clock.level == level and word in clock.found
@@ -365,7 +371,7 @@ def test_a_hidden_file_is_found_in_its_folder_alone_and_can_be_cleaned_away(tmp_
 
 def test_an_answer_does_not_stay_in_redis(redis_url: str, tmp_path: Path) -> None:
     connection: Any = connect(redis_url)
-    folder_probe.reply(connection, "w", tmp_path, "0" * 32)
+    look_for_folder(connection, "w", tmp_path, "0" * 32)
     (key,) = connection.keys("ss:look:*")
     assert 0 < connection.ttl(key) <= 60
 
@@ -445,7 +451,7 @@ def test_a_worker_of_another_version_is_heard_of_though_it_tells_other_things(
     redis_url: str,
 ) -> None:
     connection: Any = connect(redis_url)
-    told = {"name": "new", "beat": heartbeat.redis_time(connection), "version": "9", "mood": "good"}
+    told = {"name": "new", "beat": redis_time(connection), "version": "9", "mood": "good"}
     connection.hset("ss:workers", "new", json.dumps(told))
-    (one,) = eventually(lambda: heartbeat.read(connection))
+    (one,) = eventually(lambda: living_workers(connection))
     assert (one.name, one.version, one.device) == ("new", "9", "?")

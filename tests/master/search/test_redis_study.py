@@ -11,8 +11,8 @@ from rq.job import Job
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys, job_id
 from scattershot_common.bus.outcome import StopReason
-from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.study_info import StudyInfo, fetch
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import Step, TrialStates, finish, report
 from scattershot_common.errors import ScattershotError
 from scattershot_master.search import redis_study as module

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, TimeoutError
 
-from scattershot_common.bus import fusion_choice
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import QUEUE, Keys
 from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import TrialQueue
 from scattershot_common.bus.server import EmbeddedServer
+from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.stream import place
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError
@@ -963,8 +963,8 @@ def test_how_trials_are_trained_stands_in_the_ledger_though_redis_loses_it(
     connection = connect(redis_url)
 
     def settle_and_lose() -> None:
-        fusion_choice.settle(connection, NAME, "ab", "fused", "3 times as fast")
-        eventually(lambda: fusion_choice.settled(connection, NAME, "ab"))
+        Signatures(connection, NAME).settle("ab", "fused", "3 times as fast")
+        eventually(lambda: Signatures(connection, NAME).mode("ab"))
 
     lost: list[bool] = []
 
@@ -985,4 +985,4 @@ def test_how_trials_are_trained_stands_in_the_ledger_though_redis_loses_it(
         assert master.run()
     assert master.state.kinds == {"ab": "fused"}
     assert "trials are trained fused: 3 times as fast" in view.notes
-    assert fusion_choice.settled(connection, NAME, "ab") == "fused"
+    assert Signatures(connection, NAME).mode("ab") == "fused"

@@ -4,7 +4,7 @@ import time
 import pytest
 from rich.console import Console
 
-from scattershot_common.bus.heartbeat import Heartbeat
+from scattershot_common.bus.workers import Heartbeat
 from scattershot_master.show import live
 from scattershot_master.show.layout import Table, line, plain_text, table_lines
 from scattershot_master.show.live import LINE_S, LiveView

@@ -12,8 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from torch import nn
 
 from scattershot_common.bus.keys import Keys
-from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.study_info import publish
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError
 from scattershot_common.task.task import Data, Task

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.queue import TrialSpec
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.errors import CheckpointError, StoreUnreachable
 from scattershot_common.store import files, location, object_store
 from scattershot_common.store.checkpoint_names import list_checkpoints, parse_name, trial_folder

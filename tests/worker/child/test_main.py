@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scattershot_worker.child.main import SETTINGS, ChildSettings
+from scattershot_worker.child_settings import SETTINGS, ChildSettings
 from scattershot_worker.supervisor.child_process import ChildProcess
 
 CHILD = ChildSettings(

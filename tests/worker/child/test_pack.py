@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scattershot_common.bus import active_packs, fusion_choice
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import WORKERS
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.queue import TrialQueue, TrialSpec
-from scattershot_common.bus.queue_scan import WaitingTrials
+from scattershot_common.bus.queue import TrialQueue, WaitingTrials
+from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.signing import SECRET_VARIABLE
 from scattershot_common.bus.stream import EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.store.files import read_header
@@ -99,11 +100,10 @@ class Shop:
             if one.spec.trial == trial
         )
         self.pack_cache.waiting.remove([mine])
-        key = (spec.study, trial, number)
-        self.supervisor.signals[key] = StopSignal()
-        arguments = (mine.text, number, mine.signature, self.supervisor.signals[key])
+        job = replace(mine, number=number)
+        signals = self.supervisor.signals[job.key] = StopSignal()
         with patch.object(run_job, "load_task", lambda name, data: self.task):
-            run_job.serve(self.context, self.pack_cache, self.supervisor, *arguments)
+            run_job.serve(self.context, self.pack_cache, self.supervisor, job, signals)
 
     def at_metrics(self, count: int, act: Callable[[], None]) -> None:
         """Do something when metrics have been asked for so many times."""
@@ -218,15 +218,15 @@ def test_a_lane_without_company_is_given_to_the_worker_that_trains_its_kind(shop
     shop.send(4, hidden=5)
     shop.send(5)
     (kind,) = (engine.signature.key for engine in shop.pack_cache.engines.values())
-    active_packs.join(shop.connection, "study", "w1", kind)
+    Signatures(shop.connection, "study").join("w1", kind)
     shop.serve(4, hidden=5)
     assert shop.state(4) == "complete", "no other worker trains such trials"
-    active_packs.join(shop.connection, "study", "w2", kind)
+    Signatures(shop.connection, "study").join("w2", kind)
     shop.send(6, hidden=5)
     shop.serve(6, hidden=5)
     assert shop.outcome(6)[0] == "yield"
     assert shop.history(6) == []
-    assert active_packs.others(shop.connection, "study", "w2") == set()
+    assert Signatures(shop.connection, "study").elsewhere("w2") == set()
 
 
 def test_a_lane_is_not_given_back_twice_nor_where_its_worker_would_have_nothing_to_do(
@@ -235,7 +235,7 @@ def test_a_lane_is_not_given_back_twice_nor_where_its_worker_would_have_nothing_
     shop.send(0)
     shop.serve(0)
     (kind,) = (engine.signature.key for engine in shop.pack_cache.engines.values())
-    active_packs.join(shop.connection, "study", "w2", kind)
+    Signatures(shop.connection, "study").join("w2", kind)
     shop.send(1)
     shop.serve(1)
     assert shop.state(1) == "complete", "nothing else waits"
@@ -403,10 +403,10 @@ def test_how_a_kind_is_trained_is_settled_by_the_first_worker(shop: Shop) -> Non
     shop.send(0, 1)
     shop.serve(0)
     (key,) = shop.pack_cache.engines
-    assert fusion_choice.settled(shop.connection, "study", key) == "fused"
+    assert Signatures(shop.connection, "study").mode(key) == "fused"
     assert shop.supervisor.wanted == 8
     shop.study("other")
-    fusion_choice.settle(shop.connection, "other", key, "alone", "by another worker")
+    Signatures(shop.connection, "other").settle(key, "alone", "by another worker")
     shop.send(0, 1)
     shop.serve(0)
     assert [shop.state(trial) for trial in range(2)] == ["complete", "waiting"]

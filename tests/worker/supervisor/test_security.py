@@ -22,9 +22,10 @@ from rq.webhook import Webhook
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys
-from scattershot_common.bus.queue import RUN_TRIAL, TrialSpec
+from scattershot_common.bus.queue import RUN_TRIAL
 from scattershot_common.bus.server import EmbeddedServer
 from scattershot_common.bus.signing import SECRET_VARIABLE, sign
+from scattershot_common.bus.trial_spec import TrialSpec
 from support.real_worker import MODULE, RealStudy, RealWorker
 
 ROOT = Path(__file__).parents[3]

@@ -17,11 +17,12 @@ from rq import Callback
 from rq.command import send_command, send_kill_horse_command, send_shutdown_command
 from rq.job import Job
 
-from scattershot_common.bus import heartbeat
 from scattershot_common.bus.connection import URL_VARIABLE
 from scattershot_common.bus.keys import job_id
 from scattershot_common.bus.outcome import StopReason
-from scattershot_common.bus.queue import RUN_TRIAL, TrialSpec
+from scattershot_common.bus.queue import RUN_TRIAL
+from scattershot_common.bus.trial_spec import TrialSpec
+from scattershot_common.bus.workers import living_workers
 from scattershot_common.store.checkpoint_names import list_checkpoints, trial_folder
 from support.real_worker import RealStudy, RealWorker
 from support.waiting import alive, eventually
@@ -487,7 +488,7 @@ def test_a_trial_on_the_queue_twice_is_trained_once(worker: RealWorker) -> None:
 
 
 def test_a_worker_shows_that_it_is_there(worker: RealWorker) -> None:
-    (seen,) = eventually(lambda: heartbeat.read(worker.connection))
+    (seen,) = eventually(lambda: living_workers(worker.connection))
     assert (seen.pid, seen.device) == (worker.process.pid, "cpu")
     assert seen.name in worker.log.read_text()
 
@@ -510,7 +511,7 @@ def test_a_worker_that_is_told_to_go_gives_its_trial_back_first_in_the_queue(
         job_id(other.name, 4, 1),
     ]
     assert not any(map(alive, children))
-    assert heartbeat.read(own_worker.connection) == []
+    assert living_workers(own_worker.connection) == []
     own_worker.start()
     other.until(4, "complete")
     assert study.state(3) == "complete"
@@ -568,7 +569,7 @@ def slots(redis_url: str, tmp_path: Path) -> Iterator[RealWorker]:
 
 
 def there(worker: RealWorker) -> set[int]:
-    return {one.pid for one in heartbeat.read(worker.connection)}
+    return {one.pid for one in living_workers(worker.connection)}
 
 
 def test_every_slot_is_a_worker_and_is_started_again_when_it_dies(slots: RealWorker) -> None:

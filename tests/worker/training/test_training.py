@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim import swa_utils
 
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.queue import TrialSpec
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.training.hyperparameters import Hyperparameters

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from scattershot_common.bus.outcome import StopReason
-from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.bus.trial_spec import AttemptKey, TrialSpec
 from scattershot_common.bus.trial_state import Claim, TrialStates
 from scattershot_common.errors import StoreUnreachable
 from scattershot_common.objective import Objective
@@ -17,9 +17,6 @@ from scattershot_common.store.location import Location
 
 #: Checkpoints of one attempt that may wait to be written before training waits too.
 _UNWRITTEN = 4
-
-#: Study, trial and number of an attempt.
-Key = tuple[str, int, int]
 
 
 class TrialStopped(BaseException):
@@ -86,7 +83,7 @@ class Attempt:
         return self.spec.trial
 
     @property
-    def key(self) -> Key:
+    def key(self) -> AttemptKey:
         """What names it, between supervisor and child."""
         return self.spec.study, self.spec.trial, self.number
 

@@ -13,8 +13,8 @@ import torch
 from redis import Redis
 
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.queue import TrialSpec
 from scattershot_common.bus.study_info import StudyInfo, fetch
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates, finish
 from scattershot_common.errors import ScattershotError, StoreUnreachable
 from scattershot_common.store import location

@@ -1,7 +1,7 @@
-"""Owns the warm child process: torch, the device and the data stay, trials come and go.
+"""The warm child process: it keeps torch, the device and the data from trial to trial.
 
 Started by the supervisor as `python -m scattershot_worker.child.main FD` with its settings in the
-environment; they speak JSON lines over the socket FD. It never outlives its supervisor.
+environment; they exchange `child_messages` over the socket FD. It never outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
-import json
 import logging
 import os
 import queue
@@ -18,122 +17,111 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scattershot_common.bus.outcome import Outcome, StopReason
+from scattershot_common.bus.outcome import Outcome
 from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.bus.trial_spec import AttemptKey, QueuedAttempt
 from scattershot_worker.attempt.attempt import StopSignal
+from scattershot_worker.child_messages import (
+    Began,
+    Claimed,
+    Ended,
+    Free,
+    Lanes,
+    Message,
+    Progress,
+    Ready,
+    Run,
+    Stop,
+    decode,
+    encode,
+)
+from scattershot_worker.child_settings import SETTINGS, UNUSABLE, ChildSettings
 
-#: The environment variable that carries the settings.
-SETTINGS = "SCATTERSHOT_CHILD"
-#: Lanes that a worker may come to want, for all that is known before its first trial.
-AUTO_LANES = 32
-#: The exit status of a child that could not begin, as no other could that is started like it.
-UNUSABLE = os.EX_CONFIG
-#: Seconds between two words that the trial gets on.
-_TELL_EVERY = 1.0
-
-
-@dataclass(frozen=True)
-class ChildSettings:
-    """What a child needs to know. The Redis URL travels in the environment like the rest."""
-
-    redis: str
-    worker: str
-    root: str
-    device: str
-    threads: int
-    paths: tuple[str, ...]
-    allow: tuple[str, ...] = ()
-    #: Trials that may be trained at a time; 0: as many as is fastest.
-    lanes: int = 0
-
-    def to_json(self) -> str:
-        """Return the settings as text for the environment."""
-        return json.dumps(asdict(self))
+#: Seconds between two messages that training gets on.
+_PROGRESS_EVERY = 1.0
 
 
 class SupervisorLine:
-    """The line to the supervisor: trials to run, signals for those that run, words back."""
+    """The line to the supervisor: attempts to run, stops for those that run, and messages back."""
 
     def __init__(self, line: socket.socket) -> None:
-        self.trials: queue.SimpleQueue[tuple[dict[str, Any], StopSignal]] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[tuple[QueuedAttempt, StopSignal]] = queue.SimpleQueue()
         self._line, self._lock = line, threading.Lock()
-        #: StopSignal of all attempts that are not over, by study, trial and attempt.
-        self._signals: dict[tuple[Any, ...], StopSignal] = {}
-        for work in (self._listen, self._tell):
+        #: The stop signals of all attempts that are not over.
+        self._signals: dict[AttemptKey, StopSignal] = {}
+        for work in (self._listen, self._tell_progress):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
 
-    def say(self, **message: object) -> None:
+    def send(self, message: Message) -> None:
         """Send the supervisor a message; any thread may."""
         with self._lock:
-            self._line.sendall((json.dumps(message) + "\n").encode())
+            self._line.sendall(encode(message))
 
     def began(self, info: StudyInfo) -> None:
         """Tell what study is worked on."""
-        self.say(began=asdict(info))
+        self.send(Began(info))
 
-    def took(self, text: str, number: int, signature: str, key: tuple[str, int, int]) -> StopSignal:
-        """Tell of a lane that was claimed; return what its stops arrive in."""
-        signals = self._signals[key] = StopSignal()
-        self.say(took=text, number=number, signature=signature)
+    def claimed(self, attempt: QueuedAttempt) -> StopSignal:
+        """Tell of an attempt that was claimed besides; return what its stops arrive in."""
+        signals = self._signals[attempt.key] = StopSignal()
+        self.send(Claimed(attempt))
         return signals
 
-    def ended(self, key: tuple[str, int, int], outcome: Outcome, reason: str) -> None:
+    def ended(self, key: AttemptKey, outcome: Outcome, reason: str) -> None:
         """Tell how an attempt went."""
         self._signals.pop(key, None)
-        self.say(attempt=key, outcome=outcome, reason=reason)
+        self.send(Ended(key, outcome, reason))
 
     def wants(self, lanes: int) -> None:
         """Tell how many trials may be trained at a time."""
-        self.say(lanes=lanes)
+        self.send(Lanes(lanes))
 
     def _listen(self) -> None:
-        with contextlib.suppress(OSError):  # it left without hearing us out
-            for text in self._line.makefile("r"):
-                message = json.loads(text)
-                key = tuple(message["attempt"])
-                if message["do"] == "run":
+        with contextlib.suppress(OSError):  # it left without reading all
+            for line in self._line.makefile("r"):
+                message = decode(line)
+                if isinstance(message, Run):
                     # made here, not when the trial begins: a stop may come right behind
-                    self._signals[key] = StopSignal()
-                    self.trials.put((message, self._signals[key]))
-                elif signals := self._signals.get(key):
-                    signals.set(StopReason(message["do"]))
+                    signals = self._signals[message.attempt.key] = StopSignal()
+                    self.jobs.put((message.attempt, signals))
+                elif isinstance(message, Stop) and (running := self._signals.get(message.attempt)):
+                    running.set(message.reason)
         os._exit(0)  # the supervisor is gone: a trial must not go on unwatched
 
-    def _tell(self) -> None:
+    def _tell_progress(self) -> None:
         """Tell that training gets on while it does: that this thread lives is no sign of it."""
         told: dict[StopSignal, int] = {}
         while True:
-            time.sleep(_TELL_EVERY)
+            time.sleep(_PROGRESS_EVERY)
             now = {signals: signals.progress for signals in [*self._signals.values()]}
             if any(told.get(signals) != progress for signals, progress in now.items()):
                 with contextlib.suppress(OSError):  # `_listen` ends the process
-                    self.say(progress=sum(now.values()))
+                    self.send(Progress())
             told = now
 
 
 def main() -> None:
     """Run trials until the supervisor closes the line."""
-    # what is imported stays: the collector need not go through it, neither now, nor every time
+    # what is imported stays: the collector need not go through it, neither now nor later
     gc.disable()
     # Ctrl-C and a service manager's SIGTERM reach the whole group; the supervisor decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # The supervisor sends it before it ends a trial that hangs: where goes to the worker's log,
-    # even from C code that lets no other thread run.
+    # The supervisor sends it before it ends a trial that hangs: the stack goes to the worker's
+    # log, even from C code that lets no other thread run.
     faulthandler.register(signal.SIGUSR1)
     line = SupervisorLine(socket.socket(fileno=int(sys.argv[1])))
-    settings = ChildSettings(**json.loads(os.environ.pop(SETTINGS)))
+    settings = ChildSettings.from_json(os.environ.pop(SETTINGS))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     sys.path[:0] = settings.paths
 
     torch = _torch()
 
     from scattershot_common.bus.connection import connect
-    from scattershot_common.bus.queue_scan import WaitingTrials
+    from scattershot_common.bus.queue import WaitingTrials
     from scattershot_worker.attempt.lifecycle import WorkerContext
     from scattershot_worker.attempt.reporter import Reporter
     from scattershot_worker.child.pack_cache import PackCache
@@ -155,16 +143,15 @@ def main() -> None:
 
     gc.freeze()
     gc.enable()
-    line.say(ready=str(context.device))
+    line.send(Ready(str(context.device)))
     while True:
-        message, signals = line.trials.get()
-        job = message["spec"], int(message["number"]), message["signature"]
-        serve(context, pack_cache, line, *job, signals)
-        line.say(free=True)
+        job, signals = line.jobs.get()
+        serve(context, pack_cache, line, job, signals)
+        line.send(Free())
 
 
 def _warm_up(torch: Any) -> None:
-    """Have torch import what it would import with the first optimizer: a second, or more."""
+    """Have torch import now what it would import with the first optimizer: a second, or more."""
     weight = torch.zeros(1, requires_grad=True)
     weight.sum().backward()
     torch.optim.SGD([weight], lr=0.0).step()

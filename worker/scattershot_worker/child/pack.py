@@ -17,8 +17,9 @@ from torch import Tensor
 
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.bus.trial_spec import AttemptKey, QueuedAttempt
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.attempt import Attempt, Key, StopSignal, TrialStopped
+from scattershot_worker.attempt.attempt import Attempt, StopSignal, TrialStopped
 from scattershot_worker.attempt.error_text import describe
 from scattershot_worker.attempt.lifecycle import (
     WorkerContext,
@@ -43,10 +44,10 @@ class Supervisor(Protocol):
     def began(self, info: StudyInfo) -> None:
         """Tell which study is worked on."""
 
-    def took(self, text: str, number: int, signature: str, key: Key) -> StopSignal:
-        """Tell of a trial that was claimed off the queue; return what its stops arrive in."""
+    def claimed(self, attempt: QueuedAttempt) -> StopSignal:
+        """Tell of an attempt that was claimed off the queue; return what its stops arrive in."""
 
-    def ended(self, key: Key, outcome: Outcome, reason: str) -> None:
+    def ended(self, key: AttemptKey, outcome: Outcome, reason: str) -> None:
         """Tell how an attempt went."""
 
     def wants(self, lanes: int) -> None:

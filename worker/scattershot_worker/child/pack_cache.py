@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from scattershot_common.bus.queue_scan import WaitingTrials
+from scattershot_common.bus.queue import WaitingTrials
 from scattershot_worker.engine.engine import Signature
 from scattershot_worker.fused import FusedEngine, Tuner
 

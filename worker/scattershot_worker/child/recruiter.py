@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from scattershot_common.bus import active_packs
 from scattershot_common.bus.outage import REDIS_OUTAGE
-from scattershot_common.bus.queue import TrialSpec
-from scattershot_common.bus.queue_scan import Waiting
-from scattershot_common.bus.signing import fits, secret
+from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.bus.trial_spec import QueuedAttempt, TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.attempt import Attempt, Key, StopSignal
+from scattershot_worker.attempt.attempt import Attempt, StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.engine.engine import Signature
@@ -32,11 +30,6 @@ _PROBES = 64
 _PAUSE = 0.5
 
 
-#: Tells the supervisor of a claimed trial (as text, number of the attempt, signature, key), and
-#: returns what its stops arrive in.
-Took = Callable[[str, int, str, Key], StopSignal]
-
-
 class Recruiter:
     """Takes trials of one study and signature off the queue, for one pack."""
 
@@ -49,11 +42,13 @@ class Recruiter:
         data: Data,
         signature: Signature,
         plan: Plan,
-        took: Took,
+        tell_claimed: Callable[[QueuedAttempt], StopSignal],
     ) -> None:
         self._context, self._pack_cache, self._info = context, pack_cache, info
         self._task, self._data, self._signature = task, data, signature
-        self._took = took
+        self._signatures = Signatures(context.connection, info.name)
+        #: Tells the supervisor of a claimed attempt; returns what its stops arrive in.
+        self._tell_claimed = tell_claimed
         #: How many lanes there may be.
         self.plan = plan
         self._search_at = 0.0
@@ -64,14 +59,13 @@ class Recruiter:
     @contextmanager
     def listed(self) -> Iterator[None]:
         """Let other workers know inside that this one trains trials of the signature."""
-        connection, study, worker = self._context.connection, self._info.name, self._context.worker
         with suppress(*REDIS_OUTAGE):
-            active_packs.join(connection, study, worker, self._signature.key)
+            self._signatures.join(self._context.worker, self._signature.key)
         try:
             yield
         finally:
             with suppress(*REDIS_OUTAGE):
-                active_packs.leave(connection, study, worker)
+                self._signatures.leave(self._context.worker)
 
     def trained_elsewhere(self) -> bool:
         """Return whether another worker trains the signature, and trials of others wait for this.
@@ -81,12 +75,9 @@ class Recruiter:
         if not self._misfits:
             return False
         try:
-            others = active_packs.others(
-                self._context.connection, self._info.name, self._context.worker
-            )
+            return self._signature.key in self._signatures.elsewhere(self._context.worker)
         except REDIS_OUTAGE:
             return False
-        return self._signature.key in others
 
     def recruit(self, lanes: int, left: int) -> list[tuple[Attempt, Training]]:
         """Claim trials that fit, beside `lanes` that have `left` epochs to train in all."""
@@ -105,20 +96,19 @@ class Recruiter:
         numbers = [(waiting.spec.trial, waiting.number) for waiting, _ in fitting]
         claims = states.claim_all(numbers, self._context.worker)
         checkpoints = self._context.checkpoints(self._info)
-        claimed: list[Waiting] = []
+        claimed: list[QueuedAttempt] = []
         recruits: list[tuple[Attempt, Training]] = []
         for (waiting, training), claim in zip(fitting, claims, strict=True):
             if claim.granted:
                 spec, number = waiting.spec, waiting.number
-                key = (spec.study, spec.trial, number)
-                signals = self._took(waiting.text, number, waiting.signature, key)
+                signals = self._tell_claimed(waiting)
                 attempt = Attempt(spec, number, self._info, claim, states, checkpoints, signals)
                 recruits.append((attempt, training))
                 claimed.append(waiting)
         self._pack_cache.waiting.remove(claimed)
         return recruits
 
-    def _search(self, room: int, left: int) -> list[tuple[Waiting, Training]]:
+    def _search(self, room: int, left: int) -> list[tuple[QueuedAttempt, Training]]:
         """Return up to `room` trials that fit, each freshly made; none is claimed.
 
         No more than this worker's share of all epochs that are still to be trained, of which its
@@ -131,16 +121,16 @@ class Recruiter:
         self._misfits, self._cut_short = len(likely) < len(waiting), False
         if not likely:
             return []
-        all_left = sum(trial.spec.epochs for trial in waiting) + queue.left(info.name)
+        all_left = sum(trial.spec.epochs for trial in waiting) + queue.epochs_left(info.name)
         share = all_left / queue.workers() - left
-        fitting: list[tuple[Waiting, Training]] = []
+        fitting: list[tuple[QueuedAttempt, Training]] = []
         probes = 0
         for trial, failures in zip(likely, queue.failures(likely), strict=True):
             if len(fitting) >= room or share < trial.spec.epochs / 2:
                 break
             if failures + 1 >= info.max_failures:
                 continue
-            if not fits(trial.text, trial.signature, secret()):
+            if not trial.is_authentic():
                 continue
             if trial.job not in known and (probes := probes + 1) > _PROBES:
                 self._cut_short = True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from scattershot_common.bus import fusion_choice
-from scattershot_common.bus.queue import TrialSpec
-from scattershot_common.bus.signing import SECRET_VARIABLE, fits, secret
+from scattershot_common.bus.signatures import Signatures
+from scattershot_common.bus.signing import SECRET_VARIABLE
+from scattershot_common.bus.trial_spec import QueuedAttempt
 from scattershot_common.errors import ScattershotError
 from scattershot_common.seeds import derive
 from scattershot_common.task.task import Data, Task
@@ -28,16 +28,13 @@ def serve(
     context: WorkerContext,
     pack_cache: PackCache,
     supervisor: Supervisor,
-    text: str,
-    number: int,
-    signature: str,
+    job: QueuedAttempt,
     signals: StopSignal,
 ) -> None:
-    """Train the attempt that a job names, and what joins it; tell `supervisor` how each went."""
-    spec = TrialSpec.from_json(text)
-    key = (spec.study, spec.trial, number)
+    """Train the attempt of a job, and what joins it; tell `supervisor` how each went."""
+    spec, number, key = job.spec, job.number, job.key
     try:
-        if not fits(text, signature, secret()):
+        if not job.is_authentic():
             raise ScattershotError(f"its signature is not of this worker's {SECRET_VARIABLE}")
         attempt = claim(context, spec, number, signals, supervisor.began)
     except ScattershotError as error:
@@ -107,7 +104,7 @@ def open_pack(
             signature, lambda: FusedEngine(task, data, signature, plan.programs)
         )
         recruiter = Recruiter(
-            context, pack_cache, info, task, data, signature, plan, supervisor.took
+            context, pack_cache, info, task, data, signature, plan, supervisor.claimed
         )
         pack = Pack(context, supervisor, info, task, data, engine, recruiter)
         pack.closed = attempt.last_chance  # it may bring the process down, with all its lanes
@@ -132,12 +129,12 @@ def _plan_lanes(
     except Exception as reason:  # NotFusable, or an error that the training alone reports
         pack_cache.log_once(f"trained alone: {reason}")
         return None
-    study, connection = attempt.spec.study, context.connection
-    known = fusion_choice.settled(connection, study, signature.key)
+    signatures = Signatures(context.connection, attempt.spec.study)
+    known = signatures.mode(signature.key)
     check = attempt.signals.check
     plan = pack_cache.tuner.plan(task, training, data, signature, known, check)
-    kind = known or fusion_choice.settle(connection, study, signature.key, plan.kind, plan.reason)
-    if kind == "alone":
+    mode = known or signatures.settle(signature.key, plan.kind, plan.reason)
+    if mode == "alone":
         pack_cache.log_once(f"trained alone: {plan.reason}")
         return None
     return signature, plan

@@ -21,7 +21,7 @@ import platformdirs
 import psutil
 import torch
 
-from scattershot_common.bus.fusion_choice import Kind
+from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.errors import ScattershotError
 from scattershot_common.store.files import write
 from scattershot_common.task.task import Data, Task
@@ -53,7 +53,7 @@ _CACHED = 1000
 class Plan:
     """How the trials of a signature are trained on this machine."""
 
-    kind: Kind
+    kind: TrainingMode
     reason: str
     #: Trials at a time.
     lanes: int
@@ -100,7 +100,7 @@ class Tuner:
         training: Training,
         data: Data,
         signature: Signature,
-        settled: Kind | None,
+        settled: TrainingMode | None,
         check: Callable[[], None] = lambda: None,
     ) -> Plan:
         """Return the plan of a signature; `settled` is its kind, if the study has settled it.
@@ -119,7 +119,7 @@ class Tuner:
         training: Training,
         data: Data,
         signature: Signature,
-        settled: Kind | None,
+        settled: TrainingMode | None,
         check: Callable[[], None],
     ) -> Plan:
         max_lanes = min(self._setting or _MAX_LANES, _lanes_in_memory(training, signature))
@@ -245,7 +245,7 @@ class Cache:
         self._path = path
         self._machine = f"{platform.node()} {os.cpu_count()}"
 
-    def read(self, key: str) -> tuple[Kind, str, int] | None:
+    def read(self, key: str) -> tuple[TrainingMode, str, int] | None:
         """Return (kind, reason, lanes), if they were measured on this machine."""
         try:
             kind, reason, lanes = self._entries()[f"{self._machine} {key}"]

@@ -1,21 +1,20 @@
-"""Owns the supervisor's end of the warm child: its start, the line to it, its end."""
+"""The child process as its supervisor has it: started, written to, read, replaced, ended."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from scattershot_common.entry_points import program
 from scattershot_common.processes import die_with_parent
-from scattershot_worker.child.main import SETTINGS, ChildSettings
+from scattershot_worker.child_messages import Message, decode, encode
+from scattershot_worker.child_settings import SETTINGS, UNUSABLE, ChildSettings
 
 #: For glibc's malloc: keep what is freed, up to 128 MiB, as every step asks for as much again.
 #: Given back to the kernel, each page costs a fault when it is used anew.
@@ -28,20 +27,20 @@ MALLOC = {
 
 @dataclass
 class ChildProcess:
-    """The process that trains, and the line to it (JSON lines both ways)."""
+    """The process that trains, and the line to it (`child_messages`, both ways)."""
 
     process: subprocess.Popen[bytes]
     line: socket.socket
-    #: Attempts that it has been given or has taken.
+    #: Attempts that it has been given or has claimed.
     served: int = 0
     buffer: bytes = b""
 
     @classmethod
     def spawn(cls, settings: ChildSettings, environment: Mapping[str, str]) -> ChildProcess:
-        """Start a child; it says `ready` once it has imported torch."""
+        """Start a child; it sends `Ready` once it has imported torch."""
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
-            [*program("worker-child"), str(theirs.fileno())],
+            [sys.executable, "-m", "scattershot_worker.child.main", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={**MALLOC, **os.environ, **environment, SETTINGS: settings.to_json()},
@@ -51,12 +50,12 @@ class ChildProcess:
         theirs.close()
         return cls(process, ours)
 
-    def tell(self, **message: object) -> None:
+    def send(self, message: Message) -> None:
         """Send the child a message."""
         with contextlib.suppress(OSError):  # a dead child is noticed where it is waited for
-            self.line.sendall((json.dumps(message) + "\n").encode())
+            self.line.sendall(encode(message))
 
-    def hear(self, timeout: float) -> list[dict[str, Any]] | None:
+    def receive(self, timeout: float) -> list[Message] | None:
         """Return the messages that came within `timeout` seconds, or None if the child died."""
         # Looked at first: what it said before it died is still read. The line may stay open
         # without it, in processes that it forked.
@@ -70,7 +69,7 @@ class ChildProcess:
         if not data:
             return None
         *lines, self.buffer = (self.buffer + data).split(b"\n")
-        return [json.loads(text) for text in lines]
+        return [decode(line) for line in lines]
 
     def kill(self) -> None:
         """End the process at once, and whatever it has started: that may hang as well."""
@@ -85,3 +84,67 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+
+
+class WarmChild:
+    """The one child of a supervisor: replaced when it dies, and when it has served long."""
+
+    def __init__(self, settings: ChildSettings, environment: Mapping[str, str]) -> None:
+        self._settings, self._environment = settings, environment
+        self.current: ChildProcess | None = None
+        self._successor: ChildProcess | None = None
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the child has ended with the word that no other could begin either."""
+        return self.current is not None and self.current.process.poll() == UNUSABLE
+
+    def ready(self) -> ChildProcess:
+        """Return a living child, a new one if there is none."""
+        while self.current is None or self.current.process.poll() is not None:
+            if self.current is not None:
+                self.current.line.close()
+            self.current = self._successor or self._spawn()
+            self._successor = None
+        return self.current
+
+    def replace(self) -> int:
+        """Start the next child in place of one that has died; return that one's exit status."""
+        assert self.current is not None
+        status = self.current.end()
+        if status != UNUSABLE:
+            self.current = None
+            self.ready()
+        return status
+
+    def recycle(self) -> None:
+        """Replace a child that has served long, so that leaks of a user's code do not add up.
+
+        Called after each further attempt: the successor imports torch while the old one goes on,
+        and takes over once it is ready.
+        """
+        if self._successor is None:
+            self._successor = self._spawn()
+            return
+        messages = self._successor.receive(0.0)  # the first one is that it is ready
+        if messages is None:
+            self._successor.end()
+            self._successor = None
+        elif messages:
+            old, self.current, self._successor = self.current, self._successor, None
+            if old is not None:
+                old.end()
+
+    def kill(self) -> None:
+        """End the child at once."""
+        if self.current is not None:
+            self.current.process.kill()
+
+    def end(self) -> None:
+        """End the child and its successor, gently."""
+        for child in filter(None, (self.current, self._successor)):
+            child.end()
+        self.current = self._successor = None
+
+    def _spawn(self) -> ChildProcess:
+        return ChildProcess.spawn(self._settings, self._environment)

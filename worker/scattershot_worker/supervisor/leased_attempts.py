@@ -1,11 +1,11 @@
-"""Owns the attempts that a supervisor answers for: their leases, their stops, their way back."""
+"""The attempts that a supervisor holds leases on: renewed, stopped, and given back."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,167 +13,157 @@ from redis import Redis
 
 from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.queue import TrialQueue, TrialSpec
+from scattershot_common.bus.queue import TrialQueue
 from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.bus.trial_spec import AttemptKey, QueuedAttempt
 from scattershot_common.bus.trial_state import LEASE, TrialStates
 
 log = logging.getLogger("scattershot.worker")
 
-#: Study, trial, attempt.
-Key = tuple[str, int, int]
+#: Seconds that a stop may take while the child has not said what study it is about.
+_DEFAULT_GRACE = 30.0
 
 
 @dataclass
 class LeasedAttempt:
     """An attempt that the child is busy with."""
 
-    spec: TrialSpec
-    number: int
-    #: The spec as it was signed, and its signature.
-    text: str
-    signature: str
-    #: Why it was asked to stop, and when; the child gets `kill_grace` seconds, then SIGKILL.
+    attempt: QueuedAttempt
+    #: Why it was asked to stop, and when (monotonic seconds).
     stop: StopReason | None = None
     stop_since: float | None = None
 
-    @classmethod
-    def read(cls, text: Any, number: Any, signature: Any) -> LeasedAttempt:
-        """Return what a job, or the child, says it is about; raises ValueError if it is none."""
-        try:
-            attempt = int(number)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"not a trial: {error}") from None
-        return cls(TrialSpec.from_json(text), attempt, text, str(signature))
-
     @property
-    def key(self) -> Key:
-        """Study, trial and attempt: what it is called between master, supervisor and child."""
-        return self.spec.study, self.spec.trial, self.number
+    def trial(self) -> int:
+        """The trial's number."""
+        return self.attempt.spec.trial
 
 
 class LeasedAttempts:
-    """All that the child is busy with: the attempt it was given, and the lanes it took besides.
+    """All that the child is busy with: the attempt it was given, and those it claimed besides.
 
-    They are of one study. `give_back` puts an attempt that did not come to its end back on the
-    queue, for whichever worker is next.
+    They are of one study. An attempt that did not come to its end goes back on the queue, for
+    whichever worker is next.
     """
 
     def __init__(self, connection: Redis, queue: TrialQueue) -> None:
         """Take a text connection for the trial states, and the queue."""
         self._connection, self._queue = connection, queue
-        self._all: dict[Key, LeasedAttempt] = {}
+        self._attempts: dict[AttemptKey, LeasedAttempt] = {}
         #: The study, as soon as the child has said so.
         self.info: StudyInfo | None = None
-        #: Seconds, as far as this process saw them pass, since the child last said it gets on.
+        #: Seconds, as far as this process saw them pass, since the child last made progress.
         self.idle = 0.0
-        #: Whether the child was ended because it hung, or did not heed the stop of one of them.
-        self.hung = self.deaf = False
+        #: Whether the child was ended because it hung, or because it did not stop an attempt.
+        self.hung = self.ignored_stop = False
 
     def __iter__(self) -> Iterator[LeasedAttempt]:
-        """Go through them; others may come and go meanwhile."""
-        return iter([*self._all.values()])
+        """Iterate over a copy: attempts may come and go meanwhile."""
+        return iter([*self._attempts.values()])
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._attempts)
 
-    def open(self, first: LeasedAttempt) -> None:
-        """Answer for `first`, and for nothing else any more."""
-        self._all = {first.key: first}
+    def open(self, attempt: QueuedAttempt) -> None:
+        """Begin with the attempt that the child was given."""
+        self._attempts = {attempt.key: LeasedAttempt(attempt)}
         self.info, self.idle = None, 0.0
-        self.hung = self.deaf = False
+        self.hung = self.ignored_stop = False
 
     def close(self) -> None:
-        """Answer for nothing any more."""
-        self._all = {}
+        """Forget what is left."""
+        self._attempts = {}
 
-    def take(self, charge: LeasedAttempt) -> None:
-        """Answer for another one, that the child has claimed."""
-        self._all[charge.key] = charge
+    def add(self, attempt: QueuedAttempt) -> LeasedAttempt:
+        """Add an attempt that the child has claimed besides."""
+        leased = self._attempts[attempt.key] = LeasedAttempt(attempt)
+        return leased
 
     def get(self, key: Any) -> LeasedAttempt | None:
-        """Return the one of this key, as it comes out of JSON."""
+        """Return the attempt of this key, which may be anything that JSON can hold."""
         try:
             study, trial, attempt = key
-            return self._all.get((str(study), int(trial), int(attempt)))
+            return self._attempts.get((str(study), int(trial), int(attempt)))
         except (TypeError, ValueError):
             return None
 
     @property
     def grace(self) -> float:
         """Seconds that a stop may take."""
-        return self.info.kill_grace if self.info else 30.0
+        return self.info.kill_grace if self.info else _DEFAULT_GRACE
 
     @property
-    def stalls(self) -> bool:
+    def stalled(self) -> bool:
         """Whether the child has made no progress for longer than the study allows."""
         return self.info is not None and 0 < self.info.stall < self.idle
 
+    def overdue(self) -> LeasedAttempt | None:
+        """Return an attempt that did not stop within the grace period, if there is one."""
+        late = time.monotonic() - self.grace
+        return next((one for one in self if one.stop_since and one.stop_since < late), None)
+
     def renew(self) -> list[tuple[LeasedAttempt, StopReason]]:
-        """Renew all leases; return whom Redis wants to stop, and why.
+        """Renew all leases; return the attempts that must stop, and why.
 
         Raises one of `REDIS_OUTAGE`.
         """
-        charges = list(self)
-        if not charges:
+        attempts = list(self)
+        if not attempts:
             return []
-        states = TrialStates(self._connection, charges[0].spec.study)
-        answers = states.renew_all([(one.spec.trial, one.number) for one in charges])
+        states = TrialStates(self._connection, attempts[0].attempt.spec.study)
+        stops = states.renew_all([(leased.trial, leased.attempt.number) for leased in attempts])
         return [
-            (charge, stop)
-            for charge, stop in zip(charges, answers, strict=True)
-            # until the child has claimed it, it is somebody else's or nobody's
+            (leased, stop)
+            for leased, stop in zip(attempts, stops, strict=True)
+            # until the child has claimed it, it is another worker's or nobody's
             if stop and (stop is not StopReason.FENCED or self.info is not None)
         ]
 
-    def settle(self, charge: LeasedAttempt, outcome: Outcome, reason: str) -> None:
-        """Answer for one no more; give it back if it did not come to its end."""
-        self._all.pop(charge.key, None)
+    def settle(self, leased: LeasedAttempt, outcome: Outcome, reason: str) -> None:
+        """Drop an attempt that is over; give it back if it did not come to its end."""
+        self._attempts.pop(leased.attempt.key, None)
         if outcome is Outcome.REFUSED:
-            log.info("trial %d left alone: %s", charge.spec.trial, reason)
+            log.info("trial %d left alone: %s", leased.trial, reason)
         if outcome.given_back:
-            self._give_back(charge, outcome, reason)
+            self._give_back(leased, outcome, reason)
 
-    def bury(self, status: int) -> None:
-        """Settle all, whose child has ended with `status`."""
-        for charge in self:
-            self.settle(charge, *self._fate(charge, status))
+    def settle_dead(self, status: int) -> None:
+        """Settle all attempts of a child that has ended with `status`."""
+        for leased in self:
+            self.settle(leased, *self._outcome_of_death(leased, status))
 
-    def _fate(self, charge: LeasedAttempt, status: int) -> tuple[Outcome, str]:
+    def _outcome_of_death(self, leased: LeasedAttempt, status: int) -> tuple[Outcome, str]:
         """Return what the child's death means for one of its attempts."""
-        if charge.stop is not None and charge.stop is not StopReason.KILL:
-            return Outcome(charge.stop), ""
+        if leased.stop is not None and leased.stop is not StopReason.KILL:
+            return Outcome(leased.stop), ""
         if self.hung and self.info:
             return Outcome.CRASH, f"no progress for {self.info.stall:g} s"
-        if self.deaf and not charge.stop:
+        if self.ignored_stop and not leased.stop:
             return Outcome.DRAIN, "another trial of its process did not stop"
         if status < 0:
             name = signal.Signals(-status).name
-            hint = " (out of memory?)" if name == "SIGKILL" and not charge.stop else ""
+            hint = " (out of memory?)" if name == "SIGKILL" and not leased.stop else ""
             return Outcome.CRASH, f"its process was ended by {name}{hint}"
         return Outcome.CRASH, f"its process exited with status {status}"
 
-    def _give_back(self, charge: LeasedAttempt, outcome: Outcome, reason: str) -> None:
+    def _give_back(self, leased: LeasedAttempt, outcome: Outcome, reason: str) -> None:
+        spec, number = leased.attempt.spec, leased.attempt.number
         limit = self.info.max_failures if self.info else 3
-        states = TrialStates(self._connection, charge.spec.study)
+        states = TrialStates(self._connection, spec.study)
         deadline = time.monotonic() + LEASE
         while True:
             try:
                 state = states.requeue(
-                    charge.spec.trial, charge.number, outcome, max_failures=limit, reason=reason
+                    spec.trial, number, outcome, max_failures=limit, reason=reason
                 )
                 if state == "waiting" and outcome is Outcome.YIELD:
-                    self._queue.put([(charge.spec, charge.number + 1)])
+                    self._queue.put([(spec, number + 1)])
                 elif state == "waiting" and outcome is not Outcome.HOLD:
-                    self._queue.put_front(charge.spec, charge.number + 1)
+                    self._queue.put_front(spec, number + 1)
                 break
             except REDIS_OUTAGE as error:
                 if time.monotonic() > deadline:  # the lease runs out: the master takes over
-                    log.warning("trial %d is left to its lease: %s", charge.spec.trial, error)
+                    log.warning("trial %d is left to its lease: %s", spec.trial, error)
                     return
                 time.sleep(0.5)
-        log.info("trial %d given back (%s): %s", charge.spec.trial, reason or outcome, state)
-
-
-def charge_of(message: Mapping[str, Any]) -> LeasedAttempt:
-    """Return the lane that a child says it has taken."""
-    return LeasedAttempt.read(message["took"], message["number"], message["signature"])
+        log.info("trial %d given back (%s): %s", spec.trial, reason or outcome, state)

@@ -1,7 +1,7 @@
-"""Owns the light process that takes trials off the queue and watches over one warm child.
+"""The light process that takes trials off the queue and watches over one warm child.
 
-It never imports torch. It does all of RQ's bookkeeping, renews the leases, hands the child kills
-and drains, and gives trials back when the child dies under them.
+It never imports torch. It renews the leases, passes kills and drains on to the child, ends a child
+that hangs, and gives trials back when the child dies under them.
 """
 
 from __future__ import annotations
@@ -12,57 +12,36 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
-from types import FrameType
 from typing import Any
 
 from redis import Redis
-from rq import Queue
-from rq.command import parse_payload
-from rq.exceptions import DeserializationError
-from rq.executions import Execution
-from rq.job import Job
-from rq.timeouts import BaseDeathPenalty
-from rq.utils import now
-from rq.worker import Worker
-from rq.worker.base import WorkerStatus
 
-from scattershot_common.bus import folder_probe
-from scattershot_common.bus import heartbeat as pulse
+from scattershot_common.bus import workers
 from scattershot_common.bus.outage import REDIS_OUTAGE
-from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.queue import RUN_TRIAL, TrialQueue
-from scattershot_common.bus.study_info import StudyInfo
-from scattershot_common.bus.trial_state import LEASE
+from scattershot_common.bus.outcome import StopReason
+from scattershot_common.bus.queue import LOOK, STOP, TrialQueue
+from scattershot_common.bus.trial_spec import QueuedAttempt
 from scattershot_common.errors import StudyFileError
-from scattershot_worker.child.main import AUTO_LANES, UNUSABLE, ChildSettings
-from scattershot_worker.supervisor.child_process import ChildProcess
-from scattershot_worker.supervisor.leased_attempts import LeasedAttempt, LeasedAttempts, charge_of
-from scattershot_worker.supervisor.rq_job import QueuedJob
+from scattershot_worker import child_messages as messages
+from scattershot_worker.child_settings import AUTO_LANES, ChildSettings
+from scattershot_worker.supervisor.child_process import ChildProcess, WarmChild
+from scattershot_worker.supervisor.leased_attempts import LeasedAttempt, LeasedAttempts
+from scattershot_worker.supervisor.rq_worker import HEARTBEAT, RqWorker
 
 log = logging.getLogger("scattershot.worker")
 
-#: Seconds between signs of life while a trial runs; the lease allows three to be missed.
-TICK = 3
-#: Names a file to touch with every sign of life, for a container's health check.
+#: Names a file to touch with every heartbeat, for a container's health check.
 ALIVE_VARIABLE = "SCATTERSHOT_ALIVE"
-
-
-class _NoAlarm(BaseDeathPenalty):
-    """RQ's job timeout, switched off: SIGALRM would interrupt the wait for the child."""
-
-    def setup_death_penalty(self) -> None:
-        pass
-
-    def cancel_death_penalty(self) -> None:
-        pass
 
 
 @dataclass
 class SupervisorSettings:
-    """How one worker is set up; `paths` go first on the child's sys.path."""
+    """How one worker is set up; `environment` is for the child, besides this process's own."""
 
     name: str
     child: ChildSettings
@@ -71,338 +50,199 @@ class SupervisorSettings:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-class Supervisor(Worker):
-    """An RQ worker whose jobs are trials and whose work horse is a warm child."""
+class Supervisor:
+    """One worker: an `RqWorker` takes the attempts, a `WarmChild` trains them.
 
-    death_penalty_class = _NoAlarm
-    #: Seconds between tries, at most, while Redis is away (RQ's default is a minute).
-    max_connection_wait_time = 4.0
+    Implements `AttemptHandler`.
+    """
 
     def __init__(self, connection: Redis, states: Redis, settings: SupervisorSettings) -> None:
         """Take a bytes connection for RQ and a text connection for the trial states."""
         queue = TrialQueue(connection)
-        super().__init__(
-            [queue.rq],
-            name=settings.name,
-            connection=connection,
-            serializer=queue.rq.serializer,
-            job_class=QueuedJob,
-            worker_ttl=20,
-            job_monitoring_interval=TICK,
-            maintenance_interval=600,
-        )
-        self._trial_queue = queue
+        self._worker = RqWorker(queue, settings.name, self)
         self._states = states
         self._settings = settings
-        self._charges = LeasedAttempts(states, queue)
-        self._child: ChildProcess | None = None
-        self._successor: ChildProcess | None = None
+        self._child = WarmChild(settings.child, settings.environment)
+        self._attempts = LeasedAttempts(states, queue)
         self._parent = os.getppid()
-        self._pulse = pulse.Heartbeat(
+        self._draining = False
+        self._heartbeat = workers.Heartbeat(
             name=settings.name,
             host=socket.gethostname(),
             pid=os.getpid(),
             device=settings.child.device,
-            version=_version(),
+            version=version("scattershot"),
             started=time.time(),
             lanes=settings.child.lanes or AUTO_LANES,
         )
-        self._pulse_due = 0.0
+        self._heartbeat_due = 0.0
 
-    # ---- the child
+    def work(self) -> None:
+        """Run attempts until the process is told to stop."""
+        self._worker.work(logging_level=None)
 
-    def _ready_child(self) -> ChildProcess:
-        """Return a living child, a new one if there is none."""
-        while self._child is None or self._child.process.poll() is not None:
-            if self._child is not None:
-                self._child.line.close()
-            self._child = self._successor or self._spawn()
-            self._successor = None
-        return self._child
+    def open(self) -> None:
+        """Let the child import torch while the first trial is still on its way."""
+        self._child.ready()
 
-    def _spawn(self) -> ChildProcess:
-        return ChildProcess.spawn(self._settings.child, self._settings.environment)
+    def close(self) -> None:
+        """End the child, and sign off."""
+        self._child.end()
+        workers.remove_heartbeat(self._states, self._settings.name)
 
-    def _recycle_child(self) -> None:
-        """Replace a child that has served long, so that leaks of a user's code do not add up.
+    # ---- an attempt from the queue to its end
 
-        The successor imports torch while the old one goes on, and takes over once it is ready.
+    def run(self, attempt: QueuedAttempt, keep_job: Callable[[], None]) -> None:
+        """Have the child run an attempt, and keep its lease meanwhile.
+
+        The child may claim further attempts as lanes beside it; this lasts until it is free.
         """
-        if self._successor is None:
-            self._successor = self._spawn()
-            return
-        words = self._successor.hear(0.0)  # the first one is that it is ready
-        if words is None:
-            self._successor.end()
-            self._successor = None
-        elif words:
-            old, self._child, self._successor = self._child, self._successor, None
-            if old is not None:
-                old.end()
-
-    # ---- a job from the queue to its end
-
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """Have the child run a trial, and keep RQ's books and the leases meanwhile.
-
-        The child may take further trials as lanes beside it; the job lasts until it is free.
-        """
-        try:
-            execution = self.prepare_execution(job)
-            try:
-                # reads the job's call for the process's title: a stranger's may not be readable
-                self.prepare_job_execution(job, remove_from_intermediate_queue=True)
-                job.started_at = now()
-                first = self._accept(job)
-            except (ValueError, DeserializationError) as error:
-                log.warning("job %s refused: %s", job.id, str(error) or "it is not JSON")
-                job.ended_at = now()
-                self.handle_job_failure(job, queue, exc_string=str(error), execution=execution)
-                self.set_state(WorkerStatus.IDLE)
-                return
-        except REDIS_OUTAGE as error:  # nobody has claimed it yet: the master finds that it is gone
-            log.warning("job %s is left alone, Redis does not answer: %s", job.id, error)
-            self.executions.clear()
-            self.set_state(WorkerStatus.IDLE)
-            return
-        child = self._ready_child()
+        child = self._child.ready()
         child.served += 1
-        child.tell(
-            do="run",
-            attempt=first.key,
-            spec=first.text,
-            number=first.number,
-            signature=first.signature,
-        )
-        self._charges.open(first)  # from here on it can be asked to stop
-        if self._stop_requested:
+        child.send(messages.Run(attempt))
+        self._attempts.open(attempt)  # from here on it can be asked to stop
+        if self._draining:
             self._ask(StopReason.DRAIN)
         try:
-            self._attend(child, job, execution)
+            self._attend(child, keep_job)
         finally:
-            self._charges.close()
-        self._close_books(job, queue, execution)
-        self.set_state(WorkerStatus.IDLE)
-        info = self._charges.info
-        if info and self._child and self._child.served >= info.recycle:
-            self._recycle_child()
+            self._attempts.close()
 
-    def _accept(self, job: Job) -> LeasedAttempt:
-        """Return what the job asks for; raise ValueError unless it is a trial."""
-        if job.func_name != RUN_TRIAL:
-            raise ValueError(f"a worker runs trials only, not {job.func_name}")
-        try:
-            text, number, signature = job.args
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"not a trial: {error}") from None
-        return LeasedAttempt.read(text, number, signature)
+    def idle(self) -> None:
+        """Replace a child that has served long."""
+        info, child = self._attempts.info, self._child.current
+        if info and child and child.served >= info.recycle:
+            self._child.recycle()
 
-    def _attend(self, child: ChildProcess, job: Job, execution: Execution) -> None:
-        """Listen to the child until it is free or dead, beating leases and enforcing stops."""
-        next_tick = (looked := time.monotonic()) + TICK
+    def _attend(self, child: ChildProcess, keep_job: Callable[[], None]) -> None:
+        """Read the child's messages until it is free or dead; renew leases and enforce stops."""
+        next_renewal = (looked := time.monotonic()) + HEARTBEAT
         while True:
-            timeout = max(0.0, min(next_tick - time.monotonic(), 0.25))
-            messages = child.hear(timeout)
-            if messages is None:
-                self._bury(child)
+            timeout = max(0.0, min(next_renewal - time.monotonic(), 0.25))
+            received = child.receive(timeout)
+            if received is None:
+                # the next child starts at once
+                self._attempts.settle_dead(self._child.replace())
                 return
-            for message in messages:
-                if self._heed(child, message):
+            for message in received:
+                self._take(child, message)
+                if isinstance(message, messages.Free):
                     return
             # a longer pause was this process's own, or the whole machine's: the child had it too
-            self._charges.idle += min(time.monotonic() - looked, 1.0)
+            self._attempts.idle += min(time.monotonic() - looked, 1.0)
             looked = time.monotonic()
             self._enforce(child)
-            if looked >= next_tick:
-                next_tick = time.monotonic() + TICK
-                self._beat(child, job, execution)
+            if looked >= next_renewal:
+                next_renewal = time.monotonic() + HEARTBEAT
+                self._renew(child, keep_job)
 
-    def _heed(self, child: ChildProcess, message: dict[str, Any]) -> bool:
-        """Take in a word of the child; return whether it is free again."""
-        charges = self._charges
-        if "began" in message:
-            charges.info = StudyInfo(**message["began"])
-            charges.idle = 0.0
-        elif "took" in message:
-            child.served += 1
-            charges.take(lane := charge_of(message))
-            if self._stop_requested:
-                self._ask(StopReason.DRAIN, lane)
-        elif "progress" in message:
-            charges.idle = 0.0
-        elif "ready" in message:
-            self._pulse = replace(self._pulse, device=str(message["ready"]))
-        elif "lanes" in message:
-            self._pulse = replace(self._pulse, lanes=int(message["lanes"]))
-            self._pulse_due = 0.0
-        elif "outcome" in message:
-            charge = charges.get(message["attempt"])
-            if charge is not None:
-                charges.settle(charge, Outcome(message["outcome"]), str(message["reason"]))
-        return "free" in message
+    def _take(self, child: ChildProcess, message: messages.Message) -> None:
+        """Note what the child says."""
+        attempts = self._attempts
+        match message:
+            case messages.Began(info):
+                attempts.info, attempts.idle = info, 0.0
+            case messages.Claimed(attempt):
+                child.served += 1
+                lane = attempts.add(attempt)
+                if self._draining:
+                    self._ask(StopReason.DRAIN, lane)
+            case messages.Progress():
+                attempts.idle = 0.0
+            case messages.Ready(device):
+                self._heartbeat = replace(self._heartbeat, device=device)
+            case messages.Lanes(count):
+                self._heartbeat = replace(self._heartbeat, lanes=count)
+                self._heartbeat_due = 0.0
+            case messages.Ended(key, outcome, reason):
+                leased = attempts.get(key)
+                if leased is not None:
+                    attempts.settle(leased, outcome, reason)
 
-    def _beat(self, child: ChildProcess, job: Job, execution: Execution) -> None:
-        if self._settings.with_parent and os.getppid() != self._parent:
+    def _renew(self, child: ChildProcess, keep_job: Callable[[], None]) -> None:
+        if self._orphaned():
             child.process.kill()
             os._exit(1)  # `scattershot run` was killed; its next start takes the trial up again
         try:
-            stops = self._charges.renew()
-            self.maintain_heartbeats(job, execution)
+            stops = self._attempts.renew()
+            keep_job()
         except REDIS_OUTAGE as error:
             log.warning("Redis does not answer (%s); training goes on", error)
-            self._charges.idle = 0.0  # the child may be waiting for Redis as well
+            self._attempts.idle = 0.0  # the child may be waiting for Redis as well
             return
-        for charge, stop in stops:
-            self._ask(stop, charge)
+        for leased, stop in stops:
+            self._ask(stop, leased)
 
     def _ask(self, stop: StopReason, only: LeasedAttempt | None = None) -> None:
         """Ask the child to stop one attempt, or all; called from the pub/sub thread as well."""
-        child = self._child
-        for charge in [only] if only else self._charges:
-            if child is not None and charge.stop_since is None:
-                charge.stop, charge.stop_since = stop, time.monotonic()
-                child.tell(do=stop, attempt=charge.key)
+        child = self._child.current
+        for leased in [only] if only else self._attempts:
+            if child is not None and leased.stop_since is None:
+                leased.stop, leased.stop_since = stop, time.monotonic()
+                child.send(messages.Stop(leased.attempt.key, stop))
 
     def _enforce(self, child: ChildProcess) -> None:
-        """End a child that did not heed a stop within the study's grace period, or hangs."""
-        charges, late = self._charges, time.monotonic() - self._charges.grace
-        if charges.deaf or charges.hung:
+        """End a child that did not stop within the study's grace period, or hangs."""
+        attempts = self._attempts
+        if attempts.ignored_stop or attempts.hung:
             return
-        for charge in charges:
-            if charge.stop_since is not None and charge.stop_since < late:
-                charges.deaf = True
-                log.warning(
-                    "trial %d did not stop within %.0f s: its process is ended",
-                    charge.spec.trial,
-                    charges.grace,
-                )
-                child.kill()
-                return
-        if charges.stalls:
-            charges.hung = True
-            numbers = ", ".join(str(charge.spec.trial) for charge in charges)
-            log.warning("trial %s hangs, its process is ended; it was here:", numbers)
+        if (late := attempts.overdue()) is not None:
+            attempts.ignored_stop = True
+            log.warning(
+                "trial %d did not stop within %.0f s: its process is ended",
+                late.trial,
+                attempts.grace,
+            )
+            child.kill()
+        elif attempts.stalled:
+            attempts.hung = True
+            trials = ", ".join(str(leased.trial) for leased in attempts)
+            log.warning("trial %s hangs, its process is ended; it was here:", trials)
             child.process.send_signal(signal.SIGUSR1)
             time.sleep(0.2)
             child.kill()
 
-    def _bury(self, child: ChildProcess) -> None:
-        """Give back what a dead child leaves, and start the next one at once."""
-        status = child.end()
-        if status != UNUSABLE:  # else the next one would fare no better: see `heartbeat`
-            self._child = None
-            self._ready_child()
-        self._charges.bury(status)
+    # ---- from outside
 
-    def _close_books(self, job: Job, queue: Queue, execution: Execution) -> None:
-        """Let RQ forget the job; its books decide nothing."""
-        job.ended_at = now()
-        try:
-            self.handle_job_success(job, queue, queue.started_job_registry, execution)
-        except Exception as error:  # a twin was quicker, parts of the books are gone, no Redis
-            log.debug("RQ's books on job %s cannot be closed: %s", job.id, error)
-            self.executions.pop(execution.id, None)
-            with contextlib.suppress(*REDIS_OUTAGE):
-                self._trial_queue.remove([job.id])
-
-    # ---- RQ's hooks
-
-    def check_for_suspension(self, burst: bool) -> None:
-        """Never pause for `rq suspend`: it is the studies' masters who decide."""
-
-    def dequeue_job_and_maintain_ttl(
-        self, timeout: int | None, max_idle_time: int | None = None
-    ) -> tuple[Job, Queue] | None:
-        """Wait for a trial, through whatever befalls Redis meanwhile."""
-        while True:
-            try:
-                return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
-            except REDIS_OUTAGE as error:
-                log.warning("Redis does not answer (%s); waiting for it", error)
-                time.sleep(1)
-
-    def set_state(self, state: str, pipeline: Any = None) -> None:
-        """Note what this worker does; only RQ's own commands ever look at it."""
-        with contextlib.suppress(*REDIS_OUTAGE):
-            super().set_state(state, pipeline)
-
-    def set_shutdown_requested_date(self) -> None:
-        """Write nothing: this runs in a signal handler, in the middle of anything."""
-
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Return RQ's own lease in seconds: its default of over a minute is too long."""
-        return int(LEASE) + TICK
-
-    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Tell RQ and the master that this worker lives, no more often than needed.
-
-        RQ beats three times per job with three round trips each; a short trial would feel it.
-        """
-        if self._child is not None and self._child.process.poll() == UNUSABLE:
+    def heartbeat_due(self) -> bool:
+        """Return whether it is time for the next one; raises SystemExit if the worker must end."""
+        if self._child.unusable:
             raise SystemExit(StudyFileError.exit_code)  # the child has said why
-        due = time.monotonic() >= self._pulse_due
-        if pipeline is not None:
-            super().heartbeat(timeout, pipeline)
-        if due:
-            self._pulse_due = time.monotonic() + TICK
-            if self._settings.with_parent and os.getppid() != self._parent:
-                raise SystemExit(1)
-            with contextlib.suppress(*REDIS_OUTAGE):
-                if pipeline is None:
-                    super().heartbeat(timeout)
-                pulse.write(self._states, self._pulse)
-                if alive := os.environ.get(ALIVE_VARIABLE):
-                    Path(alive).touch()
+        if time.monotonic() < self._heartbeat_due:
+            return False
+        self._heartbeat_due = time.monotonic() + HEARTBEAT
+        if self._orphaned():
+            raise SystemExit(1)
+        return True
 
-    def handle_payload(self, message: dict[str, Any]) -> None:
-        """Take a stop from the master at once; the next beat or report would tell it anyway."""
-        payload = parse_payload(message)
-        if payload.get("command") == folder_probe.COMMAND:
-            about = (self.name, Path(self._settings.child.root), str(payload.get("nonce")))
-            # a file system that hangs must not keep kills from being heard
-            Thread(target=folder_probe.reply, args=(self._states, *about), daemon=True).start()
-        if payload.get("command") != "scattershot-stop":
-            return  # RQ's own commands (kill the horse, stop the job) would bypass the state
-        charge, stop = self._charges.get(payload.get("attempt")), payload.get("stop")
-        if charge is not None and stop in [*StopReason]:
-            self._ask(StopReason(str(stop)), charge)
+    def write_heartbeat(self) -> None:
+        """Tell the master, and a container's health check, that this worker lives."""
+        workers.write_heartbeat(self._states, self._heartbeat)
+        if alive := os.environ.get(ALIVE_VARIABLE):
+            Path(alive).touch()
 
-    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
-        """Keep listening through an outage; RQ would give up after a timeout."""
-        if not isinstance(exc, REDIS_OUTAGE):
-            raise exc
-        time.sleep(2)
+    def command(self, payload: Mapping[str, Any]) -> None:
+        """Stop an attempt at once (its next heartbeat would), or look for a folder."""
+        command = payload.get("command")
+        if command == LOOK:
+            root, nonce = Path(self._settings.child.root), str(payload.get("nonce"))
+            arguments = (self._states, self._settings.name, root, nonce)
+            # a file system that hangs must not keep kills from being read
+            Thread(target=workers.look_for_folder, args=arguments, daemon=True).start()
+        elif command == STOP:
+            leased = self._attempts.get(payload.get("attempt"))
+            with contextlib.suppress(ValueError):  # no reason of ours
+                if leased is not None:
+                    self._ask(StopReason(payload.get("stop", StopReason.KILL)), leased)
 
-    def handle_warm_shutdown_request(self) -> None:
-        """On SIGTERM or Ctrl-C the running trial goes back to the queue."""
+    def drain(self) -> None:
+        """Give all attempts back, and take no more."""
+        self._draining = True
         self._ask(StopReason.DRAIN)
 
-    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """On a second signal: end at once; the lease gives the trial back."""
-        if self._child is not None:
-            self._child.process.kill()
-        raise SystemExit(1)
+    def kill(self) -> None:
+        """End the child at once."""
+        self._child.kill()
 
-    def run_maintenance_tasks(self) -> None:
-        """Leave RQ's registries alone: only the master puts lost trials back."""
-        self.last_cleaned_at: Any = now()
-
-    def bootstrap(self, *args: Any, **kwargs: Any) -> None:
-        """Register, and let the child import torch while the first trial is still on its way."""
-        self._ready_child()
-        super().bootstrap(*args, **kwargs)
-
-    def teardown(self) -> None:
-        """Leave: end the child, and say goodbye if Redis still listens."""
-        for child in filter(None, (self._child, self._successor)):
-            child.end()
-        self._child = self._successor = None
-        with contextlib.suppress(*REDIS_OUTAGE):
-            pulse.remove(self._states, self.name)
-            super().teardown()  # type: ignore[no-untyped-call]
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("scattershot")
+    def _orphaned(self) -> bool:
+        return self._settings.with_parent and os.getppid() != self._parent

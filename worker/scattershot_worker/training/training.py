@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scattershot_common.bus.queue import TrialSpec
+from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.errors import TaskError
 from scattershot_common.seeds import derive
 from scattershot_common.task.classification import labels
