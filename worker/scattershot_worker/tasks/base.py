@@ -35,10 +35,10 @@ def data_folder(folder: Path | None, task: str) -> Path:
     return folder or Path(os.environ.get("SCATTERSHOT_DATA", "data")) / task
 
 
-def missing_files(task: str, what: str, missing: Sequence[str], folder: Path) -> TaskError:
+def missing_files(task: str, files: str, missing: Sequence[str], folder: Path) -> TaskError:
     """Return the error that names the files of `task` that are missing in `folder`."""
     return TaskError(
-        f"{task} needs {what}; {', '.join(missing)} not found in {folder.absolute()}: "
+        f"{task} needs {files}; {', '.join(missing)} not found in {folder.absolute()}: "
         "put them there, or name their folder in [study] data"
     )
 
