@@ -12,7 +12,7 @@ from rich.live import Live
 from scattershot_common.bus.workers import Heartbeat
 from scattershot_master import text as words
 from scattershot_master.show.layout import Cell, TextLine, line, plain_text
-from scattershot_master.show.live_frame import Pace, picture, progress_line
+from scattershot_master.show.live_frame import Pace, frame, progress_line
 from scattershot_master.show.terminal import RichPage
 from scattershot_master.state import progress
 from scattershot_master.state.study_state import StudyState
@@ -62,7 +62,7 @@ class LiveView:
             pace = Pace(now - self._begun, rate, left)
             size = (self._console.width, self._console.height)
             self._show(
-                RichPage(picture(state, stages, workers, self._lately, pace, size), wrap=False)
+                RichPage(frame(state, stages, workers, self._lately, pace, size), wrap=False)
             )
             self._due = now + max(PICTURE_S, (time.perf_counter() - begun) / SHARE)
             return

@@ -1,4 +1,4 @@
-"""Owns what is seen of a study while it runs: the picture on a terminal, the line in a log."""
+"""What a running study shows: the frame on a terminal, the line of progress in a log."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ from scattershot_master.state import progress
 from scattershot_master.state.progress import StageProgress
 from scattershot_master.state.study_state import StudyState
 
-#: The leaderboard has `BEST` rows where there is room; other parts go before it has too few.
-BEST, LEAST = 10, 5
+#: Rows of the leaderboard: up to `MAX_ROWS`; other parts are left out before it has fewer than
+#: `MIN_ROWS`.
+MAX_ROWS, MIN_ROWS = 10, 5
 #: The lines around them: blank, titles, columns left out, hyperparameters that are the same.
-AROUND = 4
+EXTRA_LINES = 4
 
 
 class Pace(NamedTuple):
-    """How long the view has been there (s), trials per second, seconds left; None: not known."""
+    """Seconds since the view was opened, trials per second, seconds left; None: unknown."""
 
     elapsed: float
     rate: float | None
     left: float | None
 
 
-def picture(
+def frame(
     state: StudyState,
     stages: Sequence[StageProgress],
     workers: Sequence[Heartbeat],
-    lately: Sequence[TextLine],
+    recent: Sequence[TextLine],
     pace: Pace,
     size: tuple[int, int],
 ) -> Page:
-    """Return the picture of a running study, as high as `size` (columns, rows) allows."""
+    """Return the page of a running study, at most `size` (columns, rows); `recent` are notes."""
     columns, rows = size
     top: Page = [line(), _head(state, pace), line(), bars(stages, 30 if columns >= 120 else 16)]
-    foot: Page = [line(), *lately] if lately else []
-    rows -= height(top) + AROUND
-    busy = _busy(state, workers, max(rows - height(foot) - BEST - 2, 3))
-    # what has no room goes: first what was lately, then the workers, then trials
-    if rows - height(busy) - height(foot) < LEAST:
+    foot: Page = [line(), *recent] if recent else []
+    rows -= height(top) + EXTRA_LINES
+    busy = _workers(state, workers, max(rows - height(foot) - MAX_ROWS - 2, 3))
+    # left out where there is no room: first the notes, then the workers, then trials
+    if rows - height(busy) - height(foot) < MIN_ROWS:
         foot = []
-    if rows - height(busy) - height(foot) < LEAST:
+    if rows - height(busy) - height(foot) < MIN_ROWS:
         busy = []
-    best = progress.leaders(state, max(min(BEST, rows - height(busy) - height(foot)), 0))
+    count = min(MAX_ROWS, rows - height(busy) - height(foot))
+    best = progress.leaders(state, max(count, 0))
     table = [line(), *tables.leaderboard(state, best)] if best else []
     return [*top, *table, *busy, *foot]
 
@@ -82,7 +84,7 @@ def bars(stages: Sequence[StageProgress], width: int) -> Table:
                 Cell(stage.name, "bold" if style == "cyan" else ""),
                 Cell("━" * full + "─" * (width - full), style),
                 Cell(f"{stage.done}/{stage.target}"),
-                Cell(_now(stage), "" if stage.opened else "dim"),
+                Cell(_activity(stage), "" if stage.opened else "dim"),
                 tables.value(stage.best_value),
                 Cell(best, "dim" if best == text.NOTHING else ""),
             ]
@@ -90,7 +92,7 @@ def bars(stages: Sequence[StageProgress], width: int) -> Table:
     return Table(columns, rows)
 
 
-def _now(stage: StageProgress) -> str:
+def _activity(stage: StageProgress) -> str:
     if not stage.opened:
         return f"to come, {stage.epochs} epochs"
     shown = [
@@ -101,8 +103,8 @@ def _now(stage: StageProgress) -> str:
     return ", ".join(shown)
 
 
-def _busy(state: StudyState, workers: Sequence[Heartbeat], most: int) -> Page:
-    """Return the workers with the trial each has now, on `most` lines below blank and titles."""
+def _workers(state: StudyState, workers: Sequence[Heartbeat], limit: int) -> Page:
+    """Return the workers with their trials, on at most `limit` lines below blank and titles."""
     running = [state.trials[number] for number in state.by_state["running"]]
     by_worker = {trial.worker: trial for trial in running}
     devices = {worker.name: worker.device.partition(":")[0] for worker in workers}
@@ -117,7 +119,7 @@ def _busy(state: StudyState, workers: Sequence[Heartbeat], most: int) -> Page:
         Column(state.metric, right=True),
     ]
     rows = []
-    for name in names if len(names) <= most else names[: most - 1]:
+    for name in names if len(names) <= limit else names[: limit - 1]:
         cells = [Cell(text.one_line(name)), Cell(devices.get(name, text.NOTHING))]
         if trial := by_worker.get(name):
             last = trial.history[-1].get(state.metric) if trial.history else None
@@ -130,29 +132,29 @@ def _busy(state: StudyState, workers: Sequence[Heartbeat], most: int) -> Page:
         page.append(Table(columns, rows))
     if rest := names[len(rows) :]:
         working = sum(name in by_worker for name in rest)
-        said = f"{text.plural(len(rest), 'worker')}{' more' if rows else ''}, {working} at work"
-        page.append(line(Cell(said, "dim")))
+        note = f"{text.plural(len(rest), 'worker')}{' more' if rows else ''}, {working} at work"
+        page.append(line(Cell(note, "dim")))
     return page
 
 
 def _natural(name: str) -> list[str | int]:
-    """Return the key that puts host-2 before host-10."""
+    """Return the sort key that puts host-2 before host-10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def progress_line(state: StudyState, stages: Sequence[StageProgress], left: float | None) -> str:
-    """Return how far the study is on one line, for a log."""
+    """Return the progress of the study on one line, for a log."""
     stage = next((s for s in reversed(stages) if s.opened), None)
     parts = [f"{stage.name} {stage.done}/{stage.target}"] if stage else []
-    now = progress.counts(state)
-    parts.append(f"{now['running']} running")
+    counted = progress.counts(state)
+    parts.append(f"{counted['running']} running")
     if best := progress.leaders(state, 1):
         value = text.metric(best[0].best_value)
         parts.append(f"best {state.metric} {value} (trial {best[0].number})")
     parts += [
-        f"{now[trial_state]} {trial_state}"
+        f"{counted[trial_state]} {trial_state}"
         for trial_state in ("killed", "failed")
-        if now[trial_state]
+        if counted[trial_state]
     ]
     if left is not None:
         parts.append(f"about {text.rough(left)} left")

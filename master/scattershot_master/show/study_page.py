@@ -1,4 +1,4 @@
-"""Owns the pages about a whole study: `status`, and the end of a run."""
+"""Pages about a whole study: `status`, and the end of a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ledger import LEDGER
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
-#: How many trials the end of a run lists.
+#: The number of trials that the end of a run lists.
 TOP = 10
 
 
 def status(state: StudyState, folder: Path, *, running: bool, now: float) -> Page:
-    """Return where the study stands; `now` is in seconds since 1970."""
+    """Return the page about the state of a study; `now` is in seconds since 1970."""
     stages = progress.stages(state)
     best = progress.leaders(state, 1)
     return [
@@ -44,10 +44,10 @@ def status(state: StudyState, folder: Path, *, running: bool, now: float) -> Pag
 def _activity(
     state: StudyState, stages: list[progress.StageProgress], running: bool, now: float
 ) -> list[str | Cell]:
-    took = text.duration(progress.elapsed(state, now))
+    elapsed = text.duration(progress.elapsed(state, now))
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.begun))
     if state.finished:
-        return [Cell("finished", "green"), f" after {took}, begun {begun}"]
+        return [Cell("finished", "green"), f" after {elapsed}, begun {begun}"]
     if not running:
         return [
             Cell("stopped", "yellow"),
@@ -55,11 +55,11 @@ def _activity(
         ]
     left = progress.time_left(stages, progress.rate_from_ends(state, now))
     about = f", about {text.rough(left)} left" if left is not None else ""
-    return [Cell("running", "cyan"), f" for {took}{about}, begun {begun}"]
+    return [Cell("running", "cyan"), f" for {elapsed}{about}, begun {begun}"]
 
 
 def counts(state: StudyState) -> list[str | Cell]:
-    """Return how many trials are in each state, for a line."""
+    """Return the number of trials in each state, for a line."""
     parts: list[str | Cell] = [text.plural(len(state.trials), "trial")]
     for trial_state, count in progress.counts(state).items():
         if count:
@@ -99,7 +99,7 @@ def _workers(state: StudyState) -> Page:
 
 
 def files(state: StudyState, folder: Path) -> list[TextLine]:
-    """Return where things are."""
+    """Return where checkpoints and ledger are."""
     return [
         line(f"checkpoints  {location.address(state.store, folder, state.name)}/trials"),
         line(f"ledger       {folder / LEDGER}"),
@@ -107,8 +107,8 @@ def files(state: StudyState, folder: Path) -> list[TextLine]:
 
 
 def final(state: StudyState, folder: Path) -> Page:
-    """Return what a run ends with: leaderboard, failures, diagnosis, ensemble, where all is."""
-    from scattershot_master.show.diagnosis_study import summary  # `status` needs none of it
+    """Return the page at the end of a run: leaderboard, failures, diagnosis, ensemble, files."""
+    from scattershot_master.show.diagnosis_study import summary  # not needed by `status`
 
     best = progress.leaders(state, 1)
     return [
@@ -120,11 +120,11 @@ def final(state: StudyState, folder: Path) -> Page:
         *section("ensemble", tables.ensemble(state.ensemble) if state.ensemble else []),
         line(),
         line(*counts(state), f"; {text.duration(progress.elapsed(state, time.time()))}"),
-        line("everything is in ", Cell(str(folder), "bold"), *_but(state, folder)),
+        line("everything is in ", Cell(str(folder), "bold"), *_store(state, folder)),
     ]
 
 
-def _but(state: StudyState, folder: Path) -> list[str]:
+def _store(state: StudyState, folder: Path) -> list[str]:
     if state.store is None:
         return []
     return [f", its checkpoints in {location.address(state.store, folder, state.name)}"]

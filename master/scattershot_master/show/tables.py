@@ -1,4 +1,4 @@
-"""Owns the tables of a study: leaderboard, stages, workers, ensemble, and a trial's history."""
+"""Tables of a study: leaderboard, stages, workers, ensemble, and a trial's history."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BEST = "bold green"
 def leaderboard(state: StudyState, trials: Sequence[TrialRecord]) -> Page:
     """Return the table of `trials`, best first, with a column for every searched hyperparameter.
 
-    Those that are the same in the whole study follow in a line of their own. Where it is narrow
-    the hyperparameters stay the longest: they are what is searched.
+    Those that are the same in the whole study follow on a line of their own. In a narrow window
+    the hyperparameters are left out last: they are what is searched.
     """
-    names, fixed = _by_kind(state)
+    names, fixed = _searched_and_fixed(state)
     write = {name: _format(state, trials, name) for name in names}
     columns = [
         Column("#", right=True),
@@ -41,15 +41,15 @@ def leaderboard(state: StudyState, trials: Sequence[TrialRecord]) -> Page:
         *(Column(name, right=_is_number(trials, name), extra=1) for name in names),
     ]
     rows = []
-    for place, trial in enumerate(trials, 1):
+    for rank, trial in enumerate(trials, 1):
         rows.append(
             [
-                Cell(str(place), "dim"),
+                Cell(str(rank), "dim"),
                 Cell(str(trial.number), "bold"),
                 trial_state(trial.state),
                 Cell(trial.stage),
                 Cell(f"{trial.done}/{trial.epochs}"),
-                value(trial.best_value, BEST if place == 1 else "bold"),
+                value(trial.best_value, BEST if rank == 1 else "bold"),
                 *(
                     Cell(write[name](trial.params[name]) if name in trial.params else text.NOTHING)
                     for name in names
@@ -63,16 +63,16 @@ def leaderboard(state: StudyState, trials: Sequence[TrialRecord]) -> Page:
 
 
 def top(state: StudyState, count: int) -> Page:
-    """Return the leaderboard's first `count` trials, and how many have no place in it."""
+    """Return the leaderboard's first `count` trials, and how many trials are not ranked."""
     page: list[TextLine | Table] = [*leaderboard(state, leaders(state, count))]
     without = sum(trial.best_epoch == 0 for trial in state.trials.values())
     if without:
-        said = f"not ranked: {text.plural(without, 'trial')} without a finite value"
-        page.append(line(Cell(said, "dim")))
+        note = f"not ranked: {text.plural(without, 'trial')} without a finite value"
+        page.append(line(Cell(note, "dim")))
     return page
 
 
-def _by_kind(state: StudyState) -> tuple[list[str], dict[str, Value]]:
+def _searched_and_fixed(state: StudyState) -> tuple[list[str], dict[str, Value]]:
     """Return the hyperparameters whose values differ between trials, and those fixed for all."""
     names, fixed = [], {}
     for name, entry in state.settings.space_table.items():
@@ -93,27 +93,32 @@ def _format(state: StudyState, trials: Iterable[TrialRecord], name: str) -> Call
 
 def _is_number(trials: Iterable[TrialRecord], name: str) -> bool:
     values = [trial.params[name] for trial in trials if name in trial.params]
-    return not any(isinstance(one, str | bool) for one in values)
+    return not any(isinstance(value, str | bool) for value in values)
 
 
 def params(values: Mapping[str, Value]) -> str:
-    """Return hyperparameters for a sentence: exact enough to tell, short enough to read.
+    """Return hyperparameters for a sentence, floats with three digits.
 
     >>> params({"lr": 0.000321987, "optimizer": "sgd", "nesterov": True})
     'lr 0.000322, optimizer sgd, nesterov true'
     """
 
-    def write(one: Value) -> str:
-        return f"{one:.3g}" if isinstance(one, float) else text.params_format([one], False)(one)
+    def write(value: Value) -> str:
+        if isinstance(value, float):
+            return text.number(value)
+        return text.params_format([value], False)(value)
 
-    return ", ".join(f"{name} {write(one)}" for name, one in values.items())
+    return ", ".join(f"{name} {write(value)}" for name, value in values.items())
 
 
 def exact_params(values: Mapping[str, Value]) -> Table:
     """Return hyperparameters one per row, written out in full."""
     rows = [
-        [Cell(name), Cell(text.one_line(str(one).lower() if isinstance(one, bool) else str(one)))]
-        for name, one in values.items()
+        [
+            Cell(name),
+            Cell(text.one_line(str(value).lower() if isinstance(value, bool) else str(value))),
+        ]
+        for name, value in values.items()
     ]
     return Table([Column(""), Column("", long=True)], rows)
 
@@ -124,22 +129,22 @@ def trial_state(name: State) -> Cell:
 
 
 def value(number: float | None, style: str = "") -> Cell:
-    """Return a metric's value, or that there is none."""
+    """Return a metric's value, or a dash."""
     if number is None or math.isnan(number):
         return Cell(text.NOTHING, "dim")
     return Cell(text.metric(number), style)
 
 
 def stages(progress: Sequence[StageProgress]) -> Page:
-    """Return the table of the stages, and below it what was narrowed from one to the next."""
+    """Return the table of the stages, and below it how the space was narrowed between them."""
     shown: list[State] = ["waiting", "running", "paused", "complete", "killed", "failed"]
     rare = {"waiting", "paused", "failed"}  # left out where there are none
-    shown = [one for one in shown if one not in rare or any(s.counts[one] for s in progress)]
+    shown = [name for name in shown if name not in rare or any(s.counts[name] for s in progress)]
     columns = [
         Column("stage"),
         Column("trials", right=True),
         Column("epochs", right=True),
-        *(Column(one, right=True, extra=int(one in rare)) for one in shown),
+        *(Column(name, right=True, extra=int(name in rare)) for name in shown),
         Column("best", right=True),
         Column("trial", right=True),
     ]
@@ -152,8 +157,10 @@ def stages(progress: Sequence[StageProgress]) -> Page:
                 Cell(f"{stage.done}/{stage.target}"),
                 Cell(str(stage.epochs)),
                 *(
-                    Cell(str(stage.counts[one]), STYLES[one]) if stage.counts[one] else _nothing()
-                    for one in shown
+                    Cell(str(stage.counts[name]), STYLES[name])
+                    if stage.counts[name]
+                    else Cell(text.NOTHING, "dim")
+                    for name in shown
                 ),
                 value(stage.best_value),
                 Cell(best, "" if best != text.NOTHING else "dim"),
@@ -165,12 +172,8 @@ def stages(progress: Sequence[StageProgress]) -> Page:
     return [Table(columns, rows), *notes]
 
 
-def _nothing() -> Cell:
-    return Cell(text.NOTHING, "dim")
-
-
 def workers(last: Mapping[str, TrialRecord]) -> Table:
-    """Return the table of the workers by name, with the trial each took last."""
+    """Return the table of the workers by name, with the last trial of each."""
     columns = [
         Column("worker", long=True),
         Column("trial", right=True),
@@ -203,7 +206,7 @@ def failures(groups: Sequence[tuple[str, Sequence[int]]]) -> Page:
 
 
 def ensemble(result: Mapping[str, Any]) -> Page:
-    """Return the ensemble beside the best single model, and what each member adds.
+    """Return the scores of the ensemble and the best single model, and each member's gain.
 
     `result` is the study's state's `ensemble`.
     """
@@ -254,22 +257,25 @@ def _members(result: Mapping[str, Any], score: str) -> Table:
     return Table(columns, rows)
 
 
-#: What only the first epoch's line has: the losses that training begins with.
-BEGUN = ("initial_loss", "chance_loss")
+#: In the first epoch's record only: the losses that training begins with.
+INITIAL_LOSSES = ("initial_loss", "chance_loss")
 
 
-def history(lines: Sequence[Mapping[str, float]], metric: str, best_epoch: int) -> Table:
+def history(epochs: Sequence[Mapping[str, float]], metric: str, best_epoch: int) -> Table:
     """Return a trial's history: a row per epoch, the study's metric first, the best one marked."""
-    names = [metric, *(name for name in dict.fromkeys(n for one in lines for n in one))]
-    names = [name for name in dict.fromkeys(names) if name not in ("epoch", *BEGUN)]
+    names = [metric, *(name for metrics in epochs for name in metrics)]
+    names = [name for name in dict.fromkeys(names) if name not in ("epoch", *INITIAL_LOSSES)]
     rows = []
-    for one in lines:
-        epoch = int(one["epoch"])
+    for metrics in epochs:
+        epoch = int(metrics["epoch"])
         best = epoch == best_epoch
         style = BEST if best else ""
         cells = [
-            Cell(text.metric(one[n]) if n in one else text.NOTHING, style if n == metric else "")
-            for n in names
+            Cell(
+                text.metric(metrics[name]) if name in metrics else text.NOTHING,
+                style if name == metric else "",
+            )
+            for name in names
         ]
         rows.append([Cell(str(epoch)), *cells, Cell("best" if best else "", style)])
     columns = [

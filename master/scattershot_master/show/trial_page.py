@@ -210,7 +210,7 @@ def _training(trial: TrialRecord) -> str:
     told = ("first loss", "at chance")
     parts += [
         f"{what} {words.metric(first[name])}"
-        for what, name in zip(told, tables.BEGUN, strict=True)
+        for what, name in zip(told, tables.INITIAL_LOSSES, strict=True)
         if name in first
     ]
     return " · ".join(parts)

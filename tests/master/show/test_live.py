@@ -8,7 +8,7 @@ from scattershot_common.bus.workers import Heartbeat
 from scattershot_master.show import live
 from scattershot_master.show.layout import Table, line, plain_text, table_lines
 from scattershot_master.show.live import LINE_S, LiveView
-from scattershot_master.show.live_frame import Pace, picture
+from scattershot_master.show.live_frame import Pace, frame
 from scattershot_master.state import progress
 from scattershot_master.state.study_state import StudyState
 from support.synthetic_study import Simulation, event
@@ -203,7 +203,7 @@ def test_the_last_notes_are_not_lost_at_the_end(clock: Clock) -> None:
 def test_a_picture_fits_the_terminal(state: StudyState, height: int, workers: int) -> None:
     names = pulses(*(f"host-{index}-{4000 + index}" for index in range(workers)))
     lately = [line("killed")] * 3
-    page = picture(state, progress.stages(state), names, lately, Pace(1, None, None), (80, height))
+    page = frame(state, progress.stages(state), names, lately, Pace(1, None, None), (80, height))
     drawn = [table_lines(block, 80) if isinstance(block, Table) else [block] for block in page]
     assert sum(map(len, drawn)) <= height
 
@@ -211,7 +211,7 @@ def test_a_picture_fits_the_terminal(state: StudyState, height: int, workers: in
 def test_in_a_low_terminal_trials_are_worth_more_than_kills_and_workers(state: StudyState) -> None:
     stages, lately = progress.stages(state), [line("killed")] * 3
     for height in (17, 22):
-        page = picture(state, stages, pulses("idle-1"), lately, Pace(1, None, None), (80, height))
+        page = frame(state, stages, pulses("idle-1"), lately, Pace(1, None, None), (80, height))
         assert plain_text(page).count("/2 ") >= 5
     assert "idle-1" in plain_text(page) and "killed\n" not in plain_text(page)
 
@@ -219,7 +219,7 @@ def test_in_a_low_terminal_trials_are_worth_more_than_kills_and_workers(state: S
 def test_workers_that_have_no_room_are_counted(state: StudyState) -> None:
     running = [state.trials[number].worker for number in state.by_state["running"]]
     names = pulses(*running, *(f"idle-{index}" for index in range(40)))
-    page = picture(state, progress.stages(state), names, [], Pace(1, None, None), (80, 24))
+    page = frame(state, progress.stages(state), names, [], Pace(1, None, None), (80, 24))
     last = plain_text(page).splitlines()[-1]
     shown = plain_text(page).count("idle-")
     assert last == f"{40 - shown} workers more, 0 at work"
@@ -231,5 +231,5 @@ def test_a_study_without_workers_says_so() -> None:
     for number in list(simulation.state.by_state["running"]):
         simulation.state.apply(event("waiting", t=number, a=1, y="drain"))
     stages = progress.stages(simulation.state)
-    page = picture(simulation.state, stages, [], [], Pace(1, None, None), (80, 24))
+    page = frame(simulation.state, stages, [], [], Pace(1, None, None), (80, 24))
     assert "no worker is here" in plain_text(page)
