@@ -15,8 +15,8 @@ from random import Random
 from chaos.cluster import Cluster, Service, send
 from scattershot_common.bus.queue import TrialQueue
 from scattershot_common.bus.trial_state import LEASE
-from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_master.state.ledger import LEDGER
+from support.checkpoints import list_checkpoints
 
 Fault = Callable[[Cluster, Random], str | None]
 

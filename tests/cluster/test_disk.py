@@ -14,9 +14,11 @@ import pytest
 from cluster.conftest import Run, command, environment
 from scattershot_common.bus.connection import URL_VARIABLE
 from scattershot_common.errors import ScattershotError
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_names import list_checkpoints, trial_folder
+from scattershot_common.local_files import STALE
+from scattershot_common.store.local import LocalStore
 from scattershot_master.state.ledger import LEDGER, read
+from support import checkpoints
+from support.checkpoints import list_checkpoints, trial_folder
 from support.pretend_master import Master, Watcher, study_file, table
 from support.pretend_worker import PretendWorkers
 from support.real_worker import MODULE, RealStudy, RealWorker
@@ -118,9 +120,9 @@ def test_on_a_full_disk_a_trial_fails_with_the_reason_and_the_search_goes_on(
     for trial in large:
         assert trial.state == "failed" and trial.done < 3
         assert "disk is full: cannot write" in trial.reason and "free space" in trial.reason
-        sound = files.newest_valid(folder, trial.number)
+        sound = LocalStore(folder).newest_valid(trial.number)
         assert sound is None or sound.header["epoch"] <= trial.done
-    assert any(files.newest_valid(folder, trial.number) is not None for trial in large), (
+    assert any(LocalStore(folder).newest_valid(trial.number) is not None for trial in large), (
         "the checkpoint before is still good"
     )
     assert not [*small_disk.rglob(".tmp-*")]
@@ -233,7 +235,7 @@ def test_a_trial_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     eventually(lambda: len(list_checkpoints(study.folder, 1)) == 3, 10)
     kept = list_checkpoints(study.folder, 1)
     assert kept[0] == first
-    header = files.read_header(kept[-1])
+    header = checkpoints.read_header(kept[-1])
     assert (header["epoch"], header["attempt"], len(header["history"])) == (5, 2, 5)
 
 
@@ -246,7 +248,7 @@ def test_temp_files_of_writers_long_dead_are_cleaned_when_a_trial_resumes(
     old, fresh = folder / ".tmp-1-old", folder / ".tmp-2-fresh"
     for temp in (old, fresh):
         temp.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * files.STALE,) * 2)
+    os.utime(old, (time.time() - 2 * STALE,) * 2)
     study.send(1, until=2)
     study.until(1, "complete")
     assert fresh.exists() and not old.exists()
@@ -267,7 +269,7 @@ def test_temp_files_of_writers_long_dead_are_cleaned_when_a_study_is_opened(
         temp.parent.mkdir(parents=True, exist_ok=True)
         temp.write_bytes(b"half")
     for temp in old:
-        os.utime(temp, (time.time() - 2 * files.STALE,) * 2)
+        os.utime(temp, (time.time() - 2 * STALE,) * 2)
     kept = list_checkpoints(folder, 1)
     second = Master(redis_url, tmp_path, study)
     second.ledger.close()

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from cluster.conftest import Run, export, table
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_master.state.ledger import LEDGER
 from scattershot_worker.attempt.snapshot import read_tensors
 from scattershot_worker.tasks.digits import Digits
+from support.checkpoints import list_checkpoints, load, read_header
 
 DATA = Path(__file__).parents[1] / "data" / "study-0.1"
 LEDGERS = ["finished", "events", "killed"]
@@ -56,12 +55,12 @@ def test_a_ledger_is_exported_as_it_was_then(name: str, scattershot: Run, tmp_pa
 
 def test_a_checkpoint_loads_into_todays_model(old: Path) -> None:
     path = list_checkpoints(old, 8)[-1]
-    header = files.read_header(path)
+    header = read_header(path)
     assert (header["trial"], header["epoch"], header["attempt"]) == (8, 6, 3)
     assert [line["epoch"] for line in header["history"]] == [1, 2, 3, 4, 5, 6]
     task = Digits()
     model = task.model(header["params"])
-    tensors = read_tensors(files.load(path))
+    tensors = read_tensors(load(path))
     weights = {
         name.removeprefix("model/"): tensor
         for name, tensor in tensors.items()

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from cluster.conftest import STUDY, Run, command, environment, export, table
-from scattershot_common.store.files import read_header
 from scattershot_master.state.ledger import LEDGER, read
 from scattershot_master.state.study_state import StudyState
+from support.checkpoints import read_header
 from support.waiting import alive, eventually
 
 Started = Callable[..., subprocess.Popen[str]]

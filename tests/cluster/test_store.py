@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from cluster.conftest import Run, export, table
-from scattershot_common.store import location
-from scattershot_common.store.checkpoint_names import list_all
+from scattershot_common.store.location import study_store
 from scattershot_master.state.ledger import LEDGER, read
 from support.s3_server import KEY, SECRET
 from support.waiting import alive, eventually
@@ -60,7 +59,7 @@ def test_a_study_in_an_object_store_is_killed_goes_on_and_ends_as_one_on_a_disk(
     stored.write_text(f'{STUDY}store = "{bucket}/pre/fix"\n')
     here.write_text(STUDY)
     folder = tmp_path / "out" / "stored"
-    checkpoints = location.root(f"{bucket}/pre/fix", folder, "stored")
+    checkpoints = study_store(f"{bucket}/pre/fix", folder, "stored")
 
     run = started("run", stored, "--workers", "1", "--out", folder.parent)
     eventually(lambda: max(done(folder, 0), done(folder, 1)) > 5, 120)
@@ -80,9 +79,9 @@ def test_a_study_in_an_object_store_is_killed_goes_on_and_ends_as_one_on_a_disk(
     assert stored_study["ensemble"]["test"]["examples"] == 360
     best = stored_study["trials"][0]
     assert len(best["history"]) == 60 and best["attempts"] > 1
-    assert best["best_checkpoint"].startswith(f"{checkpoints}/trials/{best['trial']:05d}/")
+    assert best["best_checkpoint"].startswith(f"{checkpoints.address}/trials/{best['trial']:05d}/")
     members = {member["trial"] for member in stored_study["ensemble"]["members"]}
-    kept = list_all(checkpoints)
+    kept = checkpoints.all_checkpoints()
     assert set(kept) == {best["trial"]} | members and len(kept[best["trial"]]) <= 3
     assert not (folder / "trials").exists(), "nothing of it is on this disk"
 

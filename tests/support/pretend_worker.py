@@ -21,9 +21,10 @@ from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import Claim, TrialStates, finish, report
 from scattershot_common.bus.workers import Heartbeat, write_heartbeat
 from scattershot_common.seeds import derive
-from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
+from scattershot_common.store.checkpoint_names import checkpoint_name
 from scattershot_common.store.retention import own_leftovers
 from scattershot_common.trial import Value
+from support.checkpoints import trial_folder
 
 Metrics = dict[str, float]
 Params = dict[str, Value]

@@ -18,8 +18,6 @@ from scattershot_common.bus.stream import Event, EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish
 from scattershot_common.bus.trial_spec import AttemptKey, QueuedAttempt, TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_names import list_checkpoints
 from scattershot_common.task.task import Task
 from scattershot_common.trial import Value
 from scattershot_worker.attempt.attempt import StopSignal
@@ -29,6 +27,7 @@ from scattershot_worker.attempt.snapshot import read_tensors
 from scattershot_worker.child import run_job
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import NotFusable, Tuner
+from support.checkpoints import Header, list_checkpoints, load, read_header
 
 METRIC = "acc"
 
@@ -139,10 +138,10 @@ class Workbench:
         """Return the trial's checkpoints, ascending by epoch."""
         return list_checkpoints(self.folder, trial)
 
-    def last_header(self, trial: int = 7) -> files.Header:
+    def last_header(self, trial: int = 7) -> Header:
         """Return the newest checkpoint's header."""
-        return files.read_header(self.checkpoints(trial)[-1])
+        return read_header(self.checkpoints(trial)[-1])
 
     def last_tensors(self, trial: int = 7) -> dict[str, Tensor]:
         """Return the newest checkpoint's tensors."""
-        return read_tensors(files.load(self.checkpoints(trial)[-1]))
+        return read_tensors(load(self.checkpoints(trial)[-1]))

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from scattershot_common.errors import ScattershotError, TaskError
-from scattershot_common.store import files, location
+from scattershot_common.local_files import write
+from scattershot_common.store.checkpoint_header import metadata, seal
+from scattershot_common.store.location import open_store
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.snapshot import read_tensors, rebuild
 from scattershot_worker.attempt.task_loader import load_task
@@ -26,11 +28,12 @@ from scattershot_worker.training.evaluation import evaluate, targets_of
 
 
 def run_members(
-    task: Task, models: list[Mapping[str, Any]], device: torch.device
+    task: Task, store: str, models: list[Mapping[str, Any]], device: torch.device
 ) -> dict[str, Tensor]:
     """Return `predictions/<trial>` of every member on the test part, and its `targets`.
 
-    A member is {"trial", "params", "checkpoint": path or URL}.
+    `store` is the path or URL of what holds `trials/`; a member of `models` is {"trial", "params",
+    "checkpoint": its key}.
 
     Raises:
         ScattershotError: the task has no test part, or a checkpoint cannot be used.
@@ -38,13 +41,13 @@ def run_members(
     data = data_on(task, device)
     if data.test is None:
         raise TaskError(f"{type(task).__name__}.data() gives no test part")
+    checkpoints = open_store(store)
     results: dict[str, Tensor] = {}
     for member in models:
-        path = location.at(member["checkpoint"])
-        header = files.read_header(path)
-        state = cast(Mapping[str, Any], header["state"])
+        key = member["checkpoint"]
+        state = cast(Mapping[str, Any], checkpoints.header(key)["state"])
         model = task.model(member["params"])
-        model.load_state_dict(rebuild(state["model"], read_tensors(files.load(path))))
+        model.load_state_dict(rebuild(state["model"], read_tensors(checkpoints.load(key))))
         evaluation = evaluate(task, model.to(device), data.test, device)
         results[f"predictions/{member['trial']}"] = evaluation.predictions.contiguous()
         results["targets"] = targets_of(task, evaluation.targets).contiguous()
@@ -58,10 +61,10 @@ def _answer(request: Mapping[str, Any]) -> dict[str, object]:
     task = load_task(request["task"], request["data"])
     if not isinstance(task, Task):
         raise TaskError("a train function has no test part; bring a task class for that")
-    results = run_members(task, request["models"], device)
+    results = run_members(task, request["store"], request["models"], device)
     header = {"trials": [member["trial"] for member in request["models"]]}
-    data = files.seal(safetensors.torch.save(results, files.metadata(header)))
-    files.write(Path(request["out"]), data, sync=True)
+    data = seal(safetensors.torch.save(results, metadata(header)))
+    write(Path(request["out"]), data, sync=True)
     return {"ok": True}
 
 

@@ -1,4 +1,4 @@
-"""Owns what is inside a checkpoint: its header, and the checksum that covers all of it.
+"""The header of a checkpoint, and the checksum that covers the whole file.
 
 A checkpoint is a safetensors file. Its metadata map has two entries: "scattershot", our header
 as JSON, and "checksum", the first half of the SHA-256 of the whole file with the checksum's own 32
@@ -12,13 +12,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from scattershot_common.errors import CheckpointError
 from scattershot_common.trial import Value
-
-if TYPE_CHECKING:
-    from scattershot_common.store.location import Location
 
 FORMAT = 1
 #: What safetensors itself allows; keeps a flipped bit in the length from asking for exabytes.
@@ -42,7 +39,7 @@ class Header(TypedDict):
     metric: str
     goal: str  #: "maximize" or "minimize"
     value: float  #: the metric at `epoch`, not rounded
-    history: list[dict[str, float]]  #: one line per epoch: "epoch" and the metrics
+    history: list[dict[str, float]]  #: one record per epoch: "epoch" and the metrics
     state: NotRequired[object]  #: JSON skeleton of what is no tensor in the optimizer's state
 
 
@@ -50,7 +47,7 @@ def metadata(header: Mapping[str, object], history: Sequence[str] = ()) -> dict[
     """Return the metadata map to hand to the safetensors serializer, followed by `seal`.
 
     JSON rules apply to `header`: keys come back as strings, tuples as lists. `history` may be given
-    apart, as the JSON of each of its lines: an epoch adds one, and all before it stay as they are.
+    apart, as the JSON of each of its records: an epoch adds one, all before it stay as they are.
     """
     text = json.dumps({"format": FORMAT, **header})
     if history:
@@ -65,7 +62,7 @@ def seal(data: bytes) -> bytearray:
     """
     at = _checksum_at(data)
     if at is None:
-        raise ValueError("no place for the checksum: serialize with files.metadata(header)")
+        raise ValueError("no place for the checksum: serialize with metadata(header)")
     sealed = bytearray(data)
     sealed[at : at + 32] = _digest(data, at)
     return sealed
@@ -80,8 +77,8 @@ def verify(data: bytes | bytearray | memoryview) -> bool:
 def _checksum_at(data: bytes | bytearray | memoryview) -> int | None:
     """Return where the 32 places of the checksum begin."""
     end = 8 + int.from_bytes(data[:8], "little")
-    found = _CHECKSUM.search(data, 8, end) if end <= len(data) else None
-    return found.start(1) if found else None
+    match = _CHECKSUM.search(data, 8, end) if end <= len(data) else None
+    return match.start(1) if match else None
 
 
 def _digest(data: bytes | bytearray | memoryview, at: int) -> bytes:
@@ -92,16 +89,16 @@ def _digest(data: bytes | bytearray | memoryview, at: int) -> bytes:
     return state.hexdigest()[:32].encode()
 
 
-def parse(path: Location, raw: bytes, size: int) -> Header:
+def parse(path: str, raw: bytes, size: int) -> Header:
     """Return the header in `raw`, the JSON of a file of `size` bytes.
 
     Raises CheckpointError where it is none of ours, of another format, or asks for another size.
     """
     try:
         layout = json.loads(raw)
-        about = layout.pop("__metadata__")
+        texts = layout.pop("__metadata__")
         end = 8 + len(raw) + max((entry["data_offsets"][1] for entry in layout.values()), default=0)
-        header = json.loads(about["scattershot"])
+        header = json.loads(texts["scattershot"])
         written = header["format"]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise damaged(path, "its header is not a scattershot checkpoint's") from error
@@ -115,6 +112,6 @@ def parse(path: Location, raw: bytes, size: int) -> Header:
     return cast(Header, header)
 
 
-def damaged(path: Location, what: str) -> CheckpointError:
+def damaged(path: str, what: str) -> CheckpointError:
     """Return the error for a file that cannot be trusted."""
     return CheckpointError(f"{path} is damaged: {what}; the checkpoint before it is used")

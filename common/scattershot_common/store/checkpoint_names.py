@@ -1,4 +1,4 @@
-"""Owns where a checkpoint lies and what it is called, so that sorted names are the leaderboard.
+"""Names of checkpoints and their keys in a store; sorted names are the leaderboard.
 
     checkpoints/digits/trials/00017/val_accuracy=0.93120-trial=00017-epoch=012.safetensors
 
@@ -11,20 +11,10 @@ grows by a digit, and negative values come out the wrong way round among themsel
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
 
 from scattershot_common.errors import CheckpointError
-from scattershot_common.store import object_store
-
-if TYPE_CHECKING:
-    from upath import UPath
-
-#: A `place.Location`; what is asked for one of a kind is answered with the same kind.
-Somewhere = TypeVar("Somewhere", bound="Path | UPath")
 
 SUFFIX = ".safetensors"
 #: What a study may be called, as a pattern: its name is its folder's, and stands in Redis' keys.
@@ -98,57 +88,17 @@ def parse_name(name: str) -> CheckpointName | None:
     return CheckpointName(match["metric"], value, int(match["trial"]), int(match["epoch"]))
 
 
-def trial_folder(study_folder: Somewhere, trial: int) -> Somewhere:
-    """Return the folder of a trial's checkpoints; raises ValueError for a negative number.
+def trial_key(trial: int, name: str = "") -> str:
+    """Return the key of a trial's folder in its store, or that of a file in it.
 
-    >>> trial_folder(Path("checkpoints/digits"), 17).as_posix()
-    'checkpoints/digits/trials/00017'
+    Raises ValueError for a negative number.
+
+    >>> trial_key(17), trial_key(17, "error.txt")
+    ('trials/00017', 'trials/00017/error.txt')
     """
     if trial < 0:
         raise ValueError(f"trials count from 0, got {trial}")
-    return cast(Somewhere, study_folder / "trials" / f"{trial:05d}")
-
-
-def list_checkpoints(study_folder: Somewhere, trial: int) -> list[Somewhere]:
-    """Return a trial's checkpoints by epoch, ascending; none where there is no folder yet.
-
-    Nothing is opened, so damaged files are listed too. Raises CheckpointError where the folder
-    cannot be read.
-    """
-    folder = trial_folder(study_folder, trial)
-    parsed = ((parse_name(name), name) for name in _names(folder))
-    ours = sorted((told.epoch, name) for told, name in parsed if told and told.trial == trial)
-    return [cast(Somewhere, folder / name) for _, name in ours]
-
-
-def list_trials(study_folder: Path | UPath) -> list[int]:
-    """Return the numbers of the trials that have a folder; raises like `list_checkpoints`."""
-    return sorted(int(name) for name in _names(study_folder / "trials") if name.isdigit())
-
-
-def list_all(study_folder: Somewhere) -> dict[int, list[Somewhere]]:
-    """Return every trial's checkpoints, in no order; of an object store by one listing."""
-    if isinstance(study_folder, Path):
-        numbers = list_trials(study_folder)
-        return {number: list_checkpoints(study_folder, number) for number in numbers}
-    found: dict[int, list[Somewhere]] = {}
-    for path in object_store.below(study_folder / "trials"):
-        told = parse_name(path.name)
-        if told and path.parent.name == f"{told.trial:05d}":
-            found.setdefault(told.trial, []).append(cast(Somewhere, path))
-    return found
-
-
-def _names(folder: Path | UPath) -> list[str]:
-    if not isinstance(folder, Path):
-        return object_store.names(folder)
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"cannot list {folder}: {reason}; make it readable") from error
+    return f"trials/{trial:05d}/{name}" if name else f"trials/{trial:05d}"
 
 
 def is_checkpoint_of(trial: int, name: str) -> bool:
@@ -157,8 +107,8 @@ def is_checkpoint_of(trial: int, name: str) -> bool:
     return told is not None and told.trial == trial
 
 
-def resolve(study_folder: Somewhere, trial: int, name: str) -> Somewhere:
-    """Return the path of a checkpoint that a message names.
+def checkpoint_key(trial: int, name: str) -> str:
+    """Return the key of a checkpoint that a message names.
 
     A message carries a bare file name, never a path. Raises CheckpointError for anything that is
     not the name of one of this trial's checkpoints: separators, "..", absolute paths, others.
@@ -168,4 +118,4 @@ def resolve(study_folder: Somewhere, trial: int, name: str) -> Somewhere:
             f"refused {name[:120]!r} as a checkpoint of trial {trial}: a message names it by its "
             "bare file name; look for whoever else writes to this Redis"
         )
-    return cast(Somewhere, trial_folder(study_folder, trial) / name)
+    return trial_key(trial, name)

@@ -1,4 +1,4 @@
-"""Owns the file of what was seen of a trial's layers: `trials/00017/layers.json`.
+"""The file of what the monitors measured of a trial's layers: `trials/00017/layers.json`.
 
 It lies beside the checkpoints and outlives them: it is the bad trials that need a diagnosis. It is
 small, and written whole each time, so that a kill leaves the old one or the new one.
@@ -12,41 +12,39 @@ from collections.abc import Mapping
 from typing import Any
 
 from scattershot_common.errors import CheckpointError, StoreUnreachable
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_names import trial_folder
-from scattershot_common.store.location import Location
+from scattershot_common.store.checkpoint_names import trial_key
+from scattershot_common.store.store import Store
 
 LAYERS = "layers.json"
 _FORMAT = 1
 
 
 class LayerStats:
-    """The lines of one trial, a line for an epoch that was looked at; see docs/diagnosis.md."""
+    """The measurements of one trial, a line per monitored epoch; see docs/diagnosis.md."""
 
     def __init__(self, lines: list[dict[str, Any]] | None = None) -> None:
         self.lines = lines or []
 
     @classmethod
-    def read(cls, study: Location, trial: int, until: float = math.inf) -> LayerStats:
+    def read(cls, store: Store, trial: int, until: float = math.inf) -> LayerStats:
         """Return the lines up to epoch `until`; none where there is no such file, or no sound one.
 
         Raises StoreUnreachable where not the file but the whole store is at fault.
         """
         try:
-            text = files.read(trial_folder(study, trial) / LAYERS)
-            found = json.loads(text)
-            if found["format"] != _FORMAT:
+            content = json.loads(store.read(trial_key(trial, LAYERS)))
+            if content["format"] != _FORMAT:
                 return cls()
-            return cls([dict(one) for one in found["epochs"] if one["epoch"] <= until])
+            return cls([dict(line) for line in content["epochs"] if line["epoch"] <= until])
         except StoreUnreachable:
             raise
         except (CheckpointError, ValueError, LookupError, TypeError):
             return cls()
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Take the line of a further epoch; the picture of weights is the latest epoch's alone."""
-        kept = [{k: v for k, v in one.items() if k != "picture"} for one in self.lines]
-        self.lines = [*kept, dict(line)]
+        """Add the line of a further epoch; only the latest epoch keeps its picture of weights."""
+        earlier = [{k: v for k, v in line.items() if k != "picture"} for line in self.lines]
+        self.lines = [*earlier, dict(line)]
 
     def data(self) -> bytes:
         """Return the file's content; NaN and infinities as Python's tokens."""

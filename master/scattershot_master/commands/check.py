@@ -101,7 +101,7 @@ def save_results(
     Raises:
         ScattershotError: the folder cannot be written.
     """
-    from scattershot_common.store.files import write, write_json
+    from scattershot_common.local_files import write, write_json
     from scattershot_master.figures.charts import lr_range_chart
 
     checks = [result.to_json() for result in results]

@@ -169,7 +169,7 @@ def _write_first_layer(trial: int, layers: Sequence[Mapping[str, Any]], path: Pa
     Raises:
         ScattershotError: there is none, or the file cannot be written; says why.
     """
-    from scattershot_common.store.files import write
+    from scattershot_common.local_files import write
     from scattershot_master.figures.first_layer import first_layer_png  # imports numpy
 
     png = first_layer_png(layers)

@@ -204,11 +204,9 @@ def _unseat(url: str, study: str) -> None:
 
 def _claim_store(ledger: Ledger) -> None:
     """Let the study have its place in the object store, if it is to keep checkpoints in one."""
-    from scattershot_common.store import location
-
     state = ledger.state
     if state.store is not None:
-        location.claim(state.checkpoints(ledger.folder), state.uid)
+        state.checkpoints(ledger.folder).claim(state.uid)
 
 
 def live_view() -> LiveView:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scattershot_common.store.layer_stats import LayerStats
-from scattershot_common.store.location import Location
+from scattershot_common.store.local import LocalStore
+from scattershot_common.store.store import Store
 from scattershot_master.diagnosis.diagnose import diagnose_among
 from scattershot_master.diagnosis.study_case import StudyCase
 from scattershot_master.diagnosis.trial_case import TrialCase
@@ -25,7 +26,7 @@ def trial_case(
     return TrialCase(trial.history, layers, trial.params, state.objective)
 
 
-def read_trial_case(state: StudyState, trial: TrialRecord, checkpoints: Location) -> TrialCase:
+def read_trial_case(state: StudyState, trial: TrialRecord, checkpoints: Store) -> TrialCase:
     """Return a trial as the rules see it; raises CheckpointError where the store cannot be read."""
     return trial_case(state, trial, LayerStats.read(checkpoints, trial.number).lines)
 
@@ -39,11 +40,10 @@ def read_study_case(state: StudyState, folder: Path) -> StudyCase:
     trials = [trial for trial in ranked(state) if trial.history]
     half = _LAYERS_READ // 2
     recorded = trials if len(trials) <= _LAYERS_READ else trials[:half] + trials[-half:]
-    layers = (
-        {}
-        if state.store
-        else {trial.number: LayerStats.read(folder, trial.number).lines for trial in recorded}
-    )
+    layers = {}
+    if not state.store:
+        store = LocalStore(folder)
+        layers = {trial.number: LayerStats.read(store, trial.number).lines for trial in recorded}
     cases = {
         trial.number: trial_case(state, trial, layers.get(trial.number, ())) for trial in trials
     }

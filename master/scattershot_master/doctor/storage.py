@@ -16,7 +16,6 @@ from scattershot_common.bus.workers import FolderAnswer, ask_for_folder, folder_
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.local_files import lock
 from scattershot_common.store import shared_folder
-from scattershot_common.store.checkpoint_names import list_trials
 from scattershot_master.doctor.finding import Finding, fail, ok, warn
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def study(folder: Path) -> Iterator[Finding]:
     yield ok("study", f"{state.name}: {len(state.trials)} trials in {len(state.stages)} stages")
     if state.store is not None:
         try:
-            count = len(list_trials(state.checkpoints(folder)))
+            count = len(state.checkpoints(folder).trials())
             yield ok("object store", f"{state.store} has checkpoints of {count} trials")
         except CheckpointError as error:
             yield fail("object store", str(error), "look at the bucket, and at the credentials")

@@ -14,8 +14,9 @@ import numpy as np
 
 from scattershot_common.entry_points import program
 from scattershot_common.errors import CheckpointError, ScattershotError, StoreUnreachable
-from scattershot_common.store.checkpoint_names import resolve
-from scattershot_common.store.files import exists, tensors, write_json
+from scattershot_common.local_files import write_json
+from scattershot_common.store.checkpoint_names import checkpoint_key
+from scattershot_common.store.local import LocalStore
 from scattershot_master.ensemble import METHODS
 from scattershot_master.ensemble.metrics import Array, align, fitting_metric, metric, score
 from scattershot_master.state.events import EnsembleBuilt
@@ -102,10 +103,10 @@ def _read_candidates(state: StudyState, folder: Path) -> _Candidates:
         if not trial.best_checkpoint:
             continue
         try:
-            path = resolve(checkpoints, trial.number, trial.best_checkpoint)
-            if not exists(path):
+            key = checkpoint_key(trial.number, trial.best_checkpoint)
+            if not checkpoints.exists(key):
                 continue
-            arrays = tensors(path, ("predictions", "targets"))
+            arrays = checkpoints.tensors(key, ("predictions", "targets"))
         except StoreUnreachable:
             raise
         except CheckpointError as error:
@@ -144,27 +145,25 @@ def evaluate_on_test_part(
     single = ensemble["validation"]["best_single_trial"]
     numbers = list(dict.fromkeys([*(m["trial"] for m in ensemble["members"]), single]))
     out = folder / "ensemble" / _TEST_FILE
-    checkpoints = state.checkpoints(folder.resolve())
     request = {
         "task": state.settings.task,
         "data": data,
         "paths": [str(path.resolve()) for path in paths],
         "threads": threads,
         "out": str(out.resolve()),
+        "store": state.checkpoints(folder.resolve()).address,
         "models": [
             {
                 "trial": number,
                 "params": state.trials[number].params,
-                "checkpoint": str(
-                    resolve(checkpoints, number, state.trials[number].best_checkpoint)
-                ),
+                "checkpoint": checkpoint_key(number, state.trials[number].best_checkpoint),
             }
             for number in numbers
         ],
     }
     if error := _run_worker(request):
         return _untested(ensemble, error)
-    outputs = tensors(out, "")
+    outputs = LocalStore(out.parent).tensors(out.name, "")
     try:
         return {**ensemble, "test": _test_scores(ensemble, outputs)}
     except ScattershotError as refusal:

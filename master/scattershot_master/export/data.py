@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scattershot_common.errors import CheckpointError
-from scattershot_common.store.checkpoint_names import list_all, trial_folder
+from scattershot_common.store.checkpoint_names import trial_key
 from scattershot_common.trial import Value
 from scattershot_master.state import progress
 from scattershot_master.state.border_warnings import StageWarning, border_warnings
@@ -91,19 +91,24 @@ class CheckpointPaths:
         if not name:
             return None
         if self._state.store is None:
-            path = trial_folder(self._folder, trial.number) / name
-            return path.relative_to(self._folder).as_posix() if path.exists() else None
+            key = trial_key(trial.number, name)
+            return key if self._state.checkpoints(self._folder).exists(key) else None
         if self._stored is None:
             self._stored = self._list()
         return self._stored.get(name)
 
     def _list(self) -> dict[str, str]:
         try:
-            stored = list_all(self._state.checkpoints(self._folder))
+            store = self._state.checkpoints(self._folder)
+            stored = store.all_checkpoints()
         except CheckpointError as error:  # the ledger has the rest
             print(f"scattershot: which checkpoints are kept is not known: {error}", file=sys.stderr)
             return {}
-        return {path.name: str(path) for paths in stored.values() for path in paths}
+        return {
+            name: store.path_of(trial_key(number, name))
+            for number, names in stored.items()
+            for name in names
+        }
 
 
 def trial_data(trial: TrialRecord, paths: CheckpointPaths) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scattershot_common.errors import ScattershotError, StudyFileError
-from scattershot_common.store.files import write
+from scattershot_common.local_files import write
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.study.study_file import parse
 from scattershot_common.task.check_result import CheckResult

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from scattershot_common.space.space import Box
-from scattershot_common.store.location import Location
+from scattershot_common.store.store import Store
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.task.check_result import CheckResult
 from scattershot_master import text
@@ -133,7 +133,7 @@ def narrow(state: StudyState) -> Narrowing:
 
 
 def add_curves(
-    step: RecipeStep, state: StudyState, study: StudyFile, checkpoints: Location
+    step: RecipeStep, state: StudyState, study: StudyFile, checkpoints: Store
 ) -> TrainingLength:
     """Add the curves of the best trials of the fine stage, and the findings in them, to a step.
 
@@ -153,7 +153,7 @@ def add_curves(
     return length
 
 
-def _diagnosed(state: StudyState, best: Sequence[TrialRecord], checkpoints: Location) -> list[str]:
+def _diagnosed(state: StudyState, best: Sequence[TrialRecord], checkpoints: Store) -> list[str]:
     """Return a line for every rule that finds something in the trials, as of the best of them."""
     findings: dict[str, Finding] = {}
     trials: dict[str, list[int]] = {}

@@ -6,19 +6,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from scattershot_common.errors import CheckpointError
 from scattershot_common.store.checkpoint_header import Header
-from scattershot_common.store.checkpoint_names import (
-    list_checkpoints,
-    list_trials,
-    parse_name,
-    trial_folder,
-)
-from scattershot_common.store.files import exists, newest_valid, read
-from scattershot_common.store.location import Location
+from scattershot_common.store.checkpoint_names import parse_name, trial_key
+from scattershot_common.store.store import Store
 from scattershot_common.trial import ENDED, State, Value, trial_seed
 from scattershot_master.state import events
 from scattershot_master.state.events import FoldersNoted, LedgerEvent, StageOpened
@@ -131,30 +124,29 @@ def _end(trial: TrialFacts, state: State, reason: str, at: float) -> None:
         trial.ended = float(at)
 
 
-def from_checkpoints(facts: Facts, place: Location, seed: int) -> None:
-    """Add what the newest sound checkpoint of every trial at `place` says; it stands over lines.
+def from_checkpoints(facts: Facts, store: Store, seed: int) -> None:
+    """Add what the newest sound checkpoint of every trial in `store` says; it stands over lines.
 
     A checkpoint is sealed by a checksum, a line of the ledger is not. One of another study (its
     seed does not derive from `seed`) is left alone.
     """
-    for number in list_trials(place):
-        found = newest_valid(place, number, None, lambda error: facts.notes.append(str(error)))
-        if found is None:
-            if exists(trial_folder(place, number) / "error.txt") and not _ended(facts, number):
-                facts.trial(number).end = ("failed", _last_line(place, number))
+    for number in store.trials():
+        checkpoint = store.newest_valid(number, None, lambda error: facts.notes.append(str(error)))
+        if checkpoint is None:
+            if store.exists(trial_key(number, "error.txt")) and not _ended(facts, number):
+                facts.trial(number).end = ("failed", _last_line(store, number))
             continue
-        if found.header["seed"] != trial_seed(seed, number):
-            facts.notes.append(f"{found.path} is of another study; it is left alone")
+        key = trial_key(number, checkpoint.name)
+        if checkpoint.header["seed"] != trial_seed(seed, number):
+            facts.notes.append(f"{store.path_of(key)} is of another study; it is left alone")
             continue
         facts.files += 1
         names = {
-            told.epoch: path.name
-            for path in list_checkpoints(place, number)
-            if (told := parse_name(path.name))
+            parsed.epoch: name for name in store.checkpoints(number) if (parsed := parse_name(name))
         }
-        _adopt(facts.trial(number), found.header, names)
-        if isinstance(found.path, Path):
-            written = found.path.stat().st_mtime
+        _adopt(facts.trial(number), checkpoint.header, names)
+        written = store.written_at(key)
+        if written is not None:
             trial = facts.trial(number)
             trial.started, trial.ended = min(written, trial.started), max(written, trial.ended)
 
@@ -173,9 +165,9 @@ def _adopt(trial: TrialFacts, header: Header, names: Mapping[int, str]) -> None:
         trial.history[epoch] = (metrics, names.get(epoch, ""))
 
 
-def _last_line(place: Location, number: int) -> str:
+def _last_line(store: Store, number: int) -> str:
     try:
-        text = read(trial_folder(place, number) / "error.txt").decode(errors="replace")
+        text = store.read(trial_key(number, "error.txt")).decode(errors="replace")
     except CheckpointError:
         return ""
     lines = text.strip().splitlines()

@@ -18,10 +18,9 @@ from pydantic import ValidationError
 
 from scattershot_common.bus.server import running_url
 from scattershot_common.errors import ScattershotError
-from scattershot_common.local_files import lock
-from scattershot_common.store import location
+from scattershot_common.local_files import lock, write
 from scattershot_common.store.checkpoint_names import is_study_name
-from scattershot_common.store.files import write
+from scattershot_common.store.location import study_store
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.recovery.facts import Facts, from_checkpoints, from_lines
 from scattershot_master.recovery.rebuild import Rebuilt, rebuild
@@ -62,7 +61,7 @@ def recover(folder: Path) -> tuple[Rebuilt, list[Path]]:
         if (folder / LEDGER).exists():
             from_lines(facts, (folder / LEDGER).read_bytes())
         study = _study(folder, facts)
-        checkpoints = location.root(study.checkpoints.store, folder, folder.name)
+        checkpoints = study_store(study.checkpoints.store, folder, folder.name)
         from_checkpoints(facts, checkpoints, study.study.seed)
         facts.ensemble = facts.ensemble or _ensemble(folder)
         if not facts.trials:
@@ -73,7 +72,7 @@ def recover(folder: Path) -> tuple[Rebuilt, list[Path]]:
         uid = secrets.token_hex(8)
         rebuilt = rebuild(study, facts, uid, version("scattershot"), time.time())
         if study.checkpoints.store is not None:
-            location.claim(checkpoints, uid, by_force=True)
+            checkpoints.claim(uid, by_force=True)
         moved = [path for path in (_aside(folder, LEDGER), _aside(folder, "redis")) if path]
         write(folder / LEDGER, b"".join(map(encode, rebuilt.events)), sync=True)
     return rebuilt, moved

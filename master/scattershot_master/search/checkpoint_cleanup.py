@@ -1,18 +1,11 @@
-"""Owns which ended trials' checkpoints stay while the search goes on."""
+"""Deletes the checkpoints of ended trials that do not rank among the study's best."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
 from collections.abc import Iterable
-from pathlib import Path
 
-from scattershot_common.errors import CheckpointError
-from scattershot_common.store.checkpoint_names import list_all, list_checkpoints
-from scattershot_common.store.files import remove
-from scattershot_common.store.location import Location
 from scattershot_common.store.retention import Keeper
+from scattershot_common.store.store import Store
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
@@ -27,10 +20,10 @@ class CheckpointCleanup:
     living until that stage has chosen.
     """
 
-    def __init__(self, state: StudyState, study: StudyFile, checkpoints: Location) -> None:
+    def __init__(self, state: StudyState, study: StudyFile, checkpoints: Store) -> None:
         """Take what holds `trials/`, and remove what an earlier master has left over."""
         self._state = state
-        self._bin = _Folder(checkpoints) if isinstance(checkpoints, Path) else _Store(checkpoints)
+        self._checkpoints = checkpoints
         self._best = Keeper(study.checkpoints.keep, state.goal)
         self._continues = {
             index: stage.continue_ for index, stage in enumerate(study.stages) if stage.continue_
@@ -80,59 +73,7 @@ class CheckpointCleanup:
 
     def settle(self) -> None:
         """Wait for what is still being removed; the search is over."""
-        self._bin.settle()
+        self._checkpoints.settle(_SETTLE)
 
     def _remove(self, numbers: Iterable[int]) -> None:
-        self._bin.take(numbers)
-
-
-# A file that cannot be removed costs space, not results: the search goes on.
-
-
-class _Folder:
-    """Removes trials' checkpoints from a folder, at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def take(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            with contextlib.suppress(CheckpointError, OSError):
-                paths = list_checkpoints(self._folder, number)
-                remove(paths)
-                if paths:
-                    paths[0].parent.rmdir()  # stays where a traceback lies in it
-
-    def settle(self) -> None:
-        pass
-
-
-class _Store:
-    """Removes trials' checkpoints from an object store, in the background: it answers slowly."""
-
-    def __init__(self, store: Location) -> None:
-        self._store = store
-        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="retaining", daemon=True)
-
-    def take(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            self._queue.put(number)
-            if not self._thread.is_alive():
-                self._thread.start()
-
-    def settle(self) -> None:
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join(_SETTLE)
-
-    def _work(self) -> None:
-        asked: set[int | None] = set()
-        while None not in asked:
-            asked = {self._queue.get()}
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    asked.add(self._queue.get_nowait())
-            with contextlib.suppress(CheckpointError):
-                there = list_all(self._store)
-                remove(path for number in there.keys() & asked for path in there[number])
+        self._checkpoints.retire(numbers)

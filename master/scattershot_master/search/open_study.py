@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from scattershot_common.errors import StudyFileError
-from scattershot_common.store.files import STALE, clean_stale, write
+from scattershot_common.local_files import STALE, clean_stale, write
 from scattershot_common.study.settings import StudyFile
 from scattershot_master import text as words
 from scattershot_master.state.events import FoldersNoted, SettingsChanged, StudyBegun

@@ -14,8 +14,7 @@ from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.bus.stream import Event
 from scattershot_common.bus.workers import Heartbeat
 from scattershot_common.errors import CheckpointError, ScattershotError
-from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_folder
-from scattershot_common.store.files import exists
+from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_key
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.trial import STATES, State
 from scattershot_master.killers.base import Killer
@@ -225,10 +224,11 @@ class Search:
         if len({re.sub(r"[-+.\d]+", "#", trial.reason) for trial in trials}) > 1:
             return
         self._ledger.commit()
-        where = trial_folder(self._checkpoints, trials[0].number) / "error.txt"
+        key = trial_key(trials[0].number, "error.txt")
         hint = ""
         with suppress(CheckpointError):
-            hint = f" (traceback: {where})" if exists(where) else ""
+            if self._checkpoints.exists(key):
+                hint = f" (traceback: {self._checkpoints.path_of(key)})"
         raise ScattershotError(
             f"the first {len(trials)} trials all failed: {trials[0].reason}{hint}; "
             "mend it and run with --fresh"

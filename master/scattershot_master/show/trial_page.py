@@ -10,16 +10,10 @@ from typing import Any
 
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.store.checkpoint_header import Header
-from scattershot_common.store.checkpoint_names import (
-    list_checkpoints,
-    list_trials,
-    parse_name,
-    trial_folder,
-)
-from scattershot_common.store.files import read as read_file
-from scattershot_common.store.files import read_header
+from scattershot_common.store.checkpoint_names import parse_name, trial_key
 from scattershot_common.store.layer_stats import LayerStats
-from scattershot_common.store.location import Location
+from scattershot_common.store.local import LocalStore
+from scattershot_common.store.store import Store
 from scattershot_common.study.recorded import StudySettings
 from scattershot_master import text as words
 from scattershot_master.export.data import CheckpointPaths, trial_data
@@ -40,8 +34,8 @@ class TrialView:
     state: StudyState
     record: TrialRecord
     known: bool
-    #: Its checkpoints, by epoch, and why some of them cannot be read.
-    files: Sequence[Location] = ()
+    #: The paths or URLs of its checkpoints, by epoch, and why some of them cannot be read.
+    files: Sequence[str] = ()
     damage: list[str] = field(default_factory=list)
     #: The end of the traceback, where the trial failed.
     error: list[str] = field(default_factory=list)
@@ -61,8 +55,8 @@ def find(folder: Path, number: int) -> TrialView:
     """
     known = (folder / LEDGER).exists()
     state = read(folder) if known else StudyState()
-    files, trouble = _files(state, folder, number)
-    header, damage = _newest_header(files)
+    names, trouble = _names(state, folder, number)
+    header, damage = _newest_header(state, folder, number, names)
     if number not in state.trials:
         if header is None:
             raise ScattershotError(_unknown(folder, number, state, damage))
@@ -73,27 +67,28 @@ def find(folder: Path, number: int) -> TrialView:
         known = False
     record = state.trials[number]
     if header is not None:
-        names = {told.epoch: path.name for path in files if (told := parse_name(path.name))}
+        by_epoch = {parsed.epoch: name for name in names if (parsed := parse_name(name))}
         for epoch in header["history"]:  # those the ledger has already change nothing
             done = int(epoch["epoch"])
             metrics = {name: value for name, value in epoch.items() if name != "epoch"}
-            state.apply(EpochReported(number, 0, done, metrics, names.get(done)))
+            state.apply(EpochReported(number, 0, done, metrics, by_epoch.get(done)))
     error = _traceback(state, folder, number) if record.state == "failed" or not known else []
     layers = () if trouble else _layers(state, folder, number)
+    files = [_checkpoints(state, folder).path_of(trial_key(number, name)) for name in names]
     return TrialView(state, record, known, files, damage, error, trouble, layers)
 
 
-def _files(state: StudyState, folder: Path, number: int) -> tuple[Sequence[Location], str]:
+def _names(state: StudyState, folder: Path, number: int) -> tuple[Sequence[str], str]:
     try:
-        return list_checkpoints(_checkpoints(state, folder), number), ""
+        return _checkpoints(state, folder).checkpoints(number), ""
     except CheckpointError as error:
         if number not in state.trials:
             raise
         return (), str(error)
 
 
-def _checkpoints(state: StudyState, folder: Path) -> Location:
-    return state.checkpoints(folder) if state.settings.recorded else folder
+def _checkpoints(state: StudyState, folder: Path) -> Store:
+    return state.checkpoints(folder) if state.settings.recorded else LocalStore(folder)
 
 
 def _layers(state: StudyState, folder: Path, number: int) -> Sequence[Mapping[str, Any]]:
@@ -103,11 +98,13 @@ def _layers(state: StudyState, folder: Path, number: int) -> Sequence[Mapping[st
         return ()
 
 
-def _newest_header(files: Sequence[Location]) -> tuple[Header | None, list[str]]:
+def _newest_header(
+    state: StudyState, folder: Path, number: int, names: Sequence[str]
+) -> tuple[Header | None, list[str]]:
     damage: list[str] = []
-    for path in reversed(files):
+    for name in reversed(names):
         try:
-            return read_header(path), damage
+            return _checkpoints(state, folder).header(trial_key(number, name)), damage
         except CheckpointError as error:
             damage.append(str(error))
     return None, damage
@@ -131,15 +128,15 @@ def _unknown(folder: Path, number: int, state: StudyState, damage: list[str]) ->
         return damage[0]
     there = sorted(state.trials)
     if not there:
-        there = list_trials(_checkpoints(state, folder))
+        there = _checkpoints(state, folder).trials()
     having = f"it has {there[0]} to {there[-1]}" if there else "it has none yet"
     return f"there is no trial {number} in {folder}: {having}"
 
 
 def _traceback(state: StudyState, folder: Path, number: int) -> list[str]:
     try:
-        path = trial_folder(_checkpoints(state, folder), number) / "error.txt"
-        text = read_file(path).decode(errors="replace")
+        key = trial_key(number, "error.txt")
+        text = _checkpoints(state, folder).read(key).decode(errors="replace")
     except CheckpointError:
         return []
     return text.rstrip().splitlines()[-TAIL:]
@@ -154,7 +151,7 @@ def data(found: TrialView, folder: Path) -> dict[str, Any]:
         **whole,
         "error": "\n".join(found.error),
         "checkpoints": [
-            path.relative_to(folder).as_posix() if isinstance(path, Path) else str(path)
+            Path(path).relative_to(folder).as_posix() if found.state.store is None else path
             for path in found.files
         ],
     }
@@ -183,7 +180,7 @@ def page(found: TrialView) -> Page:
         blocks += [line(), tables.history(trial.history, metric, trial.best_epoch)]
     blocks += section("diagnosis", _diagnosis(found))
     blocks += section("error", [line(words.clean(text)) for text in found.error])
-    blocks += section("checkpoints", [line(str(path)) for path in found.files])
+    blocks += section("checkpoints", [line(path) for path in found.files])
     blocks += [line(Cell("damaged ", "red"), text) for text in found.damage]
     blocks += [line(Cell("not seen ", "red"), found.trouble)] if found.trouble else []
     return blocks

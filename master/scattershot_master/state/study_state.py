@@ -11,8 +11,8 @@ from typing import Any
 from scattershot_common.bus.outcome import FAILURES
 from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.objective import Goal, Objective
-from scattershot_common.store import location
-from scattershot_common.store.location import Location
+from scattershot_common.store.location import study_store
+from scattershot_common.store.store import Store
 from scattershot_common.study.recorded import StudySettings
 from scattershot_common.trial import ENDED, STATES, State, Value, trial_seed
 from scattershot_master.state import events
@@ -114,9 +114,9 @@ class StudyState:
         """The URL of the object store that has the checkpoints, unless its folder has them."""
         return self.settings.checkpoints.store
 
-    def checkpoints(self, folder: Path) -> Location:
-        """Return what holds `trials/`; `folder` is the study's. Raises like `place.root`."""
-        return location.root(self.store, folder, self.name)
+    def checkpoints(self, folder: Path) -> Store:
+        """Return what holds `trials/`; `folder` is the study's. Raises like `study_store`."""
+        return study_store(self.store, folder, self.name)
 
     @property
     def objective(self) -> Objective:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scattershot_common.errors import CheckpointError
 from scattershot_common.store.checkpoint_names import (
     CheckpointName,
+    checkpoint_key,
     checkpoint_name,
-    list_checkpoints,
     parse_name,
-    resolve,
-    trial_folder,
+    trial_key,
 )
+from scattershot_common.store.local import LocalStore
 
 NAME = "val_accuracy=0.93120-trial=00017-epoch=012.safetensors"
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -96,7 +96,7 @@ def test_negative_numbers_are_refused() -> None:
         with pytest.raises(ValueError, match="count from 0"):
             checkpoint_name("acc", 0.5, trial, epoch)
     with pytest.raises(ValueError, match="count from 0"):
-        trial_folder(Path(), -1)
+        trial_key(-1)
 
 
 HOSTILE = [
@@ -126,12 +126,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_no_checkpoints_name_is_neither_parsed_nor_resolved(
-    name: str, tmp_path: Path
-) -> None:
+def test_what_is_no_checkpoints_name_is_neither_parsed_nor_resolved(name: str) -> None:
     assert parse_name(name) is None
     with pytest.raises(CheckpointError, match="refused") as caught:
-        resolve(tmp_path, 17, name)
+        checkpoint_key(17, name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
@@ -141,33 +139,33 @@ def test_resolving_any_text_stays_inside_the_trials_folder(text: str) -> None:
     study = Path("/study")
     for name in (text, text + NAME):
         try:
-            path = resolve(study, 17, name)
+            path = study / checkpoint_key(17, name)
         except CheckpointError:
             continue
-        assert path.parent == trial_folder(study, 17)
+        assert path.parent == study / trial_key(17)
 
 
-def test_a_bare_name_resolves_only_for_its_own_trial(tmp_path: Path) -> None:
-    assert resolve(tmp_path, 17, NAME) == tmp_path / "trials" / "00017" / NAME
+def test_a_bare_name_resolves_only_for_its_own_trial() -> None:
+    assert checkpoint_key(17, NAME) == f"trials/00017/{NAME}"
     with pytest.raises(CheckpointError, match="trial 18"):
-        resolve(tmp_path, 18, NAME)
+        checkpoint_key(18, NAME)
 
 
 def test_checkpoints_are_listed_by_epoch_and_nothing_else_is(tmp_path: Path) -> None:
-    assert list_checkpoints(tmp_path, 3) == []
-    folder = trial_folder(tmp_path, 3)
+    assert LocalStore(tmp_path).checkpoints(3) == []
+    folder = tmp_path / trial_key(3)
     folder.mkdir(parents=True)
     values = {1000: 0.1, 2: 0.9, 999: 0.5}
     for epoch, value in values.items():
         (folder / checkpoint_name("acc", value, 3, epoch)).touch()
     for other in (".tmp-1-ab", "notes.txt", checkpoint_name("acc", 0.5, 4, 7)):
         (folder / other).touch()
-    told = [parse_name(path.name) for path in list_checkpoints(tmp_path, 3)]
+    told = [parse_name(name) for name in LocalStore(tmp_path).checkpoints(3)]
     assert [name.epoch for name in told if name] == [2, 999, 1000]
 
 
 def test_a_folder_that_cannot_be_listed_is_the_users_error(tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
-    trial_folder(tmp_path, 3).touch()
+    (tmp_path / trial_key(3)).touch()
     with pytest.raises(CheckpointError, match="cannot list"):
-        list_checkpoints(tmp_path, 3)
+        LocalStore(tmp_path).checkpoints(3)

@@ -1,3 +1,5 @@
+"""Where a study's checkpoints lie: the setting, the store that it opens, and its owner."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -6,8 +8,8 @@ import pytest
 
 import scattershot
 from scattershot_common.errors import CheckpointError, StudyFileError
-from scattershot_common.store import files, location
-from scattershot_common.store.location import problem_with, root
+from scattershot_common.store.local import LocalStore
+from scattershot_common.store.location import address, open_store, problem_with, study_store
 from scattershot_common.study.study_file import parse
 from support.s3_server import SECRET
 
@@ -92,31 +94,35 @@ def test_where_the_checkpoints_lie_does_not_decide_the_trials() -> None:
 
 
 def test_without_a_store_the_studys_folder_is_the_place(tmp_path: Path) -> None:
-    assert root(None, tmp_path, "digits") is tmp_path
-    assert location.address(None, tmp_path, "digits") == str(tmp_path)
-    assert location.at(str(tmp_path)) == tmp_path
+    store = study_store(None, tmp_path, "digits")
+    assert isinstance(store, LocalStore) and store.folder == tmp_path
+    assert store.address == address(None, tmp_path, "digits") == str(tmp_path)
+    opened = open_store(str(tmp_path))
+    assert isinstance(opened, LocalStore) and opened.folder == tmp_path
 
 
 def test_a_store_has_a_place_for_each_study(bucket: str) -> None:
-    found = root(f"{bucket}/pre/fix/", Path("/out/digits-2"), "digits-2")
-    assert str(found) == f"{bucket}/pre/fix/digits-2"
-    assert str(found) == location.address(f"{bucket}/pre/fix/", Path("/out/digits-2"), "digits-2")
-    assert str(location.at(str(found / "x"))) == f"{bucket}/pre/fix/digits-2/x"
+    store = study_store(f"{bucket}/pre/fix/", Path("/out/digits-2"), "digits-2")
+    assert store.address == f"{bucket}/pre/fix/digits-2"
+    assert store.address == address(f"{bucket}/pre/fix/", Path("/out/digits-2"), "digits-2")
+    store.write("x", b"content")
+    assert open_store(store.address).read("x") == b"content"
+    assert store.path_of("x") == f"{bucket}/pre/fix/digits-2/x"
 
 
 @pytest.mark.parametrize("store", ["/etc", "file:///etc", "../x", f"s3://key:{SECRET}@bucket"])
 def test_a_worker_takes_no_other_place_from_redis(store: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"\[checkpoints\] store must") as caught:
-        root(store, tmp_path, "digits")
+        study_store(store, tmp_path, "digits")
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["upath", "s3fs"])
+@pytest.mark.parametrize("missing", ["fsspec", "s3fs"])
 def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(missing: str) -> None:
     said = run(
         "import sys; sys.modules[sys.argv[1]] = None\n"
         "from pathlib import Path; from scattershot_common.store import location\n"
-        "try: location.root('s3://bucket', Path(), 'digits')\n"
+        "try: location.study_store('s3://bucket', Path(), 'digits')\n"
         "except location.CheckpointError as error: print(error)",
         missing,
     )
@@ -126,16 +132,15 @@ def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(missin
 @pytest.mark.parametrize("protocol", ["pigeon", "carrier-pigeon"])
 def test_an_unknown_kind_of_store_is_an_error_of_one_line(protocol: str) -> None:
     with pytest.raises(CheckpointError, match=rf"^{protocol}://x/digits cannot be used as a store"):
-        root(f"{protocol}://x", Path(), "digits")
+        study_store(f"{protocol}://x", Path(), "digits")
 
 
 def test_a_study_on_a_disk_imports_nothing_for_stores() -> None:
     loaded = run(
-        "import sys, scattershot as ss\n"
-        "from scattershot_common.store import files, checkpoint_names\n"
-        "from pathlib import Path; from scattershot_common.store import location\n"
-        "here = location.root(None, Path('nowhere'), 'digits')\n"
-        "files.newest_valid(here, 1); files.exists(here / 'x'); files.clean_stale(here, 0)\n"
+        "import sys, scattershot as ss; from scattershot_common.store import location\n"
+        "from pathlib import Path\n"
+        "here = location.study_store(None, Path('nowhere'), 'digits')\n"
+        "here.newest_valid(1); here.exists('x'); here.clean_stale('', 0)\n"
         "print([one for one in ('fsspec', 'upath', 's3fs', 'botocore') if one in sys.modules])"
     )
     assert loaded == "[]"
@@ -146,19 +151,19 @@ def test_a_study_on_a_disk_imports_nothing_for_stores() -> None:
 
 
 def test_a_place_belongs_to_the_first_study_that_claims_it(bucket: str) -> None:
-    found = root(bucket, Path(), "digits")
-    location.claim(found, "u1")
-    location.claim(found, "u1")
-    location.claim(root(bucket, Path(), "digits-2"), "u2")
+    store = study_store(bucket, Path(), "digits")
+    store.claim("u1")
+    store.claim("u1")
+    study_store(bucket, Path(), "digits-2").claim("u2")
     with pytest.raises(StudyFileError, match=r"holds the checkpoints of another study; .*name"):
-        location.claim(found, "u2")
-    location.claim(found, "u1")
+        store.claim("u2")
+    store.claim("u1")
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"uid": 7}', b"\xff"])
 def test_a_place_that_somebody_wrote_to_is_not_taken(bucket: str, text: bytes) -> None:
-    found = root(bucket, Path(), "digits")
-    files.write(found / "study.json", text, sync=False)
+    store = study_store(bucket, Path(), "digits")
+    store.write("study.json", text)
     with pytest.raises(StudyFileError, match="another study"):
-        location.claim(found, "u1")
-    assert files.read(found / "study.json") == text
+        store.claim("u1")
+    assert store.read("study.json") == text

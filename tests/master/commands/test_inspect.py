@@ -185,7 +185,7 @@ def test_diagnose_tells_what_holds_for_the_study_and_for_its_trials(study: Path,
 
 
 def test_diagnose_of_a_trial_reads_its_layers(study: Path, run: Run) -> None:
-    from scattershot_common.store.files import write
+    from scattershot_common.local_files import write
     from scattershot_common.store.layer_stats import LayerStats
 
     assert "were not recorded" in run("diagnose", "69", study)
@@ -220,7 +220,7 @@ SEEN: dict[str, object] = {
 @pytest.fixture
 def layered(study: Path) -> Iterator[Path]:
     """The study, with layers of trial 69 that were looked at twice."""
-    from scattershot_common.store.files import write
+    from scattershot_common.local_files import write
     from scattershot_common.store.layer_stats import LayerStats
 
     path = study / "trials" / "00069" / "layers.json"

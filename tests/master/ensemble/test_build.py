@@ -10,12 +10,14 @@ import pytest
 import safetensors.numpy
 
 from scattershot_common.errors import ScattershotError
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
+from scattershot_common.store.checkpoint_names import checkpoint_name
+from scattershot_common.store.location import open_store
 from scattershot_master.ensemble import build as building
 from scattershot_master.ensemble.build import build_ensemble
 from scattershot_master.ensemble.metrics import Array, fitting_metric
 from scattershot_master.state.study_state import StudyState
+from support import checkpoints
+from support.checkpoints import trial_folder
 from support.pretend_master import study_file
 from support.synthetic_study import event
 
@@ -49,8 +51,8 @@ class Study:
         name = checkpoint_name(self.state.metric, value, number, 1)
         path = trial_folder(self.folder, number) / name
         header = {"trial": number, "epoch": 1, "state": {}}
-        data = safetensors.numpy.save(tensors, files.metadata(header))
-        files.write(path, files.seal(data), sync=False)
+        data = safetensors.numpy.save(tensors, checkpoints.metadata(header))
+        checkpoints.write(path, checkpoints.seal(data), sync=False)
         self.apply("sampled", t=number, p={"lr": number / 10}, epochs=1, until=1)
         self.apply("report", t=number, a=1, n=1, m={self.state.metric: value}, f=name)
         return path
@@ -265,7 +267,7 @@ def test_weights_of_whatever_type_are_not_looked_at(study: Study) -> None:
     path = study.predicting("......")
     header = json.dumps(
         {
-            "__metadata__": files.metadata({"trial": 0, "state": {}}),
+            "__metadata__": checkpoints.metadata({"trial": 0, "state": {}}),
             "model/w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]},
             "predictions": {"dtype": "F32", "shape": [6, 3], "data_offsets": [4, 76]},
             "targets": {"dtype": "I64", "shape": [6], "data_offsets": [76, 124]},
@@ -274,7 +276,7 @@ def test_weights_of_whatever_type_are_not_looked_at(study: Study) -> None:
     ).encode()
     header += b" " * (-len(header) % 8)
     body = b"\0" * 4 + mixed("......").tobytes() + TARGETS.tobytes()
-    path.write_bytes(files.seal(len(header).to_bytes(8, "little") + header + body))
+    path.write_bytes(checkpoints.seal(len(header).to_bytes(8, "little") + header + body))
     assert members(study.build()) == {0: 1}
 
 
@@ -328,8 +330,8 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
             }
             asked = [f"predictions/{model['trial']}" for model in request["models"]]
             kept = {name: predicted[name] for name in [*asked, "targets"]}
-            data = safetensors.numpy.save(kept, files.metadata({"trials": []}))
-            files.write(Path(request["out"]), files.seal(data), sync=False)
+            data = safetensors.numpy.save(kept, checkpoints.metadata({"trials": []}))
+            checkpoints.write(Path(request["out"]), checkpoints.seal(data), sync=False)
             requests.append(request)
             return subprocess.CompletedProcess(command, 1, text, "Traceback\nKilled")
 
@@ -369,7 +371,7 @@ def test_the_ensemble_and_the_best_single_model_are_tested_once(
     (request,) = answering.requests  # type: ignore[attr-defined]
     assert [model["trial"] for model in request["models"]] == [1, 2, 0]
     assert request["models"][1]["params"] == {"lr": 0.2}
-    assert Path(request["models"][1]["checkpoint"]).exists()
+    assert open_store(request["store"]).exists(request["models"][1]["checkpoint"])
     assert (request["data"], request["threads"], request["task"]) == ("/data", 3, "digits")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from scattershot_common.objective import Objective
 from scattershot_common.space.space import Box, Space
+from scattershot_common.store.local import LocalStore
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.study.study_file import parse
 from scattershot_common.task.check_result import CheckResult
@@ -208,7 +209,7 @@ def test_the_best_trials_are_diagnosed_with_evidence_and_remedy(tmp_path: Path) 
         state.apply(event("complete", t=number, a=1, at=2.0))
     searched = parse(study_text(plan.search(study(), None)))
     step = RecipeStep("Loss curves", "?")
-    length = steps.add_curves(step, state, searched, tmp_path)
+    length = steps.add_curves(step, state, searched, LocalStore(tmp_path))
     assert any(
         observation.startswith("Overfitting (trials 0, 1): the validation loss rose from 0.5")
         and "regularize more" in observation

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from scattershot_common.bus.connection import URL_VARIABLE, connect
 from scattershot_common.bus.keys import Keys
 from scattershot_common.errors import ScattershotError
-from scattershot_common.store import files as store
-from scattershot_common.store.checkpoint_names import list_checkpoints, parse_name
+from scattershot_common.store.checkpoint_names import parse_name
 from scattershot_common.study.settings import StudyFile
 from scattershot_master import cli
 from scattershot_master.recovery import files
@@ -23,6 +22,7 @@ from scattershot_master.search import redis_study, search
 from scattershot_master.search.open_study import note_home
 from scattershot_master.state.ledger import LEDGER, Ledger, read
 from scattershot_master.state.study_state import StudyState
+from support.checkpoints import list_checkpoints, metadata, read_header, seal
 from support.pretend_master import Master, Watcher, study_file, table
 from support.pretend_worker import PretendWorkers
 
@@ -90,7 +90,7 @@ def sealed(state: StudyState, folder: Path) -> None:
                 "value": history[-1][state.metric],
                 "history": history,
             }
-            path.write_bytes(store.seal(safetensors.numpy.save({}, store.metadata(header))))
+            path.write_bytes(seal(safetensors.numpy.save({}, metadata(header))))
 
 
 def stopped_at(reports: int, url: str, root: Path, study: StudyFile = STUDY) -> StudyState:
@@ -259,8 +259,8 @@ def test_a_trial_that_failed_is_known_by_its_traceback(redis_url: str, tmp_path:
 def test_checkpoints_of_another_study_are_left_alone(copy: Path, ended: Path) -> None:
     folder = copy / NAME
     (path,) = list_checkpoints(folder, 0)[-1:]
-    header = {**store.read_header(path), "seed": 7}
-    path.write_bytes(store.seal(safetensors.numpy.save({}, store.metadata(header))))
+    header = {**read_header(path), "seed": 7}
+    path.write_bytes(seal(safetensors.numpy.save({}, metadata(header))))
     for other in list_checkpoints(folder, 0):
         if other != path:
             other.unlink()

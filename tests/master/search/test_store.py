@@ -12,9 +12,9 @@ import pytest
 import safetensors.numpy
 
 from scattershot_common.errors import StoreUnreachable, StudyFileError
-from scattershot_common.store import files, object_store
-from scattershot_common.store.checkpoint_names import checkpoint_name, list_all, trial_folder
-from scattershot_common.store.location import Location
+from scattershot_common.store.checkpoint_header import metadata, seal
+from scattershot_common.store.checkpoint_names import checkpoint_name, trial_key
+from scattershot_common.store.object_store import ObjectStore
 from scattershot_master.ensemble.build import build_ensemble
 from scattershot_master.export.data import trial_rows, whole_study
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
@@ -39,13 +39,13 @@ class Study:
         self.file, self.ledger = open_study(study_file(**tables), "", root, fresh=False)
         self.folder, self.state = self.ledger.folder, self.ledger.state
         self.ledger.append(event("stage", stage="coarse", index=0, target=99, box=[]))
-        self.place = self.state.checkpoints(self.folder)
+        self.store = self.state.checkpoints(self.folder)
 
-    def train(self, value: float, end: str = "complete") -> Location:
-        """Add a trial whose one epoch had `value`; return its checkpoint."""
+    def train(self, value: float, end: str = "complete") -> str:
+        """Add a trial whose one epoch had `value`; return its checkpoint's key."""
         number, metrics = len(self.state.trials), {"val_accuracy": value}
         name = checkpoint_name("val_accuracy", value, number, 1)
-        path = trial_folder(self.place, number) / name
+        key = trial_key(number, name)
         header = {
             **{"study": "pretended", "trial": number, "attempt": 1, "epoch": 1, "params": {}},
             **{"seed": 1, "metric": "val_accuracy", "goal": "maximize", "value": value},
@@ -53,14 +53,14 @@ class Study:
         }
         right = np.eye(3, dtype=np.float32)[TARGETS]
         tensors = {"predictions": right, "targets": TARGETS}
-        data = safetensors.numpy.save(tensors, files.metadata(header))
-        files.write(path, files.seal(data), sync=False)
+        data = safetensors.numpy.save(tensors, metadata(header))
+        self.store.write(key, seal(data))
         self.ledger.append(event("sampled", t=number, p={"lr": 0.1}, epochs=4, until=4))
         self.ledger.append(event("started", t=number, a=1, w="w"))
         self.ledger.append(event("report", t=number, a=1, n=1, m=metrics, f=name))
         self.ledger.append(event(end, t=number, a=1, r="ValueError: no" * (end == "failed")))
         self.ledger.commit()
-        return path
+        return key
 
 
 @pytest.fixture
@@ -82,13 +82,13 @@ def no_answer(study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
 def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return what is listed as a whole from now on."""
     listed: list[str] = []
-    below = object_store.below
+    whole = ObjectStore.all_checkpoints
 
-    def recorded(folder: Any) -> Any:
-        listed.append(str(folder))
-        return below(folder)
+    def recorded(store: ObjectStore) -> Any:
+        listed.append(store.address)
+        return whole(store)
 
-    monkeypatch.setattr(object_store, "below", recorded)
+    monkeypatch.setattr(ObjectStore, "all_checkpoints", recorded)
     return listed
 
 
@@ -98,14 +98,14 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_what_ranks_below_the_best_is_removed_from_the_store(study: Study) -> None:
     study.train(0.1)
     study.train(0.7)
-    files.write(trial_folder(study.place, 0) / "error.txt", b"Traceback", sync=False)
-    keeping = CheckpointCleanup(study.state, study.file, study.place)
+    study.store.write(trial_key(0, "error.txt"), b"Traceback")
+    keeping = CheckpointCleanup(study.state, study.file, study.store)
     for value in (0.8, 0.2, 0.9, math.pi / 100):
         study.train(value)
         keeping.ended(study.state.trials[len(study.state.trials) - 1])
     keeping.settle()
-    assert sorted(list_all(study.place)) == [2, 4]
-    assert files.exists(trial_folder(study.place, 0) / "error.txt")
+    assert sorted(study.store.all_checkpoints()) == [2, 4]
+    assert study.store.exists(trial_key(0, "error.txt"))
 
 
 def test_what_an_earlier_master_left_is_removed_by_one_listing(
@@ -114,13 +114,13 @@ def test_what_an_earlier_master_left_is_removed_by_one_listing(
     for number in range(12):
         study.train(number / 100)
     listed = listings(monkeypatch)
-    CheckpointCleanup(study.state, study.file, study.place).settle()
-    assert sorted(list_all(study.place)) == [10, 11]
+    CheckpointCleanup(study.state, study.file, study.store).settle()
+    assert sorted(study.store.all_checkpoints()) == [10, 11]
     assert len(listed) <= 3
 
 
 def test_a_store_that_is_away_does_not_stop_the_search(no_answer: Study) -> None:
-    keeping = CheckpointCleanup(no_answer.state, no_answer.file, no_answer.place)
+    keeping = CheckpointCleanup(no_answer.state, no_answer.file, no_answer.store)
     keeping.ended(no_answer.state.trials[0])
     keeping.settle()
 
@@ -129,17 +129,19 @@ def test_a_store_that_is_away_does_not_stop_the_search(no_answer: Study) -> None
 
 
 def test_checkpoints_are_shown_by_their_urls(study: Study) -> None:
-    gone, best = study.train(0.5), study.train(0.9)
-    files.remove([gone])
+    gone, best_key = study.train(0.5), study.train(0.9)
+    study.store.delete([gone])
+    best = study.store.path_of(best_key)
+    assert best == f"{study.store.address}/{best_key}"
     exported = whole_study(study.state, study.folder)
-    assert [one["best_checkpoint"] for one in exported["trials"]] == [str(best), None]
+    assert [one["best_checkpoint"] for one in exported["trials"]] == [best, None]
     assert [row["best_checkpoint"] for row in trial_rows(study.state, study.folder)] == [
-        str(best),
+        best,
         None,
     ]
     status = plain_text(study_page.status(study.state, study.folder, running=False, now=0.0))
-    assert f"\n{best}\n" in status and f"checkpoints  {study.place}/trials\n" in status
-    assert f"its checkpoints in {study.place}" in plain_text(
+    assert f"\n{best}\n" in status and f"checkpoints  {study.store.address}/trials\n" in status
+    assert f"its checkpoints in {study.store.address}" in plain_text(
         study_page.final(study.state, study.folder)
     )
 
@@ -148,21 +150,20 @@ def test_an_export_asks_the_store_once(study: Study, monkeypatch: pytest.MonkeyP
     for value in (0.5, 0.9, 0.7):
         study.train(value)
     listed = listings(monkeypatch)
-    monkeypatch.setattr(object_store, "exists", lambda path: pytest.fail("one by one"))
+    monkeypatch.setattr(ObjectStore, "exists", lambda store, key: pytest.fail("one by one"))
     assert all(one["best_checkpoint"] for one in whole_study(study.state, study.folder)["trials"])
     assert len(listed) == 1
 
 
 def test_a_trial_is_shown_from_its_store(study: Study) -> None:
-    paths = [study.train(0.5), study.train(0.25, "failed")]
-    files.write(
-        trial_folder(study.place, 1) / "error.txt", b"Traceback\nValueError: no", sync=False
-    )
+    keys = [study.train(0.5), study.train(0.25, "failed")]
+    paths = [study.store.path_of(key) for key in keys]
+    study.store.write(trial_key(1, "error.txt"), b"Traceback\nValueError: no")
     found = trial_page.find(study.folder, 1)
-    assert trial_page.data(found, study.folder)["checkpoints"] == [str(paths[1])]
+    assert trial_page.data(found, study.folder)["checkpoints"] == [paths[1]]
     text = plain_text(trial_page.page(found))
-    assert "ValueError: no" in text and str(paths[1]) in text
-    files.write(paths[0], files.read(paths[0])[:200], sync=False)
+    assert "ValueError: no" in text and paths[1] in text
+    study.store.write(keys[0], study.store.read(keys[0])[:200])
     assert f"damaged {paths[0]}" in plain_text(trial_page.page(trial_page.find(study.folder, 0)))
 
 
@@ -197,10 +198,10 @@ def test_without_its_store_a_study_is_shown_from_the_ledger(
 
 def test_an_ensemble_is_built_from_the_store(study: Study) -> None:
     damaged, _ = study.train(0.9), study.train(0.5)
-    files.write(damaged, files.read(damaged)[:-1], sync=False)
+    study.store.write(damaged, study.store.read(damaged)[:-1])
     result = build_ensemble(study.state, study.folder, size=2, method="top")
     assert [member["trial"] for member in result["members"]] == [1]
-    assert f"{damaged} is damaged" in result["note"]
+    assert f"{study.store.path_of(damaged)} is damaged" in result["note"]
 
 
 def test_no_ensemble_is_built_while_its_store_is_away(no_answer: Study) -> None:
@@ -215,7 +216,7 @@ def test_the_store_may_change_until_trials_have_begun(bucket: str, tmp_path: Pat
     first = Study(tmp_path, f"{bucket}/wrong")
     first.ledger.close()
     second = Study(tmp_path, f"{bucket}/right")
-    assert str(second.place) == f"{bucket}/right/pretended"
+    assert second.store.address == f"{bucket}/right/pretended"
     second.train(0.5)
     second.ledger.close()
     for store in (f"{bucket}/wrong", None):
@@ -227,9 +228,9 @@ def test_the_store_may_change_until_trials_have_begun(bucket: str, tmp_path: Pat
 
 
 def test_a_study_in_a_moved_folder_still_finds_its_store(study: Study, tmp_path: Path) -> None:
-    best = study.train(0.9)
+    best = study.store.path_of(study.train(0.9))
     study.ledger.close()
     moved = Path(shutil.move(study.folder, tmp_path / "elsewhere"))
     found = trial_page.find(moved, 0)
-    assert [str(path) for path in found.files] == [str(best)]
+    assert [*found.files] == [best]
     assert isinstance(found.state, StudyState)

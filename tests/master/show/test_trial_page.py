@@ -8,11 +8,13 @@ import pytest
 from safetensors.numpy import save
 
 from scattershot_common.errors import ScattershotError
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
+from scattershot_common.store.checkpoint_names import checkpoint_name
+from scattershot_common.store.local import LocalStore
 from scattershot_master.show import trial_page
 from scattershot_master.show.layout import plain_text
 from scattershot_master.state.ledger import LEDGER, Ledger, read
+from support import checkpoints
+from support.checkpoints import trial_folder
 from support.synthetic_study import Simulation
 
 NUMBER = 69  # complete after 30 epochs
@@ -56,7 +58,9 @@ def checkpoint(folder: Path, number: int, epoch: int, **changes: Any) -> Path:
     }
     path = trial_folder(folder, number) / checkpoint_name("val_accuracy", value, number, epoch)
     tensors = {"model/weight": np.zeros(3, np.float32)}
-    files.write(path, files.seal(save(tensors, files.metadata(header))), sync=False)
+    checkpoints.write(
+        path, checkpoints.seal(save(tensors, checkpoints.metadata(header))), sync=False
+    )
     return path
 
 
@@ -99,7 +103,7 @@ def test_only_the_header_of_a_checkpoint_is_read(
 ) -> None:
     checkpoint(folder, NUMBER, 12)
     (folder / LEDGER).unlink()
-    monkeypatch.setattr(files, "load", pytest.fail)
+    monkeypatch.setattr(LocalStore, "load", pytest.fail)
     assert trial_page.find(folder, NUMBER).record.done == 12
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from scattershot_common.errors import CheckpointError
-from scattershot_common.store import files
 from scattershot_worker.attempt.snapshot import Snapshot, Stateful, read_tensors, restore
+from support import checkpoints
 
 HEADER: dict[str, object] = {"study": "digits", "trial": 3, "attempt": 1, "epoch": 1, "seed": 5}
 
@@ -46,9 +46,9 @@ class Own:
 def write(path: Path, parts: Mapping[str, Stateful]) -> tuple[Mapping[str, Any], bytes]:
     """Write the parts to a file and return the skeleton and bytes that stand in it."""
     snapshot = Snapshot({name: part.state_dict() for name, part in parts.items()})
-    files.write(path, snapshot.serialize(HEADER), sync=False)
-    skeleton: Any = files.read_header(path)["state"]
-    return skeleton, files.load(path)
+    checkpoints.write(path, snapshot.serialize(HEADER), sync=False)
+    skeleton: Any = checkpoints.read_header(path)["state"]
+    return skeleton, checkpoints.load(path)
 
 
 def through_a_file(path: Path, state: Any) -> Any:
@@ -303,4 +303,4 @@ def test_an_altered_file_is_not_read(tmp_path: Path) -> None:
     assert len(read_tensors(data)) == 2
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="damaged"):
-        files.load(path)
+        checkpoints.load(path)

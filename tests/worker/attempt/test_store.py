@@ -13,9 +13,11 @@ from torch import nn
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.errors import CheckpointError, StoreUnreachable
-from scattershot_common.store import files, location, object_store
-from scattershot_common.store.checkpoint_names import list_checkpoints, parse_name, trial_folder
-from scattershot_common.store.location import Location
+from scattershot_common.store.checkpoint_names import parse_name, trial_key
+from scattershot_common.store.local import LocalStore
+from scattershot_common.store.location import study_store
+from scattershot_common.store.object_store import ObjectStore
+from scattershot_common.store.store import Store
 from scattershot_worker.attempt import reporter
 from scattershot_worker.attempt.attempt import StopSignal
 from scattershot_worker.attempt.lifecycle import claim
@@ -35,52 +37,53 @@ def train(trial: Any) -> None:
 
 
 @pytest.fixture
-def store(workbench: Workbench, bucket: str) -> Location:
-    """The place of the workbench's study, which is told to keep its checkpoints there."""
+def store(workbench: Workbench, bucket: str) -> Store:
+    """The store of the workbench's study, which is told to keep its checkpoints there."""
     workbench.context.studies["study"] = replace(workbench.info, store=f"{bucket}/x")
-    return location.root(f"{bucket}/x", workbench.folder, "study")
+    return study_store(f"{bucket}/x", workbench.folder, "study")
 
 
 def test_a_trial_goes_on_from_its_store_as_it_would_from_a_disk(
-    workbench: Workbench, store: Location, tmp_path: Path
+    workbench: Workbench, store: Store, tmp_path: Path
 ) -> None:
     assert workbench.run(train, until=2, epochs=4) == ("ended", "paused")
     assert workbench.run(train, until=4, attempt=2) == ("ended", "complete")
     away = workbench.reported()
     assert not workbench.folder.exists()
-    kept = list_checkpoints(store, 7)
-    assert [path.name[-15:-12] for path in kept] == ["001", "003", "004"]
-    assert files.read_header(kept[-1])["attempt"] == 2
+    kept = store.checkpoints(7)
+    assert [name[-15:-12] for name in kept] == ["001", "003", "004"]
+    assert store.header(trial_key(7, kept[-1]))["attempt"] == 2
 
     workbench.context.studies["study"] = workbench.info
     workbench.run(train, trial=8, until=4)
     assert workbench.reported(8) == away
-    here = files.tensors(list_checkpoints(workbench.folder, 8)[-1], "model")
-    there = files.tensors(kept[-1], "model")
+    local = LocalStore(workbench.folder)
+    here = local.tensors(trial_key(8, local.checkpoints(8)[-1]), "model")
+    there = store.tensors(trial_key(7, kept[-1]), "model")
     assert all(there[name].tobytes() == here[name].tobytes() for name in here)
 
 
 def test_a_damaged_object_is_passed_over_for_the_one_before(
-    workbench: Workbench, store: Location, caplog: pytest.LogCaptureFixture
+    workbench: Workbench, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     workbench.run(train, until=3, epochs=4)
-    newest = list_checkpoints(store, 7)[-1]
-    files.write(newest, files.read(newest)[:-9], sync=False)
+    newest = trial_key(7, store.checkpoints(7)[-1])
+    store.write(newest, store.read(newest)[:-9])
     assert workbench.run(train, until=4, attempt=2) == ("ended", "complete")
-    assert f"{newest} is damaged" in caplog.text
+    assert f"{store.path_of(newest)} is damaged" in caplog.text
     whole = [epoch for epoch, _ in workbench.reported()]
     assert whole[-3:] == [2, 3, 4]
 
 
 def test_a_failed_trials_traceback_lies_beside_its_checkpoints(
-    workbench: Workbench, store: Location
+    workbench: Workbench, store: Store
 ) -> None:
     def broken(trial: Any) -> None:
         train(trial)
         raise ValueError("of mine")
 
     assert workbench.run(broken)[1] == "failed"
-    text = files.read(trial_folder(store, 7) / "error.txt").decode()
+    text = store.read(trial_key(7, "error.txt")).decode()
     assert text.startswith("Traceback") and "ValueError: of mine" in text
 
 
@@ -111,38 +114,42 @@ class Outage:
 
     def __init__(self, patch: pytest.MonkeyPatch, call: str, times: int = 0) -> None:
         self.times, self.since, self.met = times, 0, threading.Event()
-        self._work: Callable[..., Any] = getattr(object_store, call)
-        patch.setattr(object_store, call, self)
+        work: Callable[..., Any] = getattr(ObjectStore, call)
 
-    def __call__(self, path: Any, *more: Any) -> Any:
-        told = parse_name(path.name)
+        def call_or_fail(store: ObjectStore, key: Any, *more: Any) -> Any:
+            self.meet(key)
+            return work(store, key, *more)
+
+        patch.setattr(ObjectStore, call, call_or_fail)
+
+    def meet(self, key: Any) -> None:
+        told = parse_name(key.rpartition("/")[2]) if isinstance(key, str) else None
         if self.times and (told is None or told.epoch >= self.since):
             self.times -= 1
             self.met.set()
             raise StoreUnreachable("s3://x: the store does not answer (for the test)")
-        return self._work(path, *more)
 
 
 @pytest.fixture
-def outage(store: Location, monkeypatch: pytest.MonkeyPatch) -> Outage:
-    return Outage(monkeypatch, "put")
+def outage(store: Store, monkeypatch: pytest.MonkeyPatch) -> Outage:
+    return Outage(monkeypatch, "write")
 
 
 @pytest.mark.parametrize("at", [1, 4])
 def test_training_waits_for_a_store_that_is_away_and_loses_nothing(
-    workbench: Workbench, store: Location, outage: Outage, at: int
+    workbench: Workbench, store: Store, outage: Outage, at: int
 ) -> None:
     outage.times, outage.since = 2, at
     assert workbench.run(train) == ("ended", "complete")
     assert outage.met.is_set()
     assert [epoch for epoch, _ in workbench.reported()] == [1, 2, 3, 4]
-    assert files.read_header(list_checkpoints(store, 7)[-1])["epoch"] == 4
+    assert store.header(trial_key(7, store.checkpoints(7)[-1]))["epoch"] == 4
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])
 def test_a_trial_whose_store_stays_away_is_given_back_and_goes_on_elsewhere(
     workbench: Workbench,
-    store: Location,
+    store: Store,
     outage: Outage,
     monkeypatch: pytest.MonkeyPatch,
     at: int,
@@ -160,10 +167,10 @@ def test_a_trial_whose_store_stays_away_is_given_back_and_goes_on_elsewhere(
 
 
 def test_a_trial_does_not_start_again_because_its_store_is_away(
-    workbench: Workbench, store: Location, monkeypatch: pytest.MonkeyPatch
+    workbench: Workbench, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workbench.run(train, until=2, epochs=4)
-    for call in ("names", "get"):
+    for call in ("names", "read"):
         with pytest.MonkeyPatch.context() as patch:
             Outage(patch, call, -1)
             attempt = 2 if call == "names" else 3
@@ -196,8 +203,8 @@ def test_who_is_to_stop_does_not_wait_for_a_store(
 
 
 def test_leftovers_that_a_store_does_not_remove_harm_nobody(
-    workbench: Workbench, store: Location, monkeypatch: pytest.MonkeyPatch
+    workbench: Workbench, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Outage(monkeypatch, "delete", -1)
     assert workbench.run(train) == ("ended", "complete")
-    assert len(list_checkpoints(store, 7)) == 4
+    assert len(store.checkpoints(7)) == 4

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.errors import CheckpointError
-from scattershot_common.store import files
 from scattershot_common.store.checkpoint_names import parse_name
 from scattershot_worker.attempt.attempt import TrialStopped
+from support import checkpoints
 from support.waiting import eventually
 from support.workbench import METRIC, Workbench
 
@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(workbench: Workb
     assert workbench.run(learner(at=crash), 2, until=6)[0] == "crash"
     workbench.states.requeue(2, 1, Outcome.CRASH, max_failures=3)
     *_, before, newest = workbench.checkpoints(2)
-    assert [files.read_header(one)["epoch"] for one in (before, newest)] == [3, 4]
+    assert [checkpoints.read_header(one)["epoch"] for one in (before, newest)] == [3, 4]
     newest.write_bytes(newest.read_bytes()[:-9])
     assert workbench.run(learner(), 2, attempt=2, until=6) == ("ended", "complete")
     again = [epoch for epoch, _ in workbench.reported(2)]
@@ -401,7 +401,7 @@ def test_what_a_zombie_still_had_to_report_does_not_reach_the_next_trial(
 ) -> None:
     """Its last epochs wait behind a slow disk when it learns that it is fenced."""
     disk = threading.Event()
-    write = files.write
+    write = checkpoints.write
 
     def slow(*args: Any, **kwargs: Any) -> None:
         assert disk.wait(20)
@@ -415,7 +415,7 @@ def test_what_a_zombie_still_had_to_report_does_not_reach_the_next_trial(
             trial.report(acc=0.5)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scattershot_worker.attempt.reporter.write", slow)
+        patch.setattr("scattershot_common.local_files.write", slow)
         assert workbench.run(train)[0] == "fenced"
         assert disk.is_set(), "it left before its epochs were written"
     assert len(workbench.reported()) == 3
@@ -504,7 +504,7 @@ def test_a_checkpoint_tells_all_about_its_trial(workbench: Workbench) -> None:
         "value": 0.2,
         "history": [{"epoch": 1, "acc": 0.1}, {"epoch": 2, "acc": 0.2}],
     }
-    saved = files.tensors(workbench.checkpoints()[-1], "")
+    saved = checkpoints.tensors(workbench.checkpoints()[-1], "")
     assert saved["predictions"].tolist() == [[0.5, 0.5]] * 3
     assert saved["predictions"].dtype == np.float32
     assert saved["targets"].tolist() == [0, 1, 1]
@@ -513,17 +513,17 @@ def test_a_checkpoint_tells_all_about_its_trial(workbench: Workbench) -> None:
 def test_no_report_is_seen_before_its_checkpoint_stands(
     workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = files.write
+    write = checkpoints.write
     seen: list[tuple[int, int]] = []
 
-    def watched(path: Path, data: bytes, *, sync: bool) -> None:
+    def watched(path: str, data: bytes, *, sync: bool) -> None:
         before = len(workbench.reported())
-        name = parse_name(path.name)
+        name = parse_name(Path(path).name)
         assert name is not None
         write(path, data, sync=sync)
         seen.append((name.epoch, before))
 
-    monkeypatch.setattr("scattershot_worker.attempt.reporter.write", watched)
+    monkeypatch.setattr("scattershot_common.local_files.write", watched)
     workbench.run(counter(), until=20)
     assert [epoch for epoch, _ in seen] == list(range(1, 21))
     assert all(reported < epoch for epoch, reported in seen)
@@ -540,7 +540,7 @@ def test_every_reported_checkpoint_stands_when_its_report_is_sent(
         for name, _, arguments in steps:
             if name == "report":
                 path = workbench.folder / "trials" / "00007" / arguments[3]
-                standing.append(path.is_file() and files.verify(path.read_bytes()))
+                standing.append(path.is_file() and checkpoints.verify(path.read_bytes()))
         return run(steps)
 
     monkeypatch.setattr(type(workbench.states), "run", watched)
@@ -580,11 +580,11 @@ def test_nothing_is_reported_after_an_epoch_that_could_not_be_saved(
     workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the epochs behind it wait already, and the disk has room for them."""
-    write = files.write
+    write = checkpoints.write
     all_wait = threading.Event()
 
-    def refuse_the_second(path: Path, data: bytes, *, sync: bool) -> None:
-        if "epoch=002" in path.name:
+    def refuse_the_second(path: str, data: bytes, *, sync: bool) -> None:
+        if "epoch=002" in path:
             assert all_wait.wait(20)
             raise CheckpointError("disk is full")
         write(path, data, sync=sync)
@@ -595,7 +595,7 @@ def test_nothing_is_reported_after_an_epoch_that_could_not_be_saved(
             if epoch == 3:
                 all_wait.set()
 
-    monkeypatch.setattr("scattershot_worker.attempt.reporter.write", refuse_the_second)
+    monkeypatch.setattr("scattershot_common.local_files.write", refuse_the_second)
     assert workbench.run(train) == ("ended", "failed")
     assert workbench.reported() == [(1, {"acc": 0.5})]
     assert workbench.reason() == "disk is full"
@@ -614,7 +614,7 @@ def test_a_state_that_the_format_does_not_know_fails_the_trial(workbench: Workbe
 
 def test_training_does_not_wait_for_the_disk(workbench: Workbench) -> None:
     disk = threading.Event()
-    write = files.write
+    write = checkpoints.write
 
     def slow(*args: Any, **kwargs: Any) -> None:
         assert disk.wait(20)
@@ -628,7 +628,7 @@ def test_training_does_not_wait_for_the_disk(workbench: Workbench) -> None:
             trial.report(acc=0.5)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scattershot_worker.attempt.reporter.write", slow)
+        patch.setattr("scattershot_common.local_files.write", slow)
         assert workbench.run(train) == ("ended", "complete")
     assert len(workbench.reported()) == 4
 

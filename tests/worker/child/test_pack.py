@@ -22,8 +22,6 @@ from scattershot_common.bus.stream import EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish
 from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
-from scattershot_common.store.checkpoint_names import list_checkpoints
-from scattershot_common.store.files import read_header
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED
 from scattershot_worker.attempt.attempt import StopSignal
@@ -32,6 +30,7 @@ from scattershot_worker.attempt.reporter import Reporter
 from scattershot_worker.child import run_job
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import FusedEngine, Plan, Tuner
+from support.checkpoints import list_checkpoints, read_header
 from support.workbench import FakeSupervisor
 
 

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_names import trial_folder
 from scattershot_common.store.layer_stats import LayerStats
+from scattershot_common.store.local import LocalStore
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED
 from scattershot_worker.monitors import metrics, updates
 from scattershot_worker.monitors.activations import Activations
 from scattershot_worker.monitors.layer_record import first_layer_tiles
+from support import checkpoints
+from support.checkpoints import trial_folder
 from support.workbench import Workbench
 
 PARAMS = {"lr": 0.1, "momentum": 0.9, "batch_size": 16}
@@ -56,7 +57,7 @@ def switch_off(bench: Workbench) -> None:
 
 
 def layers(bench: Workbench, trial: int = 7) -> list[dict[str, Any]]:
-    return LayerStats.read(bench.folder, trial).lines
+    return LayerStats.read(LocalStore(bench.folder), trial).lines
 
 
 def test_looking_changes_no_number_of_the_training(bench: Workbench) -> None:
@@ -194,9 +195,9 @@ def test_a_trial_that_goes_on_has_the_layers_of_one_that_never_stopped(bench: Wo
             return super().metrics(outputs, targets)
 
     assert bench.run(Stopped(), 2, until=8, params=params)[0] == "drain"
-    half = LayerStats.read(bench.folder, 2)
+    half = LayerStats.read(LocalStore(bench.folder), 2)
     half.add({"epoch": 5, "from": "an attempt whose report was never accepted"})
-    files.write(trial_folder(bench.folder, 2) / "layers.json", half.data(), sync=False)
+    checkpoints.write(trial_folder(bench.folder, 2) / "layers.json", half.data(), sync=False)
     bench.states.requeue(2, 1, Outcome.DRAIN, max_failures=3)
     assert bench.run(Rings(), 2, attempt=2, until=8, params=params) == ("ended", "complete")
     assert layers(bench, 1) == layers(bench, 2) and len(layers(bench, 1)) == 3
@@ -204,8 +205,8 @@ def test_a_trial_that_goes_on_has_the_layers_of_one_that_never_stopped(bench: Wo
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"format": 9}', b'{"format": 1}', b"\xff"])
 def test_a_damaged_file_counts_as_none(tmp_path: Path, text: bytes) -> None:
-    files.write(trial_folder(tmp_path, 3) / "layers.json", text, sync=False)
-    assert LayerStats.read(tmp_path, 3).lines == []
+    checkpoints.write(trial_folder(tmp_path, 3) / "layers.json", text, sync=False)
+    assert LayerStats.read(LocalStore(tmp_path), 3).lines == []
 
 
 def test_only_the_latest_line_has_a_picture() -> None:

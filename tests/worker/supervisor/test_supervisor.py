@@ -23,7 +23,7 @@ from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import RUN_TRIAL
 from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.workers import living_workers
-from scattershot_common.store.checkpoint_names import list_checkpoints, trial_folder
+from support.checkpoints import list_checkpoints, trial_folder
 from support.real_worker import RealStudy, RealWorker
 from support.waiting import alive, eventually
 

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.errors import TaskError
-from scattershot_common.store import files
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED, Value
 from scattershot_worker.training.data import batches, data_on
 from scattershot_worker.training.evaluation import evaluate
+from support import checkpoints
 from support.workbench import Workbench
 
 CPU = torch.device("cpu")
@@ -243,14 +243,14 @@ def test_regression_reports_its_errors_and_saves_plain_outputs(bench: Workbench)
     assert {"val_rmse", "val_mae", "val_acc", "val_loss", "train_loss"} <= set(last)
     assert "train_accuracy" not in last
     assert last["val_rmse"] < 0.1
-    saved = files.tensors(bench.checkpoints()[-1], "")
+    saved = checkpoints.tensors(bench.checkpoints()[-1], "")
     assert saved["predictions"].shape == (30, 1)
     assert saved["targets"] == pytest.approx(sums().val[1].numpy())  # type: ignore[index]
 
 
 def test_classifiers_save_probabilities_of_the_validation_part(bench: Workbench) -> None:
     bench.run(Toy(), until=1)
-    saved = files.tensors(bench.checkpoints()[-1], "")
+    saved = checkpoints.tensors(bench.checkpoints()[-1], "")
     assert saved["predictions"].shape == (30, 2)
     assert saved["predictions"].sum(1) == pytest.approx(np.ones(30))
     assert saved["targets"].tolist() == points(30, 2)[1].tolist()
@@ -274,7 +274,7 @@ def test_a_task_brings_its_own_loss_metrics_predictions_and_optimizer(bench: Wor
     first, last = metrics(bench)
     assert (last["val_acc"], last["val_rows"]) == (0.25, 30.0)
     assert first["val_loss"] == last["val_loss"] > 3, "a learning rate of 0 changes nothing"
-    assert files.tensors(bench.checkpoints()[-1], "predictions")["predictions"][0, 0] == 7.0
+    assert checkpoints.tensors(bench.checkpoints()[-1], "predictions")["predictions"][0, 0] == 7.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -342,7 +342,7 @@ def test_a_loader_that_shuffles_the_validation_part_does_so_alike_in_all_trials(
     targets = []
     for trial in (1, 2):
         bench.run(task, trial, until=1, seed=trial)
-        targets.append(files.tensors(bench.checkpoints(trial)[-1], "")["targets"].tolist())
+        targets.append(checkpoints.tensors(bench.checkpoints(trial)[-1], "")["targets"].tolist())
     assert targets[0] == targets[1]
 
 
@@ -427,7 +427,7 @@ def test_one_output_for_each_target_is_saved_as_a_probability(bench: Workbench) 
     for trial, task in enumerate((Logit(), Own())):
         bench.run(task, trial, params={"lr": 0.5, "batch_size": 10})
         assert metrics(bench, trial)[-1]["val_acc"] > 0.9
-        saved = files.tensors(bench.checkpoints(trial)[-1], "")
+        saved = checkpoints.tensors(bench.checkpoints(trial)[-1], "")
         right = (saved["predictions"].reshape(-1) > 0.5) == saved["targets"]
         assert right.mean() == pytest.approx(metrics(bench, trial)[-1]["val_acc"])
 

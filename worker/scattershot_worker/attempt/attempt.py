@@ -12,8 +12,7 @@ from scattershot_common.bus.trial_spec import AttemptKey, TrialSpec
 from scattershot_common.bus.trial_state import Claim, TrialStates
 from scattershot_common.errors import StoreUnreachable
 from scattershot_common.objective import Objective
-from scattershot_common.store.checkpoint_names import trial_folder
-from scattershot_common.store.location import Location
+from scattershot_common.store.store import Store
 
 #: Checkpoints of one attempt that may wait to be written before training waits too.
 _UNWRITTEN = 4
@@ -66,7 +65,7 @@ class Attempt:
     claim: Claim
     states: TrialStates
     #: What holds `trials/` of its study.
-    checkpoints: Location
+    checkpoints: Store
     signals: StopSignal
     #: File names of this trial's checkpoints.
     files: set[str] = field(default_factory=set)
@@ -91,11 +90,6 @@ class Attempt:
     def objective(self) -> Objective:
         """What its study ranks trials by."""
         return self.info.objective
-
-    @cached_property
-    def folder(self) -> Location:
-        """What holds its checkpoints."""
-        return trial_folder(self.checkpoints, self.trial)
 
     @property
     def last_chance(self) -> bool:

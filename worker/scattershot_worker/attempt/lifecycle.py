@@ -17,9 +17,9 @@ from scattershot_common.bus.study_info import StudyInfo, fetch
 from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates, finish
 from scattershot_common.errors import ScattershotError, StoreUnreachable
-from scattershot_common.store import location
-from scattershot_common.store.files import write
-from scattershot_common.store.location import Location
+from scattershot_common.store.checkpoint_names import trial_key
+from scattershot_common.store.location import study_store
+from scattershot_common.store.store import Store
 from scattershot_worker.attempt.attempt import Attempt, StopSignal, TrialStopped
 from scattershot_worker.attempt.error_text import describe, first_line
 from scattershot_worker.attempt.reporter import Reporter
@@ -45,6 +45,8 @@ class WorkerContext:
     #: Tasks this worker trains (shell patterns); empty: all that it can import.
     allow: tuple[str, ...] = ()
     studies: dict[str, StudyInfo] = field(default_factory=dict)
+    #: By study and URL: the attempts at a study's trials share a store and its flushes.
+    _stores: dict[tuple[str, str | None], Store] = field(default_factory=dict)
 
     def info(self, spec: TrialSpec) -> StudyInfo:
         """Return what the master published of the spec's study, asking Redis once per study."""
@@ -53,9 +55,12 @@ class WorkerContext:
             info = self.studies[spec.study] = fetch(self.connection, spec.study)
         return info
 
-    def checkpoints(self, info: StudyInfo) -> Location:
-        """Return what holds `trials/` of a study."""
-        return location.root(info.store, self.root / info.name, info.name)
+    def checkpoints(self, info: StudyInfo) -> Store:
+        """Return what holds `trials/` of a study; raises like `study_store`."""
+        key = info.name, info.store
+        if key not in self._stores:
+            self._stores[key] = study_store(info.store, self.root / info.name, info.name)
+        return self._stores[key]
 
     def handle(self, attempt: Attempt) -> TrialHandle:
         """Return what the training of an attempt resumes from and reports to."""
@@ -161,7 +166,7 @@ def _ended(state: str) -> Ending:
 def _write_traceback(attempt: Attempt, error: BaseException) -> None:
     text = "".join(traceback.format_exception(error))
     try:
-        write(attempt.folder / "error.txt", text.encode(), sync=False)
+        attempt.checkpoints.write(trial_key(attempt.trial, "error.txt"), text.encode())
     except ScattershotError as refused:
         log.error("%s", refused)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.trial_state import Step, finish, renewal, report
 from scattershot_common.errors import CheckpointError, ScattershotError, StoreUnreachable
-from scattershot_common.store.checkpoint_names import checkpoint_name
-from scattershot_common.store.files import Syncer, remove, write
+from scattershot_common.store.checkpoint_names import checkpoint_name, trial_key
 from scattershot_common.store.retention import own_leftovers
+from scattershot_common.store.store import Store
 from scattershot_worker.attempt.attempt import Attempt
 from scattershot_worker.attempt.snapshot import Snapshot
 
@@ -65,7 +65,9 @@ class Reporter:
         self._queue: queue.Queue[Sequence[QueuedEpoch | _QueuedEnd]] = queue.Queue(_QUEUED)
         #: Epochs that are held back to be sent together; None where they are sent at once.
         self._gathered: list[QueuedEpoch] | None = None
-        self._syncer = Syncer()
+        #: Stores that were written to since the last flush.
+        self._unsynced: set[Store] = set()
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         for work in (self._work, self._sync):
             threading.Thread(target=work, name=f"reporter{work.__name__}", daemon=True).start()
@@ -134,8 +136,11 @@ class Reporter:
         while True:
             self._ended.wait(_SYNC_EVERY)
             self._ended.clear()
-            with contextlib.suppress(CheckpointError):
-                self._syncer.flush()
+            with self._lock:
+                stores, self._unsynced = self._unsynced, set()
+            for store in stores:
+                with contextlib.suppress(CheckpointError):
+                    store.flush()
 
     def _handle(self, items: list[QueuedEpoch | _QueuedEnd]) -> None:
         """Write, report and end, in the order in which they came."""
@@ -198,9 +203,10 @@ class Reporter:
         return name
 
     def _put(self, attempt: Attempt, name: str, data: bytes | bytearray) -> None:
-        path = attempt.folder / name
-        _patiently(attempt, lambda: write(path, data, sync=False))
-        self._syncer.note(path)
+        key = trial_key(attempt.trial, name)
+        _patiently(attempt, lambda: attempt.checkpoints.write(key, data))
+        with self._lock:
+            self._unsynced.add(attempt.checkpoints)
 
 
 def _patiently(attempt: Attempt, work: Callable[[], None]) -> None:
@@ -230,7 +236,7 @@ def _report_answer(epoch: QueuedEpoch, name: str) -> Callable[[object], None]:
             attempt.files.add(name)
             leftovers = own_leftovers(attempt.files, attempt.accepted, attempt.objective.goal)
             with contextlib.suppress(CheckpointError):  # a file too many does no harm
-                remove(attempt.folder / leftover for leftover in leftovers)
+                attempt.checkpoints.delete(trial_key(attempt.trial, name) for name in leftovers)
             attempt.files.difference_update(leftovers)
 
     return handle

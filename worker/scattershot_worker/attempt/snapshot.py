@@ -12,7 +12,7 @@ from safetensors import TensorSpec
 from torch import Tensor
 
 from scattershot_common.errors import CheckpointError
-from scattershot_common.store import files
+from scattershot_common.store.checkpoint_header import metadata, seal
 
 
 @runtime_checkable
@@ -65,13 +65,13 @@ class Snapshot:
     def serialize(self, header: Mapping[str, object], history: Sequence[str] = ()) -> bytearray:
         """Return the bytes of a sealed safetensors file with this state and a header.
 
-        See `header.metadata` for the two arguments.
+        See `checkpoint_header.metadata` for the two arguments.
         """
-        about = files.metadata({**header, "state": self.skeleton}, history)
+        about = metadata({**header, "state": self.skeleton}, history)
         # what `safetensors.torch.save` does, without its search for memory that tensors share,
         # which takes most of its time for small ones; these have their own
         specs = {name: _spec(tensor) for name, tensor in self.tensors.items()}
-        return files.seal(safetensors.serialize(specs, about))
+        return seal(safetensors.serialize(specs, about))
 
 
 #: Types that need no look, nor a path: most of what an optimizer's groups hold.

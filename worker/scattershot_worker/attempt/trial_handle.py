@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from scattershot_common.errors import CheckpointError, ScattershotError
+from scattershot_common.local_files import STALE
 from scattershot_common.seeds import derive
-from scattershot_common.store.checkpoint_names import list_checkpoints
-from scattershot_common.store.files import STALE, clean_stale, newest_valid
+from scattershot_common.store.checkpoint_names import trial_key
 from scattershot_common.store.layer_stats import LAYERS, LayerStats
 from scattershot_worker.attempt.attempt import Attempt
 from scattershot_worker.attempt.reporter import QueuedEpoch, Reporter
@@ -250,12 +250,11 @@ class TrialHandle:
         attempt, checkpoints = self._attempt, self._attempt.checkpoints
         reported = attempt.claim.epoch
         if attempt.number > 1:
-            clean_stale(attempt.folder, STALE)
-        attempt.files = {path.name for path in list_checkpoints(checkpoints, self.number)}
+            checkpoints.clean_stale(trial_key(self.number), STALE)
+        attempt.files = {*checkpoints.checkpoints(self.number)}
         if not self._parts or not reported:
             return
-        checkpoint = newest_valid(
-            checkpoints,
+        checkpoint = checkpoints.newest_valid(
             self.number,
             reported,
             lambda error: log.warning("trial %d: %s", self.number, error),
@@ -265,13 +264,14 @@ class TrialHandle:
                 "trial %d: no sound checkpoint of its %d epochs is in %s; it starts again",
                 self.number,
                 reported,
-                checkpoints,
+                checkpoints.address,
             )
             return
         header = checkpoint.header
         if header["seed"] != self.seed or header["params"] != dict(self.params):
+            path = checkpoints.path_of(trial_key(self.number, checkpoint.name))
             raise CheckpointError(
-                f"{checkpoint.path} belongs to another trial (its hyperparameters differ); "
+                f"{path} belongs to another trial (its hyperparameters differ); "
                 "use another output folder, or --fresh"
             )
         restore(self._parts, cast(Mapping[str, Any], header["state"]), checkpoint.data)

@@ -23,7 +23,7 @@ import torch
 
 from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.errors import ScattershotError
-from scattershot_common.store.files import write
+from scattershot_common.local_files import write
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.engine.engine import Signature
 from scattershot_worker.fused.engine import FusedEngine

@@ -1,12 +1,11 @@
-import errno
+"""Checkpoints in a folder: what is in them, which is the newest that holds, what a disk does."""
+
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +16,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from scattershot_common.errors import CheckpointError
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_header import MAX_HEADER
-from scattershot_common.store.checkpoint_names import (
-    checkpoint_name,
-    list_checkpoints,
-    trial_folder,
-)
+from scattershot_common.local_files import clean_stale, write
+from scattershot_common.store.checkpoint_header import MAX_HEADER, metadata, seal, verify
+from scattershot_common.store.checkpoint_names import checkpoint_name, trial_key
+from scattershot_common.store.local import LocalStore
+from support.checkpoints import list_checkpoints, load, read_header, tensors, trial_folder
 
 HEADER: dict[str, object] = {
     "study": "digits",
@@ -45,12 +42,12 @@ TENSORS: dict[str, np.ndarray] = {
 
 
 def sealed(**changes: object) -> bytes:
-    return bytes(files.seal(save(TENSORS, files.metadata({**HEADER, **changes}))))
+    return bytes(seal(save(TENSORS, metadata({**HEADER, **changes}))))
 
 
 def put(study: Path, epoch: int, value: float = 0.5, attempt: int = 1) -> Path:
     path = trial_folder(study, 3) / checkpoint_name("acc", value, 3, epoch)
-    files.write(path, sealed(epoch=epoch, attempt=attempt, value=value), sync=False)
+    write(path, sealed(epoch=epoch, attempt=attempt, value=value), sync=False)
     return path
 
 
@@ -71,8 +68,8 @@ def test_a_sealed_file_verifies_and_gives_its_header_back(tmp_path: Path) -> Non
     path = tmp_path / "x"
     data = sealed()
     path.write_bytes(data)
-    assert files.load(path) == data
-    header = files.read_header(path)
+    assert load(path) == data
+    header = read_header(path)
     assert header["format"] == 1
     assert {key: header[key] for key in HEADER if key != "history"} == {  # type: ignore[literal-required]
         key: HEADER[key] for key in HEADER if key != "history"
@@ -80,35 +77,35 @@ def test_a_sealed_file_verifies_and_gives_its_header_back(tmp_path: Path) -> Non
 
 
 def test_nan_and_infinity_in_a_history_survive(tmp_path: Path) -> None:
-    (line,) = files.read_header(put(tmp_path, 1))["history"]
+    (line,) = read_header(put(tmp_path, 1))["history"]
     assert math.isnan(line["loss"])
     assert line["val_loss"] == math.inf
 
 
 def test_sealing_again_changes_nothing() -> None:
     data = sealed()
-    assert files.seal(data) == data
+    assert seal(data) == data
 
 
 def test_sealing_needs_the_metadata() -> None:
-    with pytest.raises(ValueError, match=r"files\.metadata"):
-        files.seal(save(TENSORS))
+    with pytest.raises(ValueError, match=r"metadata\(header\)"):
+        seal(save(TENSORS))
 
 
 def test_every_single_bit_flip_is_detected() -> None:
     data = bytearray(sealed())
-    assert files.verify(data)
+    assert verify(data)
     for bit in range(8 * len(data)):
         data[bit // 8] ^= 1 << bit % 8
-        assert not files.verify(data), f"bit {bit}"
+        assert not verify(data), f"bit {bit}"
         data[bit // 8] ^= 1 << bit % 8
 
 
 def test_every_truncation_and_anything_appended_is_detected() -> None:
     data = memoryview(sealed())
     for length in range(len(data)):
-        assert not files.verify(data[:length]), f"cut to {length}"
-    assert not files.verify(bytes(data) + b"\0")
+        assert not verify(data[:length]), f"cut to {length}"
+    assert not verify(bytes(data) + b"\0")
 
 
 @settings(max_examples=50)
@@ -118,12 +115,12 @@ def test_any_content_verifies_until_a_bit_or_its_length_changes(
 ) -> None:
     header = {**HEADER, "history": [{"loss": loss} for loss in losses]}
     tensors: dict[str, np.ndarray] = {"x": np.frombuffer(payload, dtype=np.uint8)}
-    data = files.seal(save(tensors, files.metadata(header)))
-    assert files.verify(data)
-    assert not files.verify(data[: draw.draw(st.integers(0, len(data) - 1))])
+    data = seal(save(tensors, metadata(header)))
+    assert verify(data)
+    assert not verify(data[: draw.draw(st.integers(0, len(data) - 1))])
     bit = draw.draw(st.integers(0, 8 * len(data) - 1))
     data[bit // 8] ^= 1 << bit % 8
-    assert not files.verify(data)
+    assert not verify(data)
 
 
 def test_a_header_with_a_flipped_bit_is_read_or_refused_but_never_crashes(tmp_path: Path) -> None:
@@ -134,7 +131,7 @@ def test_a_header_with_a_flipped_bit_is_read_or_refused_but_never_crashes(tmp_pa
         path.write_bytes(data)
         data[bit // 8] ^= 1 << bit % 8
         try:
-            files.read_header(path)
+            read_header(path)
         except CheckpointError as error:
             assert str(path) in str(error)
 
@@ -165,7 +162,7 @@ def framed(text: str, payload: bytes = b"") -> bytes:
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(data)
-    for read in (files.read_header, files.load, lambda path: files.tensors(path, "")):
+    for read in (read_header, load, lambda path: tensors(path, "")):
         with pytest.raises(CheckpointError) as caught:
             read(path)
         assert str(path) in str(caught.value)
@@ -176,17 +173,17 @@ def test_a_file_of_a_newer_format_says_so(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(sealed(format=2))
     with pytest.raises(CheckpointError, match="format 2, this scattershot reads 1"):
-        files.read_header(path)
+        read_header(path)
 
 
 def test_reading_a_header_notices_a_cut_payload(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(sealed()[:-1])
     with pytest.raises(CheckpointError, match="its header asks for"):
-        files.read_header(path)
+        read_header(path)
     path.write_bytes(sealed()[:100])
     with pytest.raises(CheckpointError, match="do not hold its header"):
-        files.read_header(path)
+        read_header(path)
 
 
 def test_reading_a_header_reads_no_weights(tmp_path: Path) -> None:
@@ -194,7 +191,7 @@ def test_reading_a_header_reads_no_weights(tmp_path: Path) -> None:
     size = 2**40  # sparse; reading it would take memory that no machine here has
     text = json.dumps(
         {
-            "__metadata__": files.metadata(HEADER),
+            "__metadata__": metadata(HEADER),
             "w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]},
         }
     )
@@ -203,7 +200,7 @@ def test_reading_a_header_reads_no_weights(tmp_path: Path) -> None:
         os.truncate(path, 8 + len(text) + size)
     except OSError as error:
         pytest.skip(f"no sparse files of 1 TiB here: {error}")
-    assert files.read_header(path)["trial"] == 3
+    assert read_header(path)["trial"] == 3
 
 
 def test_a_header_beyond_the_bound_is_refused_unread(tmp_path: Path) -> None:
@@ -211,11 +208,11 @@ def test_a_header_beyond_the_bound_is_refused_unread(tmp_path: Path) -> None:
     path.write_bytes((MAX_HEADER + 1).to_bytes(8, "little"))
     os.truncate(path, MAX_HEADER + 100)
     with pytest.raises(CheckpointError, match="do not hold its header"):
-        files.read_header(path)
+        read_header(path)
 
 
 def test_only_the_tensors_asked_for_come_back(tmp_path: Path) -> None:
-    found = files.tensors(put(tmp_path, 1), "predictions.")
+    found = tensors(put(tmp_path, 1), "predictions.")
     assert list(found) == ["predictions.val"]
     np.testing.assert_array_equal(found["predictions.val"], TENSORS["predictions.val"])
 
@@ -224,12 +221,12 @@ def test_tensors_of_a_damaged_file_are_refused(tmp_path: Path) -> None:
     path = put(tmp_path, 1)
     flip(path)
     with pytest.raises(CheckpointError, match=r"damaged.*checkpoint before it is used"):
-        files.tensors(path, "predictions.")
+        tensors(path, "predictions.")
 
 
 def test_the_store_needs_no_torch() -> None:
     code = (
-        "import sys; from scattershot_common.store import files, retention; "
+        "import sys; from scattershot_common.store import location, retention; "
         "print('torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -240,12 +237,12 @@ def test_the_store_needs_no_torch() -> None:
 
 
 def test_the_newest_checkpoint_is_found_with_its_header_and_bytes(tmp_path: Path) -> None:
-    assert files.newest_valid(tmp_path, 3) is None
+    assert LocalStore(tmp_path).newest_valid(3) is None
     put(tmp_path, 1, 0.9)
     path = put(tmp_path, 2, 0.1)
-    found = files.newest_valid(tmp_path, 3)
+    found = LocalStore(tmp_path).newest_valid(3)
     assert found is not None
-    assert (found.path, found.header["epoch"]) == (path, 2)
+    assert (found.name, found.header["epoch"]) == (path.name, 2)
     assert found.data == path.read_bytes()
 
 
@@ -255,61 +252,32 @@ def test_damaged_checkpoints_are_passed_over_and_told(tmp_path: Path) -> None:
     os.truncate(cut, 100)
     os.truncate(empty, 0)
     told: list[str] = []
-    found = files.newest_valid(tmp_path, 3, on_damaged=lambda error: told.append(str(error)))
+    found = LocalStore(tmp_path).newest_valid(3, on_damaged=lambda error: told.append(str(error)))
     assert found is not None
-    assert found.path == good
+    assert found.name == good.name
     assert [str(path) in line for path, line in zip((empty, cut, flipped), told, strict=True)]
     os.truncate(good, 9)
-    assert files.newest_valid(tmp_path, 3) is None
+    assert LocalStore(tmp_path).newest_valid(3) is None
 
 
 def test_epochs_beyond_the_last_report_are_not_resumed_from(tmp_path: Path) -> None:
     paths = [put(tmp_path, epoch) for epoch in (1, 2, 3)]
-    found = files.newest_valid(tmp_path, 3, at_most=2)
+    found = LocalStore(tmp_path).newest_valid(3, at_most=2)
     assert found is not None
-    assert found.path == paths[1]
-    assert files.newest_valid(tmp_path, 3, at_most=0) is None
+    assert found.name == paths[1].name
+    assert LocalStore(tmp_path).newest_valid(3, at_most=0) is None
 
 
 def test_of_two_files_for_one_epoch_the_later_attempts_is_taken(tmp_path: Path) -> None:
     put(tmp_path, 2, 0.9, attempt=1)
     later = put(tmp_path, 2, 0.5, attempt=2)
     put(tmp_path, 2, 0.1, attempt=1)
-    found = files.newest_valid(tmp_path, 3)
+    found = LocalStore(tmp_path).newest_valid(3)
     assert found is not None
-    assert found.path == later
+    assert found.name == later.name
 
 
-# --- writing ----------------------------------------------------------------------------------
-
-
-def test_writing_replaces_a_file_and_makes_its_folders(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "c"
-    files.write(path, b"one", sync=False)
-    files.write(path, bytearray(b"two"), sync=True)
-    assert path.read_bytes() == b"two"
-    assert [entry.name for entry in path.parent.iterdir()] == ["c"]
-
-
-def test_a_file_never_stands_half_written_under_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "x"
-    seen: list[tuple[str, bytes, bool]] = []
-    replace = os.replace
-
-    def watched(source: str, target: Path) -> None:
-        temp = Path(source)
-        seen.append((temp.name, temp.read_bytes(), path.exists()))
-        assert temp.parent == target.parent
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", watched)
-    files.write(path, b"whole", sync=False)
-    ((name, data, stood),) = seen
-    assert name.startswith(f".tmp-{os.getpid()}-")
-    assert data == b"whole"
-    assert not stood
+# --- on a disk ---------------------------------------------------------------------------------
 
 
 WRITER = """
@@ -317,14 +285,15 @@ import sys
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
-from scattershot_common.store import files
-from scattershot_common.store.checkpoint_names import checkpoint_name, trial_folder
+from scattershot_common.store.checkpoint_header import metadata, seal
+from scattershot_common.store.checkpoint_names import checkpoint_name, trial_key
+from scattershot_common.store.local import LocalStore
 
-study = Path(sys.argv[1])
+store = LocalStore(Path(sys.argv[1]))
 for epoch in range(1, 10**9):
     tensors = {"w": np.full(1 << 20, epoch, dtype=np.float32)}
-    data = files.seal(save(tensors, files.metadata({"trial": 3, "epoch": epoch % 7})))
-    files.write(trial_folder(study, 3) / checkpoint_name("a", 0.5, 3, epoch % 7), data, sync=False)
+    data = seal(save(tensors, metadata({"trial": 3, "epoch": epoch % 7})))
+    store.write(trial_key(3, checkpoint_name("a", 0.5, 3, epoch % 7)), data)
 """
 
 
@@ -350,66 +319,10 @@ def test_a_writer_killed_at_any_instant_leaves_only_whole_files_under_final_name
             writer.wait()
         assert list_checkpoints(tmp_path, 3)
         for path in list_checkpoints(tmp_path, 3):
-            assert files.verify(files.load(path))
-            assert files.read_header(path)["trial"] == 3
-        files.clean_stale(tmp_path, 0)
+            assert verify(load(path))
+            assert read_header(path)["trial"] == 3
+        clean_stale(tmp_path, 0)
         assert leftovers(tmp_path) == []
-
-
-def test_stale_temp_files_are_removed_and_fresh_ones_and_others_left(tmp_path: Path) -> None:
-    path = put(tmp_path, 1)
-    old, fresh = path.parent / ".tmp-1-aa", tmp_path / ".tmp-2-bb"
-    for temp in (old, fresh):
-        temp.write_bytes(b"torn")
-    for stale in (old, path):
-        os.utime(stale, (time.time() - 7200,) * 2)
-    assert files.clean_stale(tmp_path, 3600) == [old]
-    assert fresh.exists()
-    assert path.exists()
-    assert files.clean_stale(tmp_path / "nowhere", 0) == []
-
-
-@pytest.mark.parametrize(
-    ("code", "says"),
-    [
-        (errno.ENOSPC, "disk is full: .*free space"),
-        (errno.EDQUOT, "disk is full: .*free space"),
-        (errno.EROFS, "read-only: .*--out"),
-        (errno.EACCES, "permission denied: .*--out"),
-        (errno.EPERM, "not permitted: .*--out"),
-        (errno.ENAMETOOLONG, "too long: .*shorten"),
-        (errno.EIO, "Input/output error: .*check"),
-    ],
-)
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_whatever_the_disk_refuses_has_a_remedy_and_leaves_no_temp_file(
-    code: int, says: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"before")
-
-    def refuse(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, call, refuse)
-    with pytest.raises(CheckpointError, match=says) as caught:
-        files.write(path, b"after", sync=True)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert path.read_bytes() == b"before"
-    assert leftovers(tmp_path) == []
-
-
-def test_an_interrupted_write_leaves_no_temp_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        files.write(tmp_path / "x", b"data", sync=False)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -428,15 +341,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_told_and_the_checkpoint_before_stays_usable(small_disk: Path) -> None:
     good = put(small_disk, 1)
-    big = save({"w": np.zeros(1 << 16, dtype=np.uint8)}, files.metadata({"epoch": 2}))
+    big = save({"w": np.zeros(1 << 16, dtype=np.uint8)}, metadata({"epoch": 2}))
     path = trial_folder(small_disk, 3) / checkpoint_name("acc", 0.5, 3, 2)
     with pytest.raises(CheckpointError, match="disk is full"):
-        files.write(path, files.seal(big), sync=False)
+        write(path, seal(big), sync=False)
     assert leftovers(small_disk) == []
-    found = files.newest_valid(small_disk, 3)
+    found = LocalStore(small_disk).newest_valid(3)
     assert found is not None
-    assert found.path == good
-    files.remove([good])
+    assert found.name == good.name
+    LocalStore(small_disk).delete([trial_key(3, good.name)])
     put(small_disk, 2)
 
 
@@ -446,140 +359,20 @@ def test_a_read_only_disk_is_told_and_can_still_be_read(small_disk: Path) -> Non
     with pytest.raises(CheckpointError, match="read-only"):
         put(small_disk, 2)
     with pytest.raises(CheckpointError, match="read-only"):
-        files.remove([path])
-    assert files.newest_valid(small_disk, 3) is not None
-
-
-def test_a_folder_without_write_permission_is_told(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    folder = tmp_path / "locked"
-    folder.mkdir(mode=0o500)
-    with pytest.raises(CheckpointError, match="permission denied"):
-        files.write(folder / "x", b"data", sync=False)
-
-
-def test_a_name_the_disk_cannot_hold_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="too long"):
-        files.write(tmp_path / ("x" * 300), b"data", sync=False)
-    assert leftovers(tmp_path) == []
+        LocalStore(small_disk).delete([trial_key(3, path.name)])
+    assert LocalStore(small_disk).newest_valid(3) is not None
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    for read in (files.load, files.read_header):
+    for read in (load, read_header):
         with pytest.raises(CheckpointError, match=r"no such file: .*moved or removed"):
             read(tmp_path / "x")
 
 
 def test_removing_goes_on_past_files_already_gone_and_refused_ones(tmp_path: Path) -> None:
-    path = put(tmp_path, 1)
+    path, store = put(tmp_path, 1), LocalStore(tmp_path)
+    key = trial_key(3, path.name)
     with pytest.raises(CheckpointError, match="cannot remove"):
-        files.remove([tmp_path / "gone", tmp_path, path])  # a folder is no file
+        store.delete(["gone", "trials", key])  # a folder is no file
     assert not path.exists()
-    files.remove([path])
-
-
-def test_json_is_written_whole_with_nan(tmp_path: Path) -> None:
-    path = tmp_path / "ensemble" / "result.json"
-    files.write_json(path, {"members": [1, 2], "gain": math.nan})
-    back = json.loads(path.read_text())
-    assert back["members"] == [1, 2]
-    assert math.isnan(back["gain"])
-    assert leftovers(tmp_path) == []
-
-
-# --- fsync ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The inodes that were brought onto the disk, in order."""
-    inodes: list[int] = []
-    fsync = os.fsync
-
-    def record(handle: int) -> None:
-        inodes.append(os.fstat(handle).st_ino)
-        fsync(handle)
-
-    monkeypatch.setattr(os, "fsync", record)
-    return inodes
-
-
-def test_a_synced_write_brings_file_and_folder_onto_the_disk(
-    tmp_path: Path, synced: list[int]
-) -> None:
-    path = tmp_path / "x"
-    files.write(path, b"data", sync=False)
-    assert synced == []
-    files.write(path, b"data", sync=True)
-    assert synced == [path.stat().st_ino, tmp_path.stat().st_ino]
-
-
-def test_a_flush_brings_every_noted_file_and_its_folders_onto_the_disk_once(
-    tmp_path: Path, synced: list[int]
-) -> None:
-    syncer = files.Syncer()
-    paths = [put(tmp_path, epoch) for epoch in (1, 2, 3)]
-    for path in paths:
-        syncer.note(path)
-    syncer.note(paths[0])
-    paths.pop().unlink()  # retention was faster
-    syncer.flush()
-    folder = trial_folder(tmp_path, 3)
-    expected = [entry.stat().st_ino for entry in (*paths, folder.parent, folder)]
-    assert synced == expected
-    syncer.flush()
-    assert synced == expected
-
-
-def test_a_failed_sync_is_told_after_all_others_are_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    syncer = files.Syncer()
-    paths = [put(tmp_path, epoch) for epoch in (1, 2)]
-    for path in paths:
-        syncer.note(path)
-    bad, tried = paths[0].stat().st_ino, []
-
-    def fail(handle: int) -> None:
-        tried.append(os.fstat(handle).st_ino)
-        if tried[-1] == bad:
-            raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(CheckpointError, match="disk is full: cannot sync"):
-        syncer.flush()
-    assert len(tried) == 4
-    syncer.flush()
-    assert len(tried) == 4
-
-
-def test_a_file_system_that_cannot_sync_folders_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(handle: int) -> None:
-        if os.fstat(handle).st_ino == tmp_path.stat().st_ino:
-            raise OSError(errno.EINVAL, "invalid")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    files.write(tmp_path / "x", b"data", sync=True)
-
-
-def test_files_may_be_noted_while_others_are_flushed(tmp_path: Path) -> None:
-    syncer = files.Syncer()
-    failures: list[BaseException] = []
-
-    def note() -> None:
-        try:
-            for number in range(20_000):
-                syncer.note(tmp_path / f"gone-{number}")
-        except BaseException as error:
-            failures.append(error)
-
-    writer = threading.Thread(target=note)
-    writer.start()
-    while writer.is_alive():
-        syncer.flush()
-    writer.join()
-    syncer.flush()
-    assert failures == []
+    store.delete([key])
