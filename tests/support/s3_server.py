@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -59,8 +60,8 @@ def forget() -> None:
 
 def make_bucket() -> str:
     """Make a bucket of its own; return its URL."""
-    from s3fs import S3FileSystem
-
     name = f"bucket-{next(_buckets)}"
-    S3FileSystem(skip_instance_cache=True).mkdir(name)
-    return f"s3://{name}"
+    # a plain request: a client of its own would take a hundred times as long
+    request = Request(f"{os.environ['AWS_ENDPOINT_URL']}/{name}", method="PUT")
+    with urlopen(request):
+        return f"s3://{name}"
