@@ -65,7 +65,9 @@ def _figures(url: str, folder: Path, master: psutil.Process) -> list[Figure]:
     context = multiprocessing.get_context("spawn")
     share = WORKERS // PROCESSES
     with context.Pool(PROCESSES) as pool:
-        asked = [pool.apply_async(_simulate, (url, n * share, share)) for n in range(PROCESSES)]
+        asked = [
+            pool.apply_async(_simulate, (url, n * share, share, SECONDS)) for n in range(PROCESSES)
+        ]
         _wait_for_reports(folder, WORKERS)
         connect(url).config_resetstat()
         begun, used, first = time.monotonic(), _cpu(master), master.memory_info().rss
@@ -87,8 +89,11 @@ def _figures(url: str, folder: Path, master: psutil.Process) -> list[Figure]:
     ]
 
 
-def _simulate(url: str, first: int, count: int) -> list[float]:
-    """Be `count` workers: claim a trial each, then report every second; return the seconds."""
+def _simulate(url: str, first: int, count: int, seconds: int) -> list[float]:
+    """Simulate `count` workers that claim a trial each and report every second for `seconds`.
+
+    Returns the latency of every report, in seconds.
+    """
     from scattershot_common.bus.connection import connect
     from scattershot_common.bus.trial_state import TrialStates, report
     from scattershot_common.bus.workers import Heartbeat, write_heartbeat
@@ -112,7 +117,7 @@ def _simulate(url: str, first: int, count: int) -> list[float]:
         raise RuntimeError(f"{len(waiting)} trials were never handed out")
     latencies: list[float] = []
     begun, pulsed = time.monotonic(), time.monotonic()
-    for epoch in range(1, SECONDS + 1):
+    for epoch in range(1, seconds + 1):
         for k in range(count):
             due = begun + epoch - 1 + k / count
             time.sleep(max(0.0, due - time.monotonic()))
