@@ -20,8 +20,8 @@ def test_digits_passes_all_checks(scattershot: Run, study_file: Path, tmp_path: 
     assert lines[-3] == "7 pass, 1 skipped"
     folder = tmp_path / "checkpoints" / "small.check"
     assert (folder / "learning-rates.svg").read_text().startswith("<svg")
-    kept = json.loads((folder / "check.json").read_text())
-    assert len(kept["checks"]) == 8 and kept["params"]["hidden"] == 32
+    saved = json.loads((folder / "check.json").read_text())
+    assert len(saved["checks"]) == 8 and saved["params"]["hidden"] == 32
 
 
 def test_a_check_that_fails_is_exit_code_1(scattershot: Run, tmp_path: Path) -> None:
@@ -37,9 +37,11 @@ def test_a_check_that_fails_is_exit_code_1(scattershot: Run, tmp_path: Path) -> 
         "check", tmp_path / "blind.toml", "--only", "overfit", "--param", "hidden=16",
         "--out", tmp_path / "out", "--json", status=1,
     )  # fmt: skip
-    told = json.loads(done.stdout)
-    assert not told["ok"] and told["params"]["hidden"] == 16 and told["plot"] is None
-    assert [(check["name"], check["status"]) for check in told["checks"]] == [("overfit", "fail")]
+    printed = json.loads(done.stdout)
+    assert not printed["ok"] and printed["params"]["hidden"] == 16 and printed["plot"] is None
+    assert [(check["name"], check["status"]) for check in printed["checks"]] == [
+        ("overfit", "fail")
+    ]
 
 
 def test_what_is_written_wrongly_is_exit_code_2(
@@ -54,5 +56,5 @@ def test_what_is_written_wrongly_is_exit_code_2(
         ([study_file, "--device", "gpu"], "write auto, cpu, cuda or cuda:N"),
         ([study_file, "--out", wrong], "cannot make the folder"),
     ]
-    for arguments, said in cases:
-        assert said in scattershot("check", *arguments, status=2).stderr
+    for arguments, message in cases:
+        assert message in scattershot("check", *arguments, status=2).stderr

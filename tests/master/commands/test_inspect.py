@@ -40,7 +40,7 @@ def run() -> Run:
         app.command()(command)
 
     def invoke(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(one) for one in arguments])
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == 0, result.output
@@ -294,17 +294,17 @@ def test_a_run_ends_with_the_diagnosis_but_without_a_forest(study: Path, run: Ru
     shown = subprocess.run(
         [sys.executable, "-c", code, study], check=True, capture_output=True, text=True
     ).stdout
-    (part,) = [one for one in shown.split("\n\n") if one.startswith("diagnosis\n")]
-    for found in findings:
-        told = f"{found['rule']} {found['evidence']}\n  → {found['remedy']}"
-        assert (told in part) == (found["rule"] not in ("border", "importance"))
-    assert {"rates", "importance"} <= {found["rule"] for found in findings}
+    (part,) = [block for block in shown.split("\n\n") if block.startswith("diagnosis\n")]
+    for finding in findings:
+        lines = f"{finding['rule']} {finding['evidence']}\n  → {finding['remedy']}"
+        assert (lines in part) == (finding["rule"] not in ("border", "importance"))
+    assert {"rates", "importance"} <= {finding["rule"] for finding in findings}
     assert "\nthe best trial, 69: " in part and "\ntrials with findings: " in part
 
 
 def test_diagnose_as_json(study: Path, run: Run) -> None:
     data = json.loads(run("diagnose", study, "--json"))
-    assert {one["rule"] for one in data["findings"]} >= {"rates", "importance"}
+    assert {finding["rule"] for finding in data["findings"]} >= {"rates", "importance"}
     assert data["trials"][0]["trial"] == 69 and "findings" in data["trials"][0]
 
 
@@ -329,9 +329,9 @@ def test_every_line_of_evidence_is_followed_by_a_remedy_and_its_source(
 ) -> None:
     lines = run("diagnose", study).splitlines()
     data = json.loads(run("diagnose", study, "--json"))
-    for found in data["findings"]:
-        at = lines.index(f"{found['rule']} {found['evidence']}")
-        assert lines[at + 1] == f"  → {found['remedy']}  ({found['source']})"
+    for finding in data["findings"]:
+        at = lines.index(f"{finding['rule']} {finding['evidence']}")
+        assert lines[at + 1] == f"  → {finding['remedy']}  ({finding['source']})"
     remedies = [line for line in lines if "→" in line]
     assert len(remedies) > len(data["findings"])  # those of the trials
     assert all(line.endswith(")") and "  (" in line for line in remedies)

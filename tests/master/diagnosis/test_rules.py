@@ -55,7 +55,7 @@ JUMPS = [2.3, 0.5, 0.4, 0.6, 0.4, 0.7, 0.3, 0.5]
 
 def squared(losses: list[float], **series: list[float]) -> list[dict[str, float]]:
     """Return the history of a regression, whose loss is the mean squared error on both parts."""
-    return run(losses, val_loss=losses, val_rmse=[one**0.5 for one in losses], **series)
+    return run(losses, val_loss=losses, val_rmse=[loss**0.5 for loss in losses], **series)
 
 
 def regression(initial: float, chance: float) -> list[dict[str, float]]:
@@ -408,10 +408,10 @@ CASES: list[tuple[str, TrialCase, bool]] = [
 def test_each_rule_finds_what_it_is_for_and_nothing_else(
     rule: str, case: TrialCase, fires: bool
 ) -> None:
-    found = RULES[rule].find(case)
-    assert (found is not None) is fires
-    if found is not None:
-        assert found.evidence and found.remedy and found.source and found.rule == rule
+    finding = RULES[rule].find(case)
+    assert (finding is not None) is fires
+    if finding is not None:
+        assert finding.evidence and finding.remedy and finding.source and finding.rule == rule
 
 
 def test_the_cases_reach_both_sides_of_every_rule() -> None:
@@ -436,5 +436,5 @@ def test_the_cases_reach_both_sides_of_every_rule() -> None:
 def test_a_rule_is_silent_on_what_was_not_recorded(
     history: list[Mapping[str, float]], line: dict[str, Any]
 ) -> None:
-    found = diagnose(TrialCase(history, [line] if line else []))
-    assert {one.rule for one in found} <= {"diverged"}
+    findings = diagnose(TrialCase(history, [line] if line else []))
+    assert {finding.rule for finding in findings} <= {"diverged"}

@@ -172,7 +172,7 @@ def test_soft_labels_are_of_the_class_that_has_most(study: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("predictions", "targets", "said"),
+    ("predictions", "targets", "message"),
     [
         (mixed("......"), TARGETS + 1, "targets from 1 to 3 .* 3 classes predicted, 0 to 2: count"),
         (mixed("......"), TARGETS - 1, "targets from -1 to 1 .* give -100 to those to be left out"),
@@ -183,10 +183,10 @@ def test_soft_labels_are_of_the_class_that_has_most(study: Study) -> None:
     ],
 )
 def test_where_no_score_fits_there_is_no_ensemble_and_the_line_says_what_to_do(
-    study: Study, predictions: Array, targets: Array, said: str
+    study: Study, predictions: Array, targets: Array, message: str
 ) -> None:
     study.trial(0.9, predictions=predictions, targets=targets)
-    with pytest.raises(ScattershotError, match="no ensemble: .*" + said):
+    with pytest.raises(ScattershotError, match="no ensemble: .*" + message):
         study.build()
 
 
@@ -308,7 +308,7 @@ def test_only_the_best_are_read(study: Study, monkeypatch: pytest.MonkeyPatch) -
     assert study.build()["note"] == ""
 
 
-# ---- the one look at the test part
+# ---- the test part, once
 
 
 Answering = Callable[[str], None]
@@ -329,8 +329,8 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
                 "targets": TARGETS,
             }
             asked = [f"predictions/{model['trial']}" for model in request["models"]]
-            kept = {name: predicted[name] for name in [*asked, "targets"]}
-            data = safetensors.numpy.save(kept, checkpoints.metadata({"trials": []}))
+            arrays = {name: predicted[name] for name in [*asked, "targets"]}
+            data = safetensors.numpy.save(arrays, checkpoints.metadata({"trials": []}))
             checkpoints.write(Path(request["out"]), checkpoints.seal(data), sync=False)
             requests.append(request)
             return subprocess.CompletedProcess(command, 1, text, "Traceback\nKilled")
@@ -376,7 +376,7 @@ def test_the_ensemble_and_the_best_single_model_are_tested_once(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"error": "there is no test part"}', "not tested: there is no test part"),
         ("", "not tested: Killed"),
@@ -385,13 +385,13 @@ def test_the_ensemble_and_the_best_single_model_are_tested_once(
     ],
 )
 def test_a_test_that_does_not_come_about_is_a_note(
-    study: Study, answering: Answering, text: str, said: str
+    study: Study, answering: Answering, text: str, message: str
 ) -> None:
     study.predicting("......")
     ensemble = study.build()
     answering(text)
     result = look(study, {**ensemble, "note": "first"})
-    assert (result["test"], result["note"]) == (None, f"first; {said}")
+    assert (result["test"], result["note"]) == (None, f"first; {message}")
 
 
 def test_without_torch_the_note_says_where_to_test(
@@ -424,15 +424,15 @@ class Flowers(ss.Task):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("train", "a train function has no test part; bring a task class for that"),
         ("Flowers", "Flowers.data() gives no test part"),
     ],
 )
-def test_a_task_without_a_test_part_is_not_tested(tmp_path: Path, name: str, said: str) -> None:
+def test_a_task_without_a_test_part_is_not_tested(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "flowers.py").write_text(OWN)
     study = Study(tmp_path, task=f"flowers:{name}")
     study.predicting("......")
     result = look(study, study.build())
-    assert (result["test"], result["note"]) == (None, f"not tested: {said}")
+    assert (result["test"], result["note"]) == (None, f"not tested: {message}")

@@ -21,14 +21,14 @@ from scattershot_master.show.terminal import RichPage, print_text
 TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
 
 
-def text(sheet: Table, width: int | None = None) -> list[str]:
-    return ["".join(part.text for part in parts) for parts in table_lines(sheet, width)]
+def text(grid: Table, width: int | None = None) -> list[str]:
+    return ["".join(part.text for part in parts) for parts in table_lines(grid, width)]
 
 
 def table(titles: list[str], *rows: list[str], extra: tuple[int, ...] = ()) -> Table:
     extras = extra or (0,) * len(titles)
     columns = [Column(title, extra=e) for title, e in zip(titles, extras, strict=True)]
-    return Table(columns, [[Cell(one) for one in row] for row in rows])
+    return Table(columns, [[Cell(text) for text in row] for row in rows])
 
 
 def test_columns_are_as_wide_as_their_widest_text() -> None:
@@ -40,21 +40,21 @@ def test_columns_are_as_wide_as_their_widest_text() -> None:
 
 
 def test_titles_are_shortened_before_a_column_is_left_out() -> None:
-    sheet = table(["lr", "weight_decay"], ["0.1", "0.001"], extra=(0, 1))
-    assert text(sheet, 12) == ["lr   weight…", "0.1  0.001"]
+    grid = table(["lr", "weight_decay"], ["0.1", "0.001"], extra=(0, 1))
+    assert text(grid, 12) == ["lr   weight…", "0.1  0.001"]
 
 
 def test_columns_left_out_are_named() -> None:
-    sheet = table(["lr", "dropout", "hidden"], ["0.1", "0.5", "128"], extra=(0, 1, 1))
-    assert text(sheet, 13) == ["lr   dropout", "0.1  0.5", "+1 column in…"]
+    grid = table(["lr", "dropout", "hidden"], ["0.1", "0.5", "128"], extra=(0, 1, 1))
+    assert text(grid, 13) == ["lr   dropout", "0.1  0.5", "+1 column in…"]
     wide = table(["lr", "x" * 40, "hidden"], ["0.1", "y" * 40, "128"], extra=(0, 1, 1))
     assert text(wide, 50)[2] == "+1 column in a wider window: hidden"
 
 
 def test_columns_of_a_larger_number_are_left_out_first() -> None:
-    sheet = table(["state", "stage", "lr"], ["killed", "coarse", "0.1"], extra=(2, 3, 1))
-    assert text(sheet, 14)[0].split() == ["state", "lr"]
-    assert text(sheet, 5)[0].split() == ["lr"]
+    grid = table(["state", "stage", "lr"], ["killed", "coarse", "0.1"], extra=(2, 3, 1))
+    assert text(grid, 14)[0].split() == ["state", "lr"]
+    assert text(grid, 5)[0].split() == ["lr"]
 
 
 def test_a_column_that_is_needed_stays_in_the_narrowest_terminal() -> None:
@@ -67,8 +67,8 @@ def test_a_table_whose_columns_may_all_go_never_exceeds_the_width(
 ) -> None:
     width = data.draw(st.integers(25, 80))
     columns = [Column(title, long=True, extra=1) for title in titles]
-    sheet = Table(columns, [[Cell(one) for one in cells[: len(titles)]]])
-    assert all(len(shown) <= width for shown in text(sheet, width))
+    grid = Table(columns, [[Cell(text) for text in cells[: len(titles)]]])
+    assert all(len(shown) <= width for shown in text(grid, width))
 
 
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=5))

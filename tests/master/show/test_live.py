@@ -80,12 +80,12 @@ def test_a_log_gets_a_line_of_progress_now_and_then(state: StudyState, clock: Cl
     for _ in range(100):
         clock.now += LINE_S / 50
         view.update(state, [], rate=None)
-    (said,) = file.getvalue().splitlines()
+    (printed,) = file.getvalue().splitlines()
     coarse = progress.stages(state)[0]
     best = progress.leaders(state, 1)[0]
-    assert f"coarse {coarse.done}/48 · {len(state.by_state['running'])} running" in said
-    assert f"best val_accuracy {best.best_value:.4f} (trial {best.number})" in said
-    assert "left" not in said  # nothing has happened while it looked
+    assert f"coarse {coarse.done}/48 · {len(state.by_state['running'])} running" in printed
+    assert f"best val_accuracy {best.best_value:.4f} (trial {best.number})" in printed
+    assert "left" not in printed  # nothing has happened while it looked
 
 
 def test_a_log_does_not_repeat_itself(state: StudyState, clock: Clock) -> None:

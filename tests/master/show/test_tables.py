@@ -133,7 +133,11 @@ def crowded(state: StudyState, stage: int, low: float, high: float) -> None:
 
 
 def lr_warnings(state: StudyState) -> list[tuple[str, BorderWarning]]:
-    return [(one.stage, one.warning) for one in border_warnings(state) if one.warning.axis == "lr"]
+    return [
+        (warning.stage, warning.warning)
+        for warning in border_warnings(state)
+        if warning.warning.axis == "lr"
+    ]
 
 
 def test_a_stage_whose_best_crowd_at_a_border_warns(own_board: StudyState, tmp_path: Path) -> None:
