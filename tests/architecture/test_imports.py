@@ -64,6 +64,20 @@ def test_what_never_imports_torch() -> None:
     assert done.stdout == "False\n"
 
 
+def test_the_supervisor_stands_apart_from_what_trains() -> None:
+    apart = {"scattershot_worker.supervisor", "scattershot_worker.cli"}
+    light = {"scattershot_worker.child_messages", "scattershot_worker.child_settings"}
+    wrong = [
+        f"{module} -> {target}"
+        for module, targets in graph().items()
+        for target in targets
+        if ".".join(module.split(".")[:2]) in apart
+        and target.startswith("scattershot_worker.")
+        and ".".join(target.split(".")[:2]) not in apart | light
+    ]
+    assert not wrong
+
+
 def test_no_module_imports_itself_in_a_circle() -> None:
     assert not circle(graph())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 import zlib
 from collections.abc import Iterable
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 #: What a job calls: a name that workers know and never import.
 RUN_TRIAL = "scattershot.run_trial"
-#: `RUN_TRIAL` in jobs that an earlier version has queued.
-FORMER_RUN_TRIAL = "scattershot_worker.job.run_trial"
+#: `RUN_TRIAL`, and what it was in jobs that earlier versions queued: a function in its module.
+_TRIAL_CALL = re.compile(r"scattershot\w*(\.\w+)*\.run_trial")
 #: Commands to a worker, beside RQ's own: stop an attempt, look for a folder.
 STOP, LOOK = "scattershot-stop", "scattershot-look"
 #: RQ's own timeout is off (a trial may take days; leases watch it), and a finished job leaves
@@ -174,6 +175,15 @@ def send_stop(connection: Redis, worker: str, attempt: AttemptKey, stop: StopRea
     send_command(connection, worker, STOP, stop=stop, attempt=attempt)
 
 
+def calls_trial(function: object) -> bool:
+    """Return whether a job that calls `function`, a name, asks for a trial to be run.
+
+    >>> calls_trial(RUN_TRIAL), calls_trial("scattershot_worker.job.run_trial"), calls_trial("os")
+    (True, True, False)
+    """
+    return _TRIAL_CALL.fullmatch(str(function)) is not None
+
+
 def _remove(connection: Redis, jobs: Iterable[str], count: int) -> None:
     # each `count` times (0: wherever it stands, which takes a look at the whole queue)
     pipe = connection.pipeline(transaction=False)
@@ -198,5 +208,4 @@ def _parse(job: str, data: bytes | None) -> QueuedAttempt | None:
         attempt = QueuedAttempt.read(arguments)
     except (ValueError, TypeError, zlib.error):
         return None
-    ours = function in (RUN_TRIAL, FORMER_RUN_TRIAL) and attempt.job == job
-    return attempt if ours else None
+    return attempt if calls_trial(function) and attempt.job == job else None

@@ -1,3 +1,5 @@
+"""The queue of trials as RQ has it, and what a job carries."""
+
 import json
 import math
 import zlib
@@ -9,19 +11,19 @@ from hypothesis import strategies as st
 from rq import Queue
 from rq.job import Job
 
-from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import job_id
 from scattershot_common.bus.queue import BOOKS, RUN_TRIAL, TrialQueue
-from scattershot_common.bus.trial_spec import TrialSpec
+from scattershot_common.bus.trial_spec import QueuedAttempt, TrialSpec
 from scattershot_common.trial import Value
+from support.redis_backends import ConnectRedis
 
 PARAMS: dict[str, Value] = {"lr": 1e-3, "hidden": 64, "nesterov": True, "optimizer": "sgd \"'\\é"}
 SPEC = TrialSpec("digits", "u1", 7, "coarse", PARAMS, 2**63 - 1, 4)
 
 
 @pytest.fixture
-def queue(redis_url: str) -> TrialQueue:
-    return TrialQueue(connect(redis_url, decode=False))
+def queue(connect_redis: ConnectRedis) -> TrialQueue:
+    return TrialQueue(connect_redis(decode=False))
 
 
 def taken(queue: TrialQueue) -> list[tuple[TrialSpec, int]]:
@@ -136,6 +138,31 @@ def test_hyperparameters_arrive_to_the_last_digit(params: dict[str, float | int 
 
 
 GOOD = json.loads(SPEC.to_json())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        None,
+        (SPEC.to_json(), 1),
+        (SPEC.to_json(), 1, "", ""),
+        (SPEC.to_json(), None, ""),
+        (SPEC.to_json(), "one", ""),
+        (SPEC.to_json(), math.inf, ""),
+        (None, 1, ""),
+        ("[]", 1, ""),
+    ],
+)
+def test_what_is_no_attempt_is_refused(arguments: Any) -> None:
+    with pytest.raises(ValueError, match="not a trial"):
+        QueuedAttempt.read(arguments)
+
+
+def test_an_attempt_is_read_as_it_was_signed() -> None:
+    attempt = QueuedAttempt.signed(SPEC, 3, "secret")
+    assert QueuedAttempt.read(json.loads(json.dumps(attempt.arguments))) == attempt
+    assert (attempt.key, attempt.job) == (("digits", 7, 3), "digits-7-a3")
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,22 @@ from typing import Any
 import pytest
 from rq.job import Job
 
-from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import WORKERS
-from scattershot_common.bus.queue import TrialQueue, WaitingTrials
+from scattershot_common.bus.queue import RUN_TRIAL, TrialQueue, WaitingTrials
 from scattershot_common.bus.signing import SECRET_VARIABLE
-from scattershot_common.bus.trial_spec import TrialSpec
+from scattershot_common.bus.trial_spec import QueuedAttempt, TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
+from support.redis_backends import ConnectRedis
 
 
 @pytest.fixture
-def queue(redis_url: str) -> TrialQueue:
-    return TrialQueue(connect(redis_url, decode=False))
+def queue(connect_redis: ConnectRedis) -> TrialQueue:
+    return TrialQueue(connect_redis(decode=False))
 
 
 @pytest.fixture
-def waiting(redis_url: str) -> WaitingTrials:
-    return WaitingTrials(connect(redis_url, decode=False))
+def waiting(connect_redis: ConnectRedis) -> WaitingTrials:
+    return WaitingTrials(connect_redis(decode=False))
 
 
 def spec(number: int, study: str = "digits", uid: str = "u1") -> TrialSpec:
@@ -86,9 +86,9 @@ def test_attempts_that_were_taken_leave_nothing_behind(
     ],
 )
 def test_strangers_jobs_are_not_seen(
-    queue: TrialQueue, waiting: WaitingTrials, redis_url: str, data: Any
+    queue: TrialQueue, waiting: WaitingTrials, connect_redis: ConnectRedis, data: Any
 ) -> None:
-    connection = connect(redis_url, decode=False)
+    connection = connect_redis(decode=False)
     if isinstance(data, dict):
         function = data.get("func", "scattershot.run_trial")
         queue.rq.enqueue(function, args=data["args"], job_id="digits-9-a1")
@@ -103,6 +103,20 @@ def test_strangers_jobs_are_not_seen(
     assert "digits-9-a1" in queue.waiting(), "the supervisor refuses it"
 
 
+def test_jobs_of_an_earlier_version_are_seen(queue: TrialQueue, waiting: WaitingTrials) -> None:
+    name, attempt = "scattershot_worker.job.run_trial", QueuedAttempt.signed(spec(9), 1, "")
+    queue.rq.enqueue(name, args=attempt.arguments, job_id=attempt.job)
+    assert waiting.look("digits", "u1", 10) == [attempt]
+
+
+def test_a_job_under_the_id_of_another_trial_is_not_seen(
+    queue: TrialQueue, waiting: WaitingTrials
+) -> None:
+    attempt = QueuedAttempt.signed(spec(9), 1, "")
+    queue.rq.enqueue(RUN_TRIAL, args=attempt.arguments, job_id="digits-8-a1")
+    assert waiting.look("digits", "u1", 10) == []
+
+
 def test_signatures_come_along(
     queue: TrialQueue, waiting: WaitingTrials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,9 +128,9 @@ def test_signatures_come_along(
 
 
 def test_failures_and_workers_are_counted(
-    queue: TrialQueue, waiting: WaitingTrials, redis_url: str
+    queue: TrialQueue, waiting: WaitingTrials, connect_redis: ConnectRedis
 ) -> None:
-    connection = connect(redis_url)
+    connection = connect_redis()
     states = TrialStates(connection, "digits")
     states.submit(0, 4)
     states.submit(1, 4, failures=2)

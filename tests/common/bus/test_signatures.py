@@ -1,12 +1,12 @@
 """How trials are trained is settled once for a study."""
 
-from scattershot_common.bus.connection import connect
 from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.stream import EventStream
+from support.redis_backends import ConnectRedis
 
 
-def test_the_first_word_holds_and_is_told_to_the_master_once(redis_url: str) -> None:
-    connection = connect(redis_url)
+def test_the_first_word_holds_and_is_told_to_the_master_once(connect_redis: ConnectRedis) -> None:
+    connection = connect_redis()
     assert Signatures(connection, "digits").mode("ab") is None
     assert Signatures(connection, "digits").settle("ab", "fused", "4 times as fast") == "fused"
     assert Signatures(connection, "digits").settle("ab", "alone", "no gain") == "fused"
@@ -20,8 +20,8 @@ def test_the_first_word_holds_and_is_told_to_the_master_once(redis_url: str) -> 
     ]
 
 
-def test_what_redis_lost_is_given_back(redis_url: str) -> None:
-    connection = connect(redis_url)
+def test_what_redis_lost_is_given_back(connect_redis: ConnectRedis) -> None:
+    connection = connect_redis()
     Signatures(connection, "digits").restore({})
     Signatures(connection, "digits").restore({"ab": "alone"})
     assert Signatures(connection, "digits").settle("ab", "fused", "") == "alone"

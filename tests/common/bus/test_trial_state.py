@@ -1,3 +1,5 @@
+"""The life of a trial in Redis: every script, every fence, every way in which a trial ends."""
+
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -5,21 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from redis import Redis
 
-from scattershot_common.bus.connection import connect
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.stream import Event, EventStream
 from scattershot_common.bus.trial_state import LEASE, TrialStates, finish, report
 from scattershot_common.bus.workers import redis_time
+from support.redis_backends import ConnectRedis
 
 ODD_NAMES = ["digits.v2", "a-1-a1", "два слова", "q\"uo'te\\", "{x}*?[a]", "new\nline %s"]
 STATES = ["waiting", "running", "paused", "complete", "killed", "failed"]
 
 
 @pytest.fixture
-def states(redis_url: str) -> TrialStates:
-    return TrialStates(connect(redis_url), "digits")
+def states(connect_redis: ConnectRedis) -> TrialStates:
+    return TrialStates(connect_redis(), "digits")
 
 
 def do(states: TrialStates, *steps: Any) -> Any:
@@ -563,8 +564,8 @@ def test_a_server_that_forgot_the_scripts_is_taught_again(states: TrialStates) -
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_studies_of_any_name_live_side_by_side(redis_url: str, name: str) -> None:
-    connection: Redis = connect(redis_url)
+def test_studies_of_any_name_live_side_by_side(connect_redis: ConnectRedis, name: str) -> None:
+    connection = connect_redis()
     other = TrialStates(connection, "digits")
     begin(other)
     before = everything(other)

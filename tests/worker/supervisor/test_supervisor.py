@@ -21,7 +21,7 @@ from scattershot_common.bus.connection import URL_VARIABLE
 from scattershot_common.bus.keys import job_id
 from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import RUN_TRIAL
-from scattershot_common.bus.trial_spec import TrialSpec
+from scattershot_common.bus.trial_spec import QueuedAttempt, TrialSpec
 from scattershot_common.bus.workers import living_workers
 from support.checkpoints import list_checkpoints, trial_folder
 from support.real_worker import RealStudy, RealWorker
@@ -413,6 +413,15 @@ def next_child(study: RealStudy, old: int) -> int:
     found = eventually(look)
     assert found is not None
     return found
+
+
+def test_a_job_of_an_earlier_version_is_run(worker: RealWorker) -> None:
+    study = RealStudy(worker, "steady")
+    study.states.submit(3, 4)
+    attempt = QueuedAttempt.signed(study.spec(3, 4), 1, "")
+    name = "scattershot_worker.job.run_trial"
+    worker.queue.rq.enqueue(name, args=attempt.arguments, job_id=attempt.job)
+    study.until(3, "complete")
 
 
 # ---- what is no trial

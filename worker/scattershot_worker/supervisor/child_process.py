@@ -8,10 +8,10 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scattershot_common.entry_points import program
 from scattershot_common.processes import die_with_parent
 from scattershot_worker.child_messages import Message, decode, encode
 from scattershot_worker.child_settings import SETTINGS, UNUSABLE, ChildSettings
@@ -40,7 +40,7 @@ class ChildProcess:
         """Start a child; it sends `Ready` once it has imported torch."""
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
-            [sys.executable, "-m", "scattershot_worker.child.main", str(theirs.fileno())],
+            [*program("worker-child"), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={**MALLOC, **os.environ, **environment, SETTINGS: settings.to_json()},

@@ -25,7 +25,7 @@ from rq.worker.base import WorkerStatus
 
 from scattershot_common.bus.keys import QUEUE
 from scattershot_common.bus.outage import REDIS_OUTAGE
-from scattershot_common.bus.queue import BOOKS, FORMER_RUN_TRIAL, RUN_TRIAL, TrialQueue
+from scattershot_common.bus.queue import BOOKS, TrialQueue, calls_trial
 from scattershot_common.bus.trial_spec import QueuedAttempt
 from scattershot_common.bus.trial_state import LEASE
 
@@ -235,6 +235,6 @@ class RqWorker(Worker):
 
 def _attempt_of(job: Job) -> QueuedAttempt:
     """Return what the job asks for; raise ValueError unless it is an attempt at a trial."""
-    if job.func_name not in (RUN_TRIAL, FORMER_RUN_TRIAL):
+    if not calls_trial(job.func_name):
         raise ValueError(f"a worker runs trials only, not {job.func_name}")
     return QueuedAttempt.read(job.args)
