@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from scattershot_common.bus.queue import FORMER_RUN_TRIAL
 from support.import_graph import WINGS, circle, floors, graph, rooms, sources, strings, wing
 
 #: What each wing may import besides itself.
@@ -39,7 +38,6 @@ def test_no_string_names_a_module_of_another_wing() -> None:
         for text in strings(module)
         for named in name.findall(text)
         if wing(named) != wing(module)
-        and text != FORMER_RUN_TRIAL  # a module there is no more; the queue of an old study has it
         and (wing(module), wing(named)) != ("scattershot", "scattershot_common")
     ]
     assert not wrong
