@@ -1,4 +1,4 @@
-"""Local files: atomic writes, grouped fsync, advisory locks, and what disk errors ask for."""
+"""Local files: atomic writes, grouped fsync, locks, probes of shared folders, disk errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -18,6 +19,8 @@ from scattershot_common.errors import CheckpointError
 #: Seconds after which a temp file's writer is taken for dead.
 STALE = 3600.0
 _TEMP = ".tmp-"
+_PROBE = ".scattershot-look-"
+_NONCE = re.compile(r"[0-9a-f]{32}")
 
 
 def write(path: str | Path, data: bytes | bytearray, *, sync: bool) -> None:
@@ -146,6 +149,51 @@ def lock(file: IO[bytes], *, shared: bool = False) -> None:
         OSError: its file system has no locks.
     """
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def create_probe(root: Path) -> str:
+    """Create a file in `root` whose name nobody can guess; return the nonce to look for.
+
+    A fresh name, because a network file system remembers for a while which names were not there.
+    Raises OSError where `root` cannot be written.
+    """
+    nonce = secrets.token_hex(16)
+    (root / f"{_PROBE}{nonce}").write_text(nonce)
+    return nonce
+
+
+def check_probe(root: Path, nonce: str) -> str:
+    """Return why `root` is not the folder of the probe with this nonce, or cannot be written.
+
+    "" if it is and can. Accepts only what `create_probe` returns: the nonce comes from Redis.
+
+    >>> check_probe(Path("/nowhere"), "../../etc/passwd")
+    'asked for a name that is none'
+    """
+    if _NONCE.fullmatch(nonce) is None:
+        return "asked for a name that is none"
+    path = root / f"{_PROBE}{nonce}"
+    try:
+        if path.read_text() != nonce:
+            return "its file has other contents"
+    except FileNotFoundError:
+        return "is another folder" if root.is_dir() else "is not there"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    own = root / f"{_PROBE}{nonce}-{secrets.token_hex(4)}"
+    try:
+        own.write_text("")
+        own.unlink()
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return ""
+
+
+def remove_probe(root: Path, nonce: str) -> None:
+    """Remove the files of `create_probe` and `check_probe`."""
+    for path in root.glob(f"{_PROBE}{nonce}*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 _FULL = "disk is full: {}; free space there, lower [checkpoints] keep, or use --out"

@@ -22,7 +22,7 @@ from scattershot_common.bus.trial_state import Claim, TrialStates, finish, repor
 from scattershot_common.bus.workers import Heartbeat, write_heartbeat
 from scattershot_common.seeds import derive
 from scattershot_common.store.checkpoint_names import checkpoint_name
-from scattershot_common.store.retention import own_leftovers
+from scattershot_common.store.retention import obsolete_checkpoints
 from scattershot_common.trial import Value
 from support.checkpoints import trial_folder
 
@@ -240,5 +240,5 @@ class PretendWorkers:
         if self._folder is not None:
             folder = trial_folder(self._folder / spec.study, spec.trial)
             names = [path.name for path in folder.glob("*")]
-            for name in own_leftovers(names, self._accepted[spec.trial]):
+            for name in obsolete_checkpoints(names, self._accepted[spec.trial]):
                 (folder / name).unlink()

@@ -79,16 +79,16 @@ class FolderAnswer:
 
 
 def ask_for_folder(connection: Redis, workers: Iterable[str], nonce: str) -> None:
-    """Ask workers to look for a hidden file (`store.shared_folder.hide`) in their output roots."""
+    """Ask workers to look for a probe file (`local_files.create_probe`) in their output roots."""
     for worker in workers:
         send_command(connection, worker, LOOK, nonce=nonce)
 
 
 def look_for_folder(connection: Redis, worker: str, root: Path, nonce: str) -> None:
     """Look, and answer: the worker's side. May take as long as its file system does."""
-    from scattershot_common.store.shared_folder import look
+    from scattershot_common.local_files import check_probe
 
-    answer = FolderAnswer(str(root), look(root, nonce))
+    answer = FolderAnswer(str(root), check_probe(root, nonce))
     connection.hset(_answers_key(nonce), worker, json.dumps(asdict(answer)))
     connection.expire(_answers_key(nonce), _ANSWERS_KEPT)
 

@@ -1,11 +1,11 @@
-"""Owns which checkpoints stay: pure rules over names and values, nothing here touches a disk.
+"""Which checkpoints are kept: pure rules over names and values, without I/O.
 
-Kept are the best and the last two checkpoints (should the last be damaged, the trial goes on from
-the one before) of every trial that lives (waiting, running, paused, or complete while a later
-stage may still continue it), of the study's best K trials, and of pinned trials (ensemble
-members). The worker thins out its own trial after every accepted report (`own_leftovers`); the
-master tells whose files go as trials end (`Keeper`). Both lists go to `files.remove`, where a file
-that is already gone is no error.
+Kept are the best and the last two checkpoints (should the last be damaged, the trial resumes from
+the one before) of every active trial (waiting, running, paused, or complete while a later stage
+may still continue it), of the study's best K trials, and of pinned trials (ensemble members). The
+worker deletes its own trial's after every accepted report (`obsolete_checkpoints`); the master
+those of whole trials as they end (`Retention`). Both go to `Store.delete`, where a file that is
+already gone is no error.
 """
 
 from __future__ import annotations
@@ -13,41 +13,42 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Mapping
-from typing import Literal
 
+from scattershot_common.objective import Objective
 from scattershot_common.store.checkpoint_names import parse_name
 
+_LARGER_IS_BETTER = Objective("value")
 
-def own_leftovers(
+
+def obsolete_checkpoints(
     names: Iterable[str],
     accepted: Mapping[int, float],
-    goal: Literal["maximize", "minimize"] = "maximize",
+    objective: Objective = _LARGER_IS_BETTER,
     pinned: Collection[str] = (),
 ) -> list[str]:
-    """Return which of a trial's files can go once its newest report has been accepted.
+    """Return which of a trial's files can be deleted once its newest report has been accepted.
 
     `names` are the files in its folder, `accepted` maps every reported epoch to its metric, not
-    rounded (the header's history). The best epoch (the earliest of equals) and the last two that
-    have a file stay, and so does what lies beyond the last report: its own is still on the way.
+    rounded (the header's history). Kept are the best epoch (the earliest of equals), the last two
+    that have a file, and all beyond the last report, whose own reports are still on the way.
     Values that are not finite have no file and never rank.
 
     >>> from scattershot_common.store.checkpoint_names import checkpoint_name
     >>> values = {1: 0.7, 2: 0.9, 3: 0.8, 4: 0.6, 5: 0.5}
     >>> names = [checkpoint_name("a", value, 17, epoch) for epoch, value in values.items()]
-    >>> own_leftovers(names, values)
+    >>> obsolete_checkpoints(names, values)
     ['a=0.70000-trial=00017-epoch=001.safetensors', 'a=0.80000-trial=00017-epoch=003.safetensors']
     """
-    sign = _sign(goal)
-    epochs = {name: told.epoch for name in names if (told := parse_name(name))}
-    ranked = {
-        epoch: sign * accepted[epoch]
+    epochs = {name: parsed.epoch for name in names if (parsed := parse_name(name))}
+    scores = {
+        epoch: objective.score(accepted[epoch])
         for epoch in epochs.values()
         if math.isfinite(accepted.get(epoch, math.nan))
     }
-    if not ranked:
+    if not scores:
         return []
-    *_, last = by_age = sorted(ranked)
-    best = max(ranked, key=lambda epoch: (ranked[epoch], -epoch))
+    *_, last = by_age = sorted(scores)
+    best = max(scores, key=lambda epoch: (scores[epoch], -epoch))
     kept = {best, *by_age[-2:]}
     return [
         name
@@ -56,30 +57,30 @@ def own_leftovers(
     ]
 
 
-class Keeper:
-    """Which trials keep their files, told event by event.
+class Retention:
+    """Which trials keep their files; updated event by event.
 
-    Every event returns the trials whose files can be removed because of it; each of them once.
+    Every event returns the trials whose files can be deleted because of it; each of them once.
     An event costs O(log K) comparisons, so that the 5,000th trial costs what the first did. Equal
-    values rank by trial number, the lower first; a trial's value is the best it was ever told.
+    values rank by trial number, the lower first; a trial's value is the best it ever had.
 
-    >>> keeper = Keeper(keep=1)
-    >>> keeper.ended(0, 0.8), keeper.ended(1, 0.5), keeper.ended(2, 0.9)
+    >>> retention = Retention(keep=1)
+    >>> retention.ended(0, 0.8), retention.ended(1, 0.5), retention.ended(2, 0.9)
     ([], [1], [0])
     """
 
-    def __init__(self, keep: int, goal: Literal["maximize", "minimize"] = "maximize") -> None:
+    def __init__(self, keep: int, objective: Objective = _LARGER_IS_BETTER) -> None:
         if keep < 0:
             raise ValueError(f"keep is the number of trials to keep, got {keep}")
         self._keep = keep
-        self._sign = _sign(goal)
+        self._objective = objective
         self._keys: dict[int, tuple[float, int]] = {}  # by trial; the smallest is the best
         self._top: list[tuple[float, int]] = []  # the best K of them, ascending
-        self._ended: set[int] = set()  # trials that live no more and still have files
+        self._ended: set[int] = set()  # trials that have ended and still have files
         self._pinned: set[int] = set()
 
-    def lives(self, trial: int, best_value: float = math.nan) -> list[int]:
-        """A trial lives (again), or reported `best_value`: its files stay until it ends."""
+    def active(self, trial: int, best_value: float = math.nan) -> list[int]:
+        """A trial is active (again), or reported `best_value`: its files stay until it ends."""
         self._ended.discard(trial)
         return self._rank(trial, best_value)
 
@@ -93,14 +94,14 @@ class Keeper:
         self._pinned.update(trials)
 
     def unpin(self, trials: Iterable[int]) -> list[int]:
-        """Let the usual rules hold for `trials` again."""
+        """Apply the usual rules to `trials` again."""
         trials = set(trials)
         self._pinned -= trials
-        return [gone for trial in sorted(trials) for gone in self._released(trial)]
+        return [number for trial in sorted(trials) for number in self._released(trial)]
 
     def _rank(self, trial: int, value: float) -> list[int]:
-        """Rank a value; NaN and infinities never rank. Returns whom it pushed out for good."""
-        key = (-self._sign * value, trial)
+        """Rank a value; NaN and infinities never rank. Returns the trial it released, if any."""
+        key = (-self._objective.score(value), trial)
         old = self._keys.get(trial)
         if not math.isfinite(value) or (old is not None and old <= key):
             return []
@@ -114,7 +115,7 @@ class Keeper:
         return self._released(out)
 
     def _in_top(self, key: tuple[float, int]) -> bool:
-        # whoever ranks is in the top or behind all of it
+        # every ranked trial is in the top or behind all of it
         return bool(self._top) and key <= self._top[-1]
 
     def _released(self, trial: int) -> list[int]:
@@ -124,7 +125,3 @@ class Keeper:
             return []
         self._ended.remove(trial)
         return [trial]
-
-
-def _sign(goal: Literal["maximize", "minimize"]) -> int:
-    return {"maximize": 1, "minimize": -1}[goal]

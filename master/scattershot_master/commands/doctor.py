@@ -1,10 +1,9 @@
-"""Owns `doctor`: whether this machine, its Redis, its folders and its workers can run a study."""
+"""`doctor`: whether this machine, its Redis, its folders and its workers can run a study."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ import typer
 from scattershot_common.bus.connection import URL_VARIABLE, connect, url_from
 
 if TYPE_CHECKING:
-    from scattershot_master.doctor.finding import Finding
+    from scattershot_master.doctor.probe_result import ProbeResult
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -33,24 +32,24 @@ def doctor(
 
     Exit code 1 if something is wrong that a study would trip over.
     """
-    found = []
-    for one in _findings(folder, url_from(redis), wait):
-        found.append(one)
+    results = []
+    for result in _results(folder, url_from(redis), wait):
+        results.append(result)
         if not as_json:
-            _show(one)
-    failed = any(one.level == "fail" for one in found)
+            _show(result)
+    failed = any(result.level == "fail" for result in results)
     if as_json:
-        print(json.dumps({"ok": not failed, "checks": [asdict(one) for one in found]}))
+        print(json.dumps({"ok": not failed, "checks": [result.as_json() for result in results]}))
     raise typer.Exit(1 if failed else 0)
 
 
-def _findings(folder: Path, url: str | None, wait_s: float) -> Iterator[Finding]:
+def _results(folder: Path, url: str | None, wait_s: float) -> Iterator[ProbeResult]:
     from scattershot_common.bus.server import running_url
     from scattershot_master.doctor import machine, storage
-    from scattershot_master.doctor.finding import ok
+    from scattershot_master.doctor.probe_result import ok
     from scattershot_master.state.ledger import LEDGER
 
-    torch = machine.Torch()  # takes seconds: the rest is looked at meanwhile
+    torch = machine.Torch()  # takes seconds: the other probes run meanwhile
     is_study = (folder / LEDGER).exists() or (folder / "study.toml").exists()
     root = folder.absolute().parent if is_study else folder.absolute()
     yield machine.packages()
@@ -64,34 +63,44 @@ def _findings(folder: Path, url: str | None, wait_s: float) -> Iterator[Finding]
     else:
         yield from machine.trust(url)
         yield from _cluster(url, root, wait_s)
-    yield torch.look()
+    yield torch.result()
 
 
-def _cluster(url: str, root: Path, wait_s: float) -> Iterator[Finding]:
+def _cluster(url: str, root: Path, wait_s: float) -> Iterator[ProbeResult]:
     from redis.exceptions import RedisError
 
     from scattershot_common.bus.workers import living_workers
     from scattershot_master.doctor import server, storage, workers
-    from scattershot_master.doctor.finding import fail
+    from scattershot_master.doctor.probe_result import fail
 
     connection = connect(url)
-    findings = list(server.check(connection, url))
-    yield from findings
-    if findings[0].level == "fail":
+    results = list(server.check(connection, url))
+    yield from results
+    if results[0].level == "fail":
         return
     try:
-        there = living_workers(connection)
-        yield from workers.check(there)
-        if there and root.is_dir():
-            yield from storage.seen_by(connection, root, [one.name for one in there], wait_s)
+        living = living_workers(connection)
+        yield from workers.check(living)
+        if living and root.is_dir():
+            yield from storage.seen_by(connection, root, [worker.name for worker in living], wait_s)
     except RedisError as error:
-        yield fail("workers", f"Redis does not tell: {error}", "look at the rights of your user")
+        yield fail(
+            "workers", f"Redis refuses to list them: {error}", "look at the rights of your user"
+        )
 
 
-def _show(one: Finding) -> None:
+def _show(result: ProbeResult) -> None:
     from scattershot_master.show.layout import Cell, line
     from scattershot_master.show.terminal import print_page
 
-    print_page([line(Cell(f"{one.level:<6}", _STYLES[one.level]), f"{one.about:<16}", one.found)])
-    if one.do:
-        print_page([line(" " * 22, Cell("→ ", _STYLES[one.level]), one.do)])
+    print_page(
+        [
+            line(
+                Cell(f"{result.level:<6}", _STYLES[result.level]),
+                f"{result.subject:<16}",
+                result.observation,
+            )
+        ]
+    )
+    if result.remedy:
+        print_page([line(" " * 22, Cell("→ ", _STYLES[result.level]), result.remedy)])

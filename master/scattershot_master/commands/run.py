@@ -337,11 +337,6 @@ def _say_the_end(ledger: Ledger) -> None:
 
 def _default_slots() -> int:
     """Return one slot per GPU if there is any, else one per core."""
-    import shutil
-    import subprocess
+    from scattershot_common.machine import cpu_count, gpu_names
 
-    if tool := shutil.which("nvidia-smi"):
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False).stdout
-        if count := listed.count("GPU "):
-            return count
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(gpu_names()) or cpu_count()

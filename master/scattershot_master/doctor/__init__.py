@@ -1,1 +1,1 @@
-"""Owns what `doctor` looks at, one file for each kind of thing; nothing here changes a study."""
+"""The probes of `scattershot doctor`, a module for each thing probed; none changes a study."""

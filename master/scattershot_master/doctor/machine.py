@@ -1,12 +1,10 @@
-"""Owns the checks of this machine: Python, packages, devices, a Redis binary, the secret."""
+"""Probes of this machine: Python, packages, devices, a Redis binary, the secret."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +14,8 @@ from urllib.parse import urlsplit
 from scattershot_common.bus.server import find_binary
 from scattershot_common.bus.signing import SECRET_VARIABLE, secret
 from scattershot_common.errors import ScattershotError
-from scattershot_master.doctor.finding import Finding, fail, ok, warn
+from scattershot_common.machine import cpu_count, gpu_names
+from scattershot_master.doctor.probe_result import ProbeResult, fail, ok, warn
 
 _TORCH = """
 import json, torch
@@ -26,26 +25,26 @@ print(json.dumps([torch.__version__, names]))
 """
 
 
-def packages() -> Finding:
-    """Return whether Python and all that scattershot needs are there."""
-    there, missing = [], []
+def packages() -> ProbeResult:
+    """Return whether Python and all that scattershot needs are installed."""
+    installed, missing = [], []
     for requirement in requires("scattershot") or []:
         if ";" in requirement:  # an extra's, or another platform's
             continue
         name = re.split(r"[^\w.-]", requirement)[0]
         try:
-            there.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
     python = f"Python {platform.python_version()}, scattershot {version('scattershot')}"
     if missing:
         listed = " ".join(missing)
         return fail("packages", f"{python}; not installed: {listed}", f"pip install {listed}")
-    return ok("packages", f"{python}, {', '.join(there)}")
+    return ok("packages", f"{python}, {', '.join(installed)}")
 
 
 class Torch:
-    """A look at torch and its devices by a process of its own, started early and read late."""
+    """A probe of torch and its devices by a process of its own, started early and read late."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -56,27 +55,30 @@ class Torch:
             text=True,
         )
 
-    def look(self, timeout_s: float = 120.0) -> Finding:
+    def result(self, timeout_s: float = 120.0) -> ProbeResult:
         """Return what this machine could train on; a master alone needs nothing of it."""
         try:
-            said, complaint = self._process.communicate(timeout=timeout_s)
+            output, errors = self._process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-            found = f"torch does not import within {timeout_s:.0f} s"
-            return fail("devices", found, "look at this machine's disk and GPU driver")
+            return fail(
+                "devices",
+                f"torch does not import within {timeout_s:.0f} s",
+                "look at this machine's disk and GPU driver",
+            )
         if self._process.returncode:
-            last = (complaint.strip().splitlines() or ["it says nothing"])[-1]
+            last = (errors.strip().splitlines() or ["it says nothing"])[-1]
             return warn(
                 "devices",
                 f"torch cannot be imported ({last}): this machine cannot train",
                 "pip install torch, or let other machines be the workers",
             )
-        torch, names = json.loads(said)
-        cores = f"{_cores()} CPU cores"
+        torch, names = json.loads(output)
+        cores = f"{cpu_count()} CPU cores"
         if names:
             return ok("devices", f"torch {torch}, {cores}, GPU: {', '.join(names)}")
-        if shutil.which("nvidia-smi"):
+        if gpu_names():
             return warn(
                 "devices",
                 f"torch {torch}, {cores}; there is an NVIDIA GPU that torch cannot use",
@@ -85,31 +87,28 @@ class Torch:
         return ok("devices", f"torch {torch}, {cores}, no GPU")
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def redis_binary(needed: bool) -> Finding:
-    """Return whether `scattershot run` finds a Redis to start; `needed` where none was named."""
+def redis_binary(needed: bool) -> ProbeResult:
+    """Return whether `scattershot run` finds a Redis to start; `needed` where no URL is given."""
     try:
         binary = find_binary()
     except ScattershotError as error:
-        found, _, remedy = str(error).partition(": ")
+        reason, _, remedy = str(error).partition(": ")
         if needed:
-            return fail("embedded Redis", found, remedy)
-        return ok("embedded Redis", f"{found}; not needed with a Redis of your own")
-    told = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
-    found_version = re.search(r"v=(\S+)", told)
-    return ok("embedded Redis", f"{binary} {found_version[1] if found_version else told.strip()}")
+            return fail("embedded Redis", reason, remedy)
+        return ok("embedded Redis", f"{reason}; not needed with a Redis of your own")
+    command = [binary, "--version"]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    number = re.search(r"v=(\S+)", output)
+    return ok("embedded Redis", f"{binary} {number[1] if number else output.strip()}")
 
 
-def trust(url: str) -> Iterator[Finding]:
-    """Yield what stands between this Redis and whoever else can reach it."""
+def trust(url: str) -> Iterator[ProbeResult]:
+    """Yield what protects this Redis from others who can reach it."""
     parts = urlsplit(url)
-    here = parts.scheme == "unix" or (parts.hostname or "") in ("localhost", "127.0.0.1", "::1")
+    local = parts.scheme == "unix" or (parts.hostname or "") in ("localhost", "127.0.0.1", "::1")
     if secret():
         yield ok("secret", f"{SECRET_VARIABLE} is set: workers train only what is signed with it")
-    elif here:
+    elif local:
         yield ok("secret", f"{SECRET_VARIABLE} is not set; this Redis is this machine's own")
     else:
         yield warn(
@@ -118,7 +117,7 @@ def trust(url: str) -> Iterator[Finding]:
             "function that they can import",
             f"set the same {SECRET_VARIABLE} for the master and all workers, or give them --allow",
         )
-    if not (here or parts.scheme == "rediss"):
+    if not (local or parts.scheme == "rediss"):
         yield warn(
             "encryption",
             "what master and workers tell Redis, its password too, goes over the network as text",

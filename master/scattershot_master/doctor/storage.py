@@ -1,4 +1,4 @@
-"""Owns the checks of an output root: what this file system does, and that workers see the same."""
+"""Probes of an output root: what its file system can do, and that workers see the same folder."""
 
 from __future__ import annotations
 
@@ -14,37 +14,36 @@ from typing import TYPE_CHECKING
 
 from scattershot_common.bus.workers import FolderAnswer, ask_for_folder, folder_answers
 from scattershot_common.errors import CheckpointError, ScattershotError
-from scattershot_common.local_files import lock
-from scattershot_common.store import shared_folder
-from scattershot_master.doctor.finding import Finding, fail, ok, warn
+from scattershot_common.local_files import create_probe, lock, remove_probe
+from scattershot_master.doctor.probe_result import ProbeResult, fail, ok, warn
 
 if TYPE_CHECKING:
     from redis import Redis
 
-_ABOUT = "storage"
+_SUBJECT = "storage"
 _GIB = 2**30
 #: An fsync slower than this (seconds) holds up short trials.
 _SLOW = 0.2
 _BLOCK = os.urandom(1 << 16)
 
 
-def check(root: Path) -> Iterator[Finding]:
-    """Yield what there is to say of an output root, or of where it would be made."""
-    place = root
-    while not place.exists():
-        place = place.parent
-    found = f"{root}" if place == root else f"{root} (to be made in {place})"
+def check(root: Path) -> Iterator[ProbeResult]:
+    """Yield the results of all probes of an output root, or of the folder it would be made in."""
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    observation = f"{root}" if existing == root else f"{root} (to be made in {existing})"
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".scattershot-doctor-", dir=place))
+        folder = Path(tempfile.mkdtemp(prefix=".scattershot-doctor-", dir=existing))
     except OSError as error:
         yield fail(
-            _ABOUT,
-            f"{found} cannot be written: {error.strerror}",
+            _SUBJECT,
+            f"{observation} cannot be written: {error.strerror}",
             "change its owner or mode, or use --out",
         )
         return
     try:
-        yield ok(_ABOUT, f"{found} can be written")
+        yield ok(_SUBJECT, f"{observation} can be written")
         yield rename(folder)
         yield sync(folder)
         yield locks(folder)
@@ -53,41 +52,45 @@ def check(root: Path) -> Iterator[Finding]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def rename(folder: Path) -> Finding:
-    """Return whether a file can take another's place: a checkpoint is whole or not there."""
+def rename(folder: Path) -> ProbeResult:
+    """Return whether a file can replace another at once: a checkpoint is whole or not there."""
     try:
         (folder / "old").write_text("old")
         (folder / "new").write_text("new")
         os.replace(folder / "new", folder / "old")
         if (folder / "old").read_text() == "new" and not (folder / "new").exists():
             return ok("rename", "a file takes another's place at once")
-        found = "a renamed file is not there"
+        observation = "a renamed file is not there"
     except OSError as error:
-        found = f"a file cannot take another's place: {error.strerror}"
-    return fail("rename", found, "use another file system for --out: no checkpoint is safe on this")
+        observation = f"a file cannot take another's place: {error.strerror}"
+    return fail(
+        "rename", observation, "use another file system for --out: no checkpoint is safe on this"
+    )
 
 
-def sync(folder: Path) -> Finding:
+def sync(folder: Path) -> ProbeResult:
     """Return how long it takes until a file is on the disk."""
-    took = []
+    times = []
     try:
         with (folder / "sync").open("wb") as file:
             for _ in range(5):
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 file.write(_BLOCK)
                 file.flush()
                 os.fsync(file.fileno())
-                took.append(time.perf_counter() - begun)
+                times.append(time.perf_counter() - start)
     except OSError as error:
         return fail("fsync", f"is refused: {error.strerror}", "use another file system for --out")
-    median = statistics.median(took)
-    found = f"{median * 1000:.1f} ms for 64 KiB (median of {len(took)})"
+    median = statistics.median(times)
+    observation = f"{median * 1000:.1f} ms for 64 KiB (median of {len(times)})"
     if median > _SLOW:
-        return warn("fsync", found, "a nearer or a faster disk; each trial waits for it at its end")
-    return ok("fsync", found)
+        return warn(
+            "fsync", observation, "a nearer or a faster disk; each trial waits for it at its end"
+        )
+    return ok("fsync", observation)
 
 
-def locks(folder: Path) -> Finding:
+def locks(folder: Path) -> ProbeResult:
     """Return whether two masters on one study would notice each other."""
     path = folder / "lock"
     try:
@@ -109,63 +112,67 @@ def locks(folder: Path) -> Finding:
     return ok("locks", "a second master on a study is kept out")
 
 
-def space(folder: Path) -> Finding:
-    """Return how much more there is room for."""
-    about, stat = "space", os.statvfs(folder)
+def space(folder: Path) -> ProbeResult:
+    """Return how much space is free."""
+    subject, stat = "space", os.statvfs(folder)
     free, files = stat.f_bavail * stat.f_frsize, stat.f_favail
-    found = f"{free / _GIB:.1f} GiB free"
+    observation = f"{free / _GIB:.1f} GiB free"
     if stat.f_files and files < 10_000:
-        return warn(about, f"{found}, but only {files} files more", "free some inodes")
+        return warn(subject, f"{observation}, but only {files} files more", "free some inodes")
     if free < _GIB / 8:
-        return fail(about, found, "free some space, or use --out")
+        return fail(subject, observation, "free some space, or use --out")
     if free < 2 * _GIB:
-        return warn(about, found, "free some space, or lower [checkpoints] keep")
-    return ok(about, found)
+        return warn(subject, observation, "free some space, or lower [checkpoints] keep")
+    return ok(subject, observation)
 
 
-def seen_by(connection: Redis, root: Path, workers: list[str], wait_s: float) -> Iterator[Finding]:
-    """Ask each worker to look for a file that is hidden in `root`; yield what they say.
+def seen_by(
+    connection: Redis, root: Path, workers: list[str], wait_s: float
+) -> Iterator[ProbeResult]:
+    """Ask each worker to look for a probe file in `root`; yield what they answer.
 
     Waits up to `wait_s` seconds for the last answer.
     """
-    about = "shared folder"
+    subject = "shared folder"
     try:
-        nonce = shared_folder.hide(root)
+        nonce = create_probe(root)
     except OSError:
-        return  # `check` has told
+        return  # `check` has reported it
     try:
         ask_for_folder(connection, workers, nonce)
         end = time.monotonic() + wait_s
-        found: dict[str, FolderAnswer] = {}
-        while len(found) < len(workers) and time.monotonic() < end:
+        answers: dict[str, FolderAnswer] = {}
+        while len(answers) < len(workers) and time.monotonic() < end:
             time.sleep(0.02)
-            found = folder_answers(connection, nonce)
+            answers = folder_answers(connection, nonce)
     finally:
-        shared_folder.clean(root, nonce)
+        remove_probe(root, nonce)
     wrong = [
-        f"{name}: its {found[name].root} {found[name].problem}"
+        f"{name}: its {answers[name].root} {answers[name].problem}"
         for name in workers
-        if name in found and found[name].problem
+        if name in answers and answers[name].problem
     ]
-    silent = [name for name in workers if name not in found]
+    silent = [name for name in workers if name not in answers]
     if wrong:
         yield fail(
-            about,
+            subject,
             "; ".join(wrong),
             f"mount on all machines what {root.resolve()} is here, and name it with --out",
         )
     if silent:
         yield warn(
-            about,
+            subject,
             f"no answer within {wait_s:.0f} s from {', '.join(silent)}",
             "run doctor again; if they stay silent their file system hangs, or they are older",
         )
     if not wrong and not silent:
-        yield ok(about, f"{len(found)} of {len(workers)} workers see {root} and can write to it")
+        yield ok(
+            subject, f"{len(answers)} of {len(workers)} workers see {root} and can write to it"
+        )
 
 
-def study(folder: Path) -> Iterator[Finding]:
-    """Yield whether the study in `folder` can be gone on with."""
+def study(folder: Path) -> Iterator[ProbeResult]:
+    """Yield whether the study in `folder` can be continued."""
     from scattershot_master.state.ledger import read
 
     try:

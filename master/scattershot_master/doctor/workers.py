@@ -1,4 +1,4 @@
-"""Owns the checks of the workers that are there: how many, on what, of which version."""
+"""Probes of the workers that are connected: how many, on which devices, of which version."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 from scattershot_common.bus.workers import Heartbeat
-from scattershot_master.doctor.finding import Finding, fail, ok, warn
+from scattershot_master.doctor.probe_result import ProbeResult, fail, ok, warn
 
 
-def check(workers: Sequence[Heartbeat]) -> Iterator[Finding]:
-    """Yield what there is to say of the workers."""
+def check(workers: Sequence[Heartbeat]) -> Iterator[ProbeResult]:
+    """Yield the results of all probes of the workers."""
     if not workers:
         yield warn(
             "workers",
@@ -24,7 +24,7 @@ def check(workers: Sequence[Heartbeat]) -> Iterator[Finding]:
     listed = ", ".join(f"{count} on {device}" for device, count in sorted(devices.items()))
     yield ok("workers", f"{len(workers)} on {hosts} machine{'s' * (hosts > 1)}: {listed}")
     own = version("scattershot")
-    others = [f"{one.name} has {one.version}" for one in workers if one.version != own]
+    others = [f"{worker.name} has {worker.version}" for worker in workers if worker.version != own]
     if others:
         yield fail(
             "versions",

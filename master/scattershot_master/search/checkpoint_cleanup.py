@@ -4,63 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scattershot_common.store.retention import Keeper
+from scattershot_common.store.retention import Retention
 from scattershot_common.store.store import Store
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
-#: Seconds that the end of a search waits for what is still to be removed from an object store.
+#: Seconds that the end of a search waits for deletions still under way in an object store.
 _SETTLE = 30.0
 
 
 class CheckpointCleanup:
-    """Removes the checkpoints of trials that are over and rank below the study's best.
+    """Deletes the checkpoints of trials that have ended and rank below the study's best.
 
-    Told of every trial that ends. A complete trial that a later stage may continue counts as
-    living until that stage has chosen.
+    Called for every trial that ends. A complete trial that a later stage may continue counts as
+    active until that stage has chosen.
     """
 
     def __init__(self, state: StudyState, study: StudyFile, checkpoints: Store) -> None:
-        """Take what holds `trials/`, and remove what an earlier master has left over."""
+        """Take what holds `trials/`, and delete what an earlier master has left over."""
         self._state = state
         self._checkpoints = checkpoints
-        self._best = Keeper(study.checkpoints.keep, state.goal)
+        self._best = Retention(study.checkpoints.keep, state.objective)
         self._continues = {
             index: stage.continue_ for index, stage in enumerate(study.stages) if stage.continue_
         }
-        self._candidates = Keeper(max(self._continues.values(), default=0), state.goal)
-        self._held: set[int] = set()
+        self._candidates = Retention(max(self._continues.values(), default=0), state.objective)
+        self._complete: set[int] = set()
         if state.ensemble:
             self._best.pin(member["trial"] for member in state.ensemble["members"])
         for trial in state.trials.values():
             if trial.living:
-                self.lives(trial)
+                self.active(trial)
             else:
                 self.ended(trial)
 
-    def lives(self, trial: TrialRecord) -> None:
+    def active(self, trial: TrialRecord) -> None:
         """The trial is still, or again, to be trained."""
-        self._held.discard(trial.number)
-        self._candidates.lives(trial.number)
-        self._remove(self._best.lives(trial.number, trial.best_value))
+        self._complete.discard(trial.number)
+        self._candidates.active(trial.number)
+        self._checkpoints.retire(self._best.active(trial.number, trial.best_value))
 
     def ended(self, trial: TrialRecord) -> None:
         """The trial was killed, has failed, or is complete."""
         if trial.state == "complete" and self._may_continue():
-            self._held.add(trial.number)
-            self._remove(self._best.lives(trial.number, trial.best_value))
-            out = self._candidates.ended(trial.number, trial.best_value)
+            self._complete.add(trial.number)
+            self._checkpoints.retire(self._best.active(trial.number, trial.best_value))
+            released = self._candidates.ended(trial.number, trial.best_value)
         else:
-            out = [trial.number]
-        self._release(out)
+            released = [trial.number]
+        self._release(released)
 
     def stage_opened(self) -> None:
-        """Let the candidates go that no later stage can choose any more."""
+        """Release the candidates that no later stage can choose any more."""
         if not self._may_continue():
-            self._release(sorted(self._held))
+            self._release(sorted(self._complete))
 
     def pin(self, trials: Iterable[int]) -> None:
-        """Keep these trials' files, whatever becomes of them: they are an ensemble's members."""
+        """Keep the files of these trials, whatever their rank: they are an ensemble's members."""
         self._best.pin(trials)
 
     def _may_continue(self) -> bool:
@@ -68,12 +68,11 @@ class CheckpointCleanup:
 
     def _release(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            self._held.discard(number)
-            self._remove(self._best.ended(number, self._state.trials[number].best_value))
+            self._complete.discard(number)
+            self._checkpoints.retire(
+                self._best.ended(number, self._state.trials[number].best_value)
+            )
 
     def settle(self) -> None:
-        """Wait for what is still being removed; the search is over."""
+        """Wait for the deletions still under way; the search is over."""
         self._checkpoints.settle(_SETTLE)
-
-    def _remove(self, numbers: Iterable[int]) -> None:
-        self._checkpoints.retire(numbers)

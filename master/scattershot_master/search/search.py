@@ -277,7 +277,7 @@ class Search:
         stage = self._state.stages[-1]
         self._enter(stage)
         for number in stage.trials:
-            self._retaining.lives(self._state.trials[number])
+            self._retaining.active(self._state.trials[number])
             self._upkeep.outbox.append(self._state.trials[number])
         self._retaining.stage_opened()
         epochs = self._study.stages[index].epochs

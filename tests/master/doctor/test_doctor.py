@@ -25,9 +25,9 @@ from scattershot_common.bus.workers import (
     write_heartbeat,
 )
 from scattershot_common.errors import ScattershotError
-from scattershot_common.store import shared_folder
+from scattershot_common.local_files import check_probe, create_probe, remove_probe
 from scattershot_master.doctor import machine, server, storage, workers
-from scattershot_master.doctor.finding import Finding
+from scattershot_master.doctor.probe_result import ProbeResult
 from scattershot_master.state.ledger import LEDGER, Ledger
 from support.synthetic_study import Simulation
 from support.waiting import eventually
@@ -214,11 +214,11 @@ GOOD: dict[str, Any] = {
     ],
 )
 def test_what_redis_tells_of_itself(
-    look: Callable[[dict[str, Any]], Finding], info: dict[str, Any], level: str, found: str
+    look: Callable[[dict[str, Any]], ProbeResult], info: dict[str, Any], level: str, found: str
 ) -> None:
     finding = look({**GOOD, **info})
-    assert (finding.level, found in finding.found) == (level, True), finding
-    assert bool(finding.do) == (level != "ok")
+    assert (finding.level, found in finding.observation) == (level, True), finding
+    assert bool(finding.remedy) == (level != "ok")
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_what_redis_tells_of_itself(
 )
 def test_which_redis_it_may_be(info: dict[str, Any], level: str, found: str) -> None:
     finding = server.server({**GOOD, **info}, "redis://:s3cr3t@host")
-    assert (finding.level, found in finding.found) == (level, True), finding
-    assert "s3cr3t" not in finding.found
+    assert (finding.level, found in finding.observation) == (level, True), finding
+    assert "s3cr3t" not in finding.observation
 
 
 def test_a_redis_with_few_connections_left_is_told(redis_url: str) -> None:
@@ -244,12 +244,12 @@ def test_a_redis_with_few_connections_left_is_told(redis_url: str) -> None:
     before = admin.config_get("maxclients")["maxclients"]
     try:
         admin.config_set("maxclients", 100)
-        (found,) = [one for one in server.check(admin, redis_url) if one.about == "clients"]
+        (found,) = [one for one in server.check(admin, redis_url) if one.subject == "clients"]
         assert found.level == "warn"
-        assert "connected of 100: room for about" in found.found
+        assert "connected of 100: room for about" in found.observation
     finally:
         admin.config_set("maxclients", before)
-    (found,) = [one for one in server.check(admin, redis_url) if one.about == "clients"]
+    (found,) = [one for one in server.check(admin, redis_url) if one.subject == "clients"]
     assert found.level == "ok"
 
 
@@ -262,9 +262,9 @@ def test_a_clock_that_is_off_is_told(
 ) -> None:
     real = redis_time
     monkeypatch.setattr(server, "redis_time", lambda connection: real(connection) + offset)
-    latency, clock = server.pace(connect(redis_url))
-    assert clock.level == level and word in clock.found
-    assert "median of 20" in latency.found
+    latency, clock = server.latency(connect(redis_url))
+    assert clock.level == level and word in clock.observation
+    assert "median of 20" in latency.observation
 
 
 def test_a_user_without_rights_is_told(redis_url: str) -> None:
@@ -273,7 +273,7 @@ def test_a_user_without_rights_is_told(redis_url: str) -> None:
     try:
         url = f"redis://nobody:x@{redis_url.rpartition('@')[2]}"
         (found,) = server.check(connect(url), url)
-        assert found.level == "fail" and "INFO is refused" in found.found
+        assert found.level == "fail" and "INFO is refused" in found.observation
     finally:
         admin.execute_command("ACL DELUSER", "nobody")
 
@@ -284,7 +284,7 @@ def test_a_user_without_rights_is_told(redis_url: str) -> None:
 def test_an_output_root_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
     found = list(storage.check(tmp_path))
-    assert [one.about for one in found] == ["storage", "rename", "fsync", "locks", "space"]
+    assert [one.subject for one in found] == ["storage", "rename", "fsync", "locks", "space"]
     assert {one.level for one in found[:4]} == {"ok"}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
@@ -293,7 +293,7 @@ def test_a_root_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     for root in (tmp_path / "file", Path("/proc/nowhere/at/all")):
         (found,) = storage.check(root)
-        assert found.level == "fail" and "cannot be written" in found.found
+        assert found.level == "fail" and "cannot be written" in found.observation
 
 
 def refused(*_: object) -> None:
@@ -310,7 +310,7 @@ def test_a_file_system_that_lacks_what_is_needed_is_told(
         looks = (storage.rename, storage.sync, storage.locks)
         found = [look(tmp_path) for look in looks]
     assert [one.level for one in found] == ["fail"] * 3
-    assert all("Operation not supported" in one.found for one in found)
+    assert all("Operation not supported" in one.observation for one in found)
 
 
 def test_locks_that_keep_nobody_out_are_told(
@@ -342,10 +342,10 @@ def test_workers_that_see_another_folder_are_named(
         pretend(name, root)
     found = list(storage.seen_by(connect(redis_url), roots["here"], [*roots], 20.0))
     assert [one.level for one in found] == ["fail"]
-    assert found[0].found == (
+    assert found[0].observation == (
         f"copy: its {roots['copy']} is another folder; gone: its {roots['gone']} is not there"
     )
-    assert str(roots["here"]) in found[0].do
+    assert str(roots["here"]) in found[0].remedy
     assert list(roots["here"].iterdir()) == []
 
 
@@ -354,18 +354,18 @@ def test_workers_that_see_another_folder_are_named(
 
 @pytest.mark.parametrize("nonce", ["", "../x", "a" * 31, "A" * 32, "a" * 32 + "\n", "/etc/passwd"])
 def test_a_worker_looks_for_no_name_but_those_that_are_hidden(tmp_path: Path, nonce: str) -> None:
-    assert shared_folder.look(tmp_path, nonce) == "asked for a name that is none"
+    assert check_probe(tmp_path, nonce) == "asked for a name that is none"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_hidden_file_is_found_in_its_folder_alone_and_can_be_cleaned_away(tmp_path: Path) -> None:
-    nonce = shared_folder.hide(tmp_path)
-    assert shared_folder.look(tmp_path, nonce) == ""
-    assert shared_folder.look(tmp_path / "other", nonce) == "is not there"
+    nonce = create_probe(tmp_path)
+    assert check_probe(tmp_path, nonce) == ""
+    assert check_probe(tmp_path / "other", nonce) == "is not there"
     (tmp_path / "other").mkdir()
-    assert shared_folder.look(tmp_path / "other", nonce) == "is another folder"
-    assert shared_folder.look(tmp_path, "0" * 32) == "is another folder"
-    shared_folder.clean(tmp_path, nonce)
+    assert check_probe(tmp_path / "other", nonce) == "is another folder"
+    assert check_probe(tmp_path, "0" * 32) == "is another folder"
+    remove_probe(tmp_path, nonce)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
@@ -396,8 +396,8 @@ def test_what_stands_between_a_redis_and_others(
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, key)
     found = list(machine.trust(url))
-    assert {one.about: one.level for one in found} == levels
-    assert not key or key not in found[0].found.replace(SECRET_VARIABLE, "")
+    assert {one.subject: one.level for one in found} == levels
+    assert not key or key not in found[0].observation.replace(SECRET_VARIABLE, "")
 
 
 def test_a_machine_without_a_redis_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +406,7 @@ def test_a_machine_without_a_redis_is_told_what_to_install(monkeypatch: pytest.M
 
     monkeypatch.setattr(machine, "find_binary", none)
     found = machine.redis_binary(needed=True)
-    assert (found.level, found.do) == ("fail", "install one (apt-get …)")
+    assert (found.level, found.remedy) == ("fail", "install one (apt-get …)")
     assert machine.redis_binary(needed=False).level == "ok"
 
 
@@ -414,22 +414,22 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = ["no-such-thing>=2", "rq>=3.0,<4", "other; extra == 'x'"]
     monkeypatch.setattr(machine, "requires", lambda _: needed)
     found = machine.packages()
-    assert (found.level, found.do) == ("fail", "pip install no-such-thing")
+    assert (found.level, found.remedy) == ("fail", "pip install no-such-thing")
 
 
 def test_a_machine_without_torch_is_no_worker_but_may_be_a_master(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "_TORCH", "raise ModuleNotFoundError('No module named torch')")
-    found = machine.Torch().look()
+    found = machine.Torch().result()
     assert found.level == "warn"
-    assert "No module named torch" in found.found and "cannot train" in found.found
+    assert "No module named torch" in found.observation and "cannot train" in found.observation
 
 
 def test_the_master_looks_at_torch_without_importing_it() -> None:
     code = (
         "import sys; from scattershot_master.doctor import machine; "
-        "assert machine.Torch().look().level == 'ok'; assert 'torch' not in sys.modules"
+        "assert machine.Torch().result().level == 'ok'; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -441,7 +441,7 @@ def test_workers_are_counted_by_device_and_machine() -> None:
         Heartbeat("c", "two", 3, "cpu", OWN, 0.0),
     ]
     count, versions = workers.check(there)
-    assert count.found == "3 on 2 machines: 1 on cpu, 2 on cuda"
+    assert count.observation == "3 on 2 machines: 1 on cpu, 2 on cuda"
     assert versions.level == "ok"
     (none,) = workers.check([])
     assert none.level == "warn"

@@ -236,6 +236,6 @@ def test_only_complete_trials_wait_for_a_stage_that_continues(tmp_path: Path, en
     stage = {"stage": "final", "index": 1, "epochs": 8, "trials": [7, 5], "until": [8, 8]}
     room.apply("stage", target=2, **stage)
     for number in (7, 5):
-        keeping.lives(room.state.trials[number])
+        keeping.active(room.state.trials[number])
     keeping.stage_opened()
     assert room.there() == [0, 5, 7]

@@ -14,7 +14,7 @@ from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.trial_state import Step, finish, renewal, report
 from scattershot_common.errors import CheckpointError, ScattershotError, StoreUnreachable
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_key
-from scattershot_common.store.retention import own_leftovers
+from scattershot_common.store.retention import obsolete_checkpoints
 from scattershot_common.store.store import Store
 from scattershot_worker.attempt.attempt import Attempt
 from scattershot_worker.attempt.snapshot import Snapshot
@@ -234,10 +234,10 @@ def _report_answer(epoch: QueuedEpoch, name: str) -> Callable[[object], None]:
         attempt.accepted[epoch.epoch] = attempt.objective.of(epoch.metrics)
         if name:
             attempt.files.add(name)
-            leftovers = own_leftovers(attempt.files, attempt.accepted, attempt.objective.goal)
+            obsolete = obsolete_checkpoints(attempt.files, attempt.accepted, attempt.objective)
             with contextlib.suppress(CheckpointError):  # a file too many does no harm
-                attempt.checkpoints.delete(trial_key(attempt.trial, name) for name in leftovers)
-            attempt.files.difference_update(leftovers)
+                attempt.checkpoints.delete(trial_key(attempt.trial, name) for name in obsolete)
+            attempt.files.difference_update(obsolete)
 
     return handle
 
