@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-# Processes that run tests side by side; each has a Redis of its own.
-JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+# Processes that run tests side by side, each with a Redis of its own: one a core, four at most.
+JOBS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 .PHONY: install demo test test-slow test-all test-cluster chaos lint bench bench-fused clean

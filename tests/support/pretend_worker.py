@@ -54,12 +54,18 @@ class _Slot:
 class PretendWorkers:
     """`count` workers in one thread, which acts for one of them at a time.
 
-    `fault(trial, attempt, epoch)` is asked before each epoch what befalls the worker there:
-    "" nothing; "wait" it does not get on, but lives; "hush" the same, without a word; "crash" its
-    process dies and it gives the trial back; "vanish" it is never heard of again, and its lease
-    has run out; "zombie" the same, but it wakes up after the trial was given to another and
-    reports on; "fail: why" its task raises; "drain" it gives the trial back; "drop" it dies
-    between the queue and its claim.
+    `fault(trial, attempt, epoch)` names the fault, if any, that the worker has before an epoch:
+
+    - "": none
+    - "wait": no progress, but it renews its lease
+    - "silent": no progress, and its lease is not renewed
+    - "crash": its process dies, and it gives the trial back
+    - "vanish": it is gone for good, and its lease has run out
+    - "zombie": the same, but it comes back once another worker has the trial, and reports
+    - "fail: why": its task raises
+    - "drain": it gives the trial back
+    - "drop": it dies between the queue and its claim
+
     With a `seed` the workers take turns in a shuffled order, without one in a fixed order. With a
     `folder` (the output root) checkpoint files, without anything in them, are written and thinned
     out as the real worker does.
@@ -88,8 +94,8 @@ class PretendWorkers:
         self._thread = threading.Thread(target=self._work, daemon=True)
         #: Epochs trained, as (trial, attempt, epoch), in order; fenced ones of zombies too.
         self.trained: list[tuple[int, int, int]] = []
-        #: What a zombie's reports were answered.
-        self.zombies_heard: list[object] = []
+        #: The answers to the reports of zombies.
+        self.zombie_answers: list[object] = []
         self.error: Exception | None = None
 
     def __enter__(self) -> PretendWorkers:
@@ -114,7 +120,7 @@ class PretendWorkers:
                 if not any([self._step(slot) for slot in slots]):
                     time.sleep(0.002)
                 for zombie in [*self._zombies]:
-                    self._haunt(zombie)
+                    self._report_late(zombie)
             except Exception as error:  # for the test's own thread to raise
                 self.error = error
                 return
@@ -134,10 +140,10 @@ class PretendWorkers:
         if slot.epoch < slot.until:
             word = self._fault(slot.spec.trial, slot.attempt, slot.epoch + 1)
         states = TrialStates(self._states, slot.spec.study)
-        if word == "hush":
+        if word == "silent":
             return False
         if word == "wait":
-            self._heed(slot, states.renew(slot.spec.trial, slot.attempt))
+            self._obey(slot, states.renew(slot.spec.trial, slot.attempt))
             return False
         if word in ("crash", "drain"):
             self._give_back(slot, Outcome(word))
@@ -191,9 +197,9 @@ class PretendWorkers:
         self._thin(spec)
         # as a real worker does: after its last epoch a trial ends, whatever it was told
         if epoch < slot.until or answer == StopReason.FENCED:
-            self._heed(slot, StopReason.of(answer))
+            self._obey(slot, StopReason.of(answer))
 
-    def _heed(self, slot: _Slot, stop: StopReason | None) -> None:
+    def _obey(self, slot: _Slot, stop: StopReason | None) -> None:
         if stop is StopReason.FENCED:
             slot.spec = None
         elif stop is StopReason.KILL:
@@ -216,7 +222,7 @@ class PretendWorkers:
         if state == "waiting" and outcome is not Outcome.HOLD:
             self._queue.put_front(spec, slot.attempt + 1)
 
-    def _haunt(self, zombie: _Slot) -> None:
+    def _report_late(self, zombie: _Slot) -> None:
         """Report for a worker that was given up, once another one has its trial."""
         spec = zombie.spec
         assert spec is not None
@@ -227,7 +233,7 @@ class PretendWorkers:
                 report(spec.trial, zombie.attempt, zombie.epoch + 1, metrics, "wrong"),
                 finish(spec.trial, zombie.attempt, "complete"),
             ]
-            self.zombies_heard.append(states.run(steps)[0])
+            self.zombie_answers.append(states.run(steps)[0])
             self._zombies.remove(zombie)
 
     def _write(self, spec: TrialSpec, name: str) -> None:

@@ -294,11 +294,11 @@ def test_trials_that_fail_alike_do_not_stop_a_study_in_which_another_one_learns(
     assert master.state.by_state["complete"] == {0}
 
 
-# ---- what befalls workers
+# ---- faults of workers
 
 
 def at(trial: int, epoch: int, word: str, times: int = 1) -> Callable[[int, int, int], str]:
-    """Return the fault that befalls a trial before an epoch, so many times."""
+    """Return a fault before an epoch of a trial, `times` times."""
     left = times
 
     def fault(number: int, attempt: int, before: int) -> str:
@@ -326,8 +326,8 @@ def test_a_trial_goes_on_when_its_worker_is_lost(
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
         if word == "zombie":
-            eventually(lambda: workers.zombies_heard)
-            assert workers.zombies_heard == [StopReason.FENCED]
+            eventually(lambda: workers.zombie_answers)
+            assert workers.zombie_answers == [StopReason.FENCED]
     assert table(master.state) == expected
     trial = master.state.trials[6]
     assert trial.failures == (0 if word in ("drain", "drop") else 1)
@@ -485,8 +485,8 @@ def test_a_trial_that_crashes_while_the_study_stops_is_held_in_its_next_attempt(
     def fault(trial: int, attempt: int, epoch: int) -> str:
         signal, attempts = connection.hmget(first, "signal", "attempt")
         if trial == 0 and attempt == 1:
-            return "crash" if signal == "hold" else "hush"
-        return "wait" if attempts == "2" else "hush"  # the others keep the master waiting
+            return "crash" if signal == "hold" else "silent"
+        return "wait" if attempts == "2" else "silent"  # the others keep the master waiting
 
     def look(state: StudyState) -> None:
         if len(state.by_state["running"]) == 2:
@@ -502,7 +502,7 @@ def test_a_trial_that_crashes_while_the_study_stops_is_held_in_its_next_attempt(
     assert (state.trials[0].attempts, state.trials[0].failures) == (2, 1)
 
 
-# ---- what befalls the master
+# ---- faults of the master
 
 
 class Death(BaseException):
@@ -655,7 +655,7 @@ def test_a_new_master_gives_workers_time_before_it_takes_their_trials(
     looks: list[StudyState] = []
 
     def fault(trial: int, attempt: int, epoch: int) -> str:
-        return "hush" if len(looks) < 5 else ""
+        return "silent" if len(looks) < 5 else ""
 
     with PretendWorkers(redis_url, 2, fault=fault):
         view = once(lambda state: len(state.by_state["running"]) == 2, die)
@@ -675,7 +675,7 @@ def test_workers_get_time_after_an_outage(redis_url: str, tmp_path: Path) -> Non
     left = [TimeoutError("away")]
 
     def fault(trial: int, attempt: int, epoch: int) -> str:
-        return "hush" if epoch == 1 and len(looks) < 12 else ""
+        return "silent" if epoch == 1 and len(looks) < 12 else ""
 
     def act() -> None:
         if left and len(master.state.by_state["running"]) == 2:
@@ -707,7 +707,7 @@ def test_a_master_that_never_reached_redis_can_be_stopped(
     assert any("Redis does not answer" in note for note in master.view.notes)
 
 
-# ---- what befalls Redis
+# ---- faults of Redis
 
 
 def test_the_study_goes_on_when_redis_comes_back_with_its_data(
@@ -793,7 +793,7 @@ def test_what_others_write_to_the_stream_is_read_once(
     view = once(lambda state: len(state.by_state["running"]) == 2, write)
     master = Master(redis_url, tmp_path, STUDY, view)
     own, master.dispatch.stream.read = master.dispatch.stream.read, seeing  # type: ignore
-    with PretendWorkers(redis_url, 2, fault=lambda *_: "" if len(looks) > 3 else "hush"):
+    with PretendWorkers(redis_url, 2, fault=lambda *_: "" if len(looks) > 3 else "silent"):
         assert master.run()
     assert seen.count(written[0]) == 1
 
