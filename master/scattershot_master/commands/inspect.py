@@ -103,11 +103,11 @@ def show(
 
     number = _number(trial)
     path = study_folder.study_folder(folder, (LEDGER, "trials"))
-    view = trial_page.find(path, number)
+    view = trial_page.read_trial(path, number)
     if json:
-        _print_json(trial_page.data(view, path))
+        _print_json(trial_page.trial_view_data(view, path))
     else:
-        print_page(trial_page.page(view))
+        print_page(trial_page.trial_page(view))
 
 
 def diagnose(

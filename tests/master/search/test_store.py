@@ -159,12 +159,14 @@ def test_a_trial_is_shown_from_its_store(study: Study) -> None:
     keys = [study.train(0.5), study.train(0.25, "failed")]
     paths = [study.store.path_of(key) for key in keys]
     study.store.write(trial_key(1, "error.txt"), b"Traceback\nValueError: no")
-    found = trial_page.find(study.folder, 1)
-    assert trial_page.data(found, study.folder)["checkpoints"] == [paths[1]]
-    text = plain_text(trial_page.page(found))
+    found = trial_page.read_trial(study.folder, 1)
+    assert trial_page.trial_view_data(found, study.folder)["checkpoints"] == [paths[1]]
+    text = plain_text(trial_page.trial_page(found))
     assert "ValueError: no" in text and paths[1] in text
     study.store.write(keys[0], study.store.read(keys[0])[:200])
-    assert f"damaged {paths[0]}" in plain_text(trial_page.page(trial_page.find(study.folder, 0)))
+    assert f"damaged {paths[0]}" in plain_text(
+        trial_page.trial_page(trial_page.read_trial(study.folder, 0))
+    )
 
 
 def test_a_trial_that_the_ledger_lost_is_still_in_the_store(study: Study) -> None:
@@ -172,9 +174,9 @@ def test_a_trial_that_the_ledger_lost_is_still_in_the_store(study: Study) -> Non
     study.train(0.75)
     lines = (study.folder / "ledger.jsonl").read_text().splitlines(keepends=True)
     (study.folder / "ledger.jsonl").write_text("".join(lines[:2]))
-    assert trial_page.find(study.folder, 1).record.best_value == 0.75
+    assert trial_page.read_trial(study.folder, 1).record.best_value == 0.75
     with pytest.raises(Exception, match=r"no trial 7 .* it has 0 to 1"):
-        trial_page.find(study.folder, 7)
+        trial_page.read_trial(study.folder, 7)
 
 
 def test_without_its_store_a_study_is_shown_from_the_ledger(
@@ -188,9 +190,11 @@ def test_without_its_store_a_study_is_shown_from_the_ledger(
     said = capsys.readouterr().err
     assert said.startswith("scattershot: which checkpoints are kept is not known: ")
     assert "does not answer" in said and said.count("\n") == 1
-    text = plain_text(trial_page.page(trial_page.find(no_answer.folder, 1)))
+    text = plain_text(trial_page.trial_page(trial_page.read_trial(no_answer.folder, 1)))
     assert "0.9" in text and "not seen cannot list" in text
-    json.dumps(trial_page.data(trial_page.find(no_answer.folder, 1), no_answer.folder))
+    json.dumps(
+        trial_page.trial_view_data(trial_page.read_trial(no_answer.folder, 1), no_answer.folder)
+    )
 
 
 # ---- combining
@@ -231,6 +235,6 @@ def test_a_study_in_a_moved_folder_still_finds_its_store(study: Study, tmp_path:
     best = study.store.path_of(study.train(0.9))
     study.ledger.close()
     moved = Path(shutil.move(study.folder, tmp_path / "elsewhere"))
-    found = trial_page.find(moved, 0)
-    assert [*found.files] == [best]
+    found = trial_page.read_trial(moved, 0)
+    assert [*found.checkpoints] == [best]
     assert isinstance(found.state, StudyState)

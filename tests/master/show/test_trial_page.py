@@ -65,7 +65,7 @@ def checkpoint(folder: Path, number: int, epoch: int, **changes: Any) -> Path:
 
 
 def text(folder: Path, number: int) -> str:
-    return plain_text(trial_page.page(trial_page.find(folder, number)))
+    return plain_text(trial_page.trial_page(trial_page.read_trial(folder, number)))
 
 
 def test_a_trial_is_shown_from_the_ledger_where_its_checkpoints_were_not_kept(
@@ -86,14 +86,14 @@ def test_a_trial_is_shown_from_its_files_alone(folder: Path) -> None:
     checkpoint(folder, NUMBER, 10)
     newest = checkpoint(folder, NUMBER, 12)
     (folder / LEDGER).unlink()
-    found = trial_page.find(folder, NUMBER)
-    assert found.record.params == record.params
-    assert found.record.seed == record.seed
-    assert found.record.history == record.history[:12]
+    view = trial_page.read_trial(folder, NUMBER)
+    assert view.record.params == record.params
+    assert view.record.seed == record.seed
+    assert view.record.history == record.history[:12]
     best = max(record.history[:12], key=lambda line: line["val_accuracy"])
-    assert found.record.best_value == best["val_accuracy"]
-    assert found.record.best_epoch == best["epoch"]
-    shown = plain_text(trial_page.page(found))
+    assert view.record.best_value == best["val_accuracy"]
+    assert view.record.best_epoch == best["epoch"]
+    shown = plain_text(trial_page.trial_page(view))
     assert "state unknown: no ledger" in shown
     assert str(newest) in shown
 
@@ -104,21 +104,21 @@ def test_only_the_header_of_a_checkpoint_is_read(
     checkpoint(folder, NUMBER, 12)
     (folder / LEDGER).unlink()
     monkeypatch.setattr(LocalStore, "load", pytest.fail)
-    assert trial_page.find(folder, NUMBER).record.done == 12
+    assert trial_page.read_trial(folder, NUMBER).record.done == 12
 
 
 def test_epochs_after_the_last_checkpoint_come_from_the_ledger(folder: Path) -> None:
     checkpoint(folder, NUMBER, 12)
-    assert trial_page.find(folder, NUMBER).record.done == 30
+    assert trial_page.read_trial(folder, NUMBER).record.done == 30
 
 
 def test_epochs_that_the_ledger_never_took_in_come_from_the_checkpoint(folder: Path) -> None:
     checkpoint(folder, NUMBER, 31)
     lines = (folder / LEDGER).read_text().splitlines(keepends=True)
     ends = ('"e":"complete"', f'"t":{NUMBER},')  # the master died before it heard of the end
-    kept = (line for line in lines if not all(mark in line for mark in ends))
-    (folder / LEDGER).write_text("".join(kept))
-    record = trial_page.find(folder, NUMBER).record
+    remaining = (line for line in lines if not all(mark in line for mark in ends))
+    (folder / LEDGER).write_text("".join(remaining))
+    record = trial_page.read_trial(folder, NUMBER).record
     assert record.done == 31
     assert (record.best_value, record.best_epoch) == (0.999, 31)
 
@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(folder: Path
     damaged = checkpoint(folder, NUMBER, 12)
     damaged.write_bytes(damaged.read_bytes()[:200])
     (folder / LEDGER).unlink()
-    assert trial_page.find(folder, NUMBER).record.done == 10
+    assert trial_page.read_trial(folder, NUMBER).record.done == 10
     assert f"damaged {damaged}" in text(folder, NUMBER)
 
 
@@ -137,16 +137,16 @@ def test_a_trial_whose_only_file_is_damaged_says_so(folder: Path) -> None:
     damaged.write_bytes(b"nothing")
     (folder / LEDGER).unlink()
     with pytest.raises(ScattershotError, match="damaged"):
-        trial_page.find(folder, NUMBER)
+        trial_page.read_trial(folder, NUMBER)
 
 
 def test_an_unknown_trial_is_answered_with_those_there_are(folder: Path) -> None:
     with pytest.raises(ScattershotError, match=r"no trial 999 in .*: it has 0 to 71"):
-        trial_page.find(folder, 999)
+        trial_page.read_trial(folder, 999)
     checkpoint(folder, NUMBER, 1)
     (folder / LEDGER).unlink()
     with pytest.raises(ScattershotError, match="it has 69 to 69"):
-        trial_page.find(folder, 999)
+        trial_page.read_trial(folder, 999)
 
 
 def test_a_failed_trial_shows_its_reason_and_the_end_of_its_traceback(folder: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_trial_that_did_not_fail_shows_no_old_traceback(folder: Path) -> None:
 
 def test_data_of_a_trial_are_those_of_an_export_and_its_files(folder: Path) -> None:
     path = checkpoint(folder, NUMBER, 30)
-    data = trial_page.data(trial_page.find(folder, NUMBER), folder)
+    data = trial_page.trial_view_data(trial_page.read_trial(folder, NUMBER), folder)
     assert data["trial"] == NUMBER and data["state"] == "complete" and data["epochs"] == 30
     assert data["checkpoints"] == [f"trials/{NUMBER:05d}/{path.name}"]
     assert data["error"] == ""
@@ -187,8 +187,8 @@ def test_a_trial_that_diverged_shows_where_its_curve_ends(folder: Path) -> None:
 
 
 def test_the_losses_that_a_trial_began_with_are_told_apart_from_its_epochs(folder: Path) -> None:
-    found = trial_page.find(folder, NUMBER)
-    found.record.history[0].update(initial_loss=2.41, chance_loss=2.3026)
-    shown = plain_text(trial_page.page(found))
+    view = trial_page.read_trial(folder, NUMBER)
+    view.record.history[0].update(initial_loss=2.41, chance_loss=2.3026)
+    shown = plain_text(trial_page.trial_page(view))
     assert "first loss 2.41" in shown and "at chance 2.3026" in shown
     assert "initial_loss" not in shown
