@@ -1,1 +1,1 @@
-"""Owns the checkpoint files: their names, what the disk does to them, and which of them stay."""
+"""The store of a study's checkpoints: names, headers, backends, and which of them are kept."""

@@ -1,4 +1,4 @@
-"""Owns `recover`: a study's ledger and its side of Redis, as far as they can be had back."""
+"""`recover`: restores a study's ledger, and what Redis must know of it."""
 
 from __future__ import annotations
 
@@ -28,53 +28,56 @@ def recover(
     A damaged ledger is moved aside and written anew from its sound lines, study.toml and the
     checkpoints. Redis is given again what it must know. Nothing is deleted.
     """
-    from scattershot_master.recovery import files
+    from scattershot_master.recovery.recover import read_sound_ledger
+    from scattershot_master.recovery.recover import recover as recover_ledger
 
-    told: dict[str, Any] = {"ledger": "sound", "moved": [], "notes": [], "redis": None}
-    state = files.sound(folder)
+    result: dict[str, Any] = {"ledger": "sound", "moved": [], "notes": [], "redis": None}
+    state = read_sound_ledger(folder)
     if state is None:
-        rebuilt, moved = files.recover(folder)
+        rebuilt, moved = recover_ledger(folder)
         state = rebuilt.state
-        told |= {"ledger": "rebuilt", "moved": [str(path) for path in moved]}
-        told["notes"] = rebuilt.notes
-    told["trials"] = len(state.trials)
-    told["epochs"] = sum(len(trial.history) for trial in state.trials.values())
+        result |= {"ledger": "rebuilt", "moved": [str(path) for path in moved]}
+        result["notes"] = rebuilt.notes
+    result["trials"] = len(state.trials)
+    result["epochs"] = sum(len(trial.history) for trial in state.trials.values())
     if url := url_from(redis):
-        told["redis"] = {"url": safe_url(url), **_restore(folder, url)}
-    print(json.dumps(told) if as_json else "\n".join(_lines(folder, state, told)))
+        result["redis"] = {"url": safe_url(url), **_restore(folder, url)}
+    print(json.dumps(result) if as_json else "\n".join(_lines(folder, state, result)))
 
 
-def _lines(folder: Path, state: StudyState, told: dict[str, Any]) -> list[str]:
+def _lines(folder: Path, state: StudyState, result: dict[str, Any]) -> list[str]:
     from scattershot_master.text import plural
 
-    trials, epochs = plural(told["trials"], "trial"), plural(told["epochs"], "epoch")
-    if told["ledger"] == "sound":
+    trials, epochs = plural(result["trials"], "trial"), plural(result["epochs"], "epoch")
+    if result["ledger"] == "sound":
         lines = [f"the ledger is sound: {trials} with {epochs}; it is left as it is"]
     else:
         lines = [f"recovered {trials} with {epochs}"]
         living = state.living
         lines += [f"{plural(living, 'trial')} of them can go on"] if living else []
-        lines += [f"moved aside: {path}" for path in told["moved"]]
-    lines += [f"note: {note}" for note in told["notes"]]
-    if told["redis"] is None:
+        lines += [f"moved aside: {path}" for path in result["moved"]]
+    lines += [f"note: {note}" for note in result["notes"]]
+    if result["redis"] is None:
         lines.append(
             "Redis gets what it must know when the study is run again; if it uses a Redis of its "
             f"own, first: scattershot recover {folder} --redis URL"
-            if told["ledger"] == "rebuilt"
+            if result["ledger"] == "rebuilt"
             else "Redis was not looked at (no --redis): the next run gives it what it must know"
         )
     else:
-        known = told["redis"]
-        said = "had lost the study" if known["lost"] else "knows the study"
-        if known["namesake"]:
+        before = result["redis"]
+        said = "had lost the study" if before["lost"] else "knows the study"
+        if before["namesake"]:
             said = "knew the study from before its recovery, and has forgotten that"
-        lines.append(f"Redis at {known['url']} {said}; {plural(known['living'], 'trial')} to train")
+        lines.append(
+            f"Redis at {before['url']} {said}; {plural(before['living'], 'trial')} to train"
+        )
     lines.append(f"What there is: scattershot status {folder}")
     return lines
 
 
-class _Quiet:
-    """A view of a search that is not shown."""
+class _NoView:
+    """A view of a search that shows nothing."""
 
     def update(self, *_: object, **__: object) -> None:
         """Show nothing."""
@@ -84,11 +87,11 @@ class _Quiet:
 
 
 def _restore(folder: Path, url: str) -> dict[str, Any]:
-    """Give Redis what it must know of the study; return what it knew of it before."""
+    """Publish the study in Redis again; return what Redis knew of it before."""
     from scattershot_common.bus.connection import reach
     from scattershot_common.bus.study_info import info_of
     from scattershot_common.study.settings import StudyFile
-    from scattershot_master.recovery.files import was_recovered
+    from scattershot_master.recovery.recover import was_recovered
     from scattershot_master.search.redis_study import RedisStudy
     from scattershot_master.search.search import Search
     from scattershot_master.state.ledger import Ledger
@@ -100,15 +103,15 @@ def _restore(folder: Path, url: str) -> dict[str, Any]:
             raise ScattershotError(
                 f"the folder of the study {study.study.name!r} was renamed; give it its name back"
             )
-        dispatch = RedisStudy(url, info_of(study, ledger.state.uid, study.study.data))
-        reach(dispatch.connection, url)
-        namesake = was_recovered(folder) and dispatch.forget_namesake()
-        lost = not dispatch.published()
-        dispatch.take()
+        redis_study = RedisStudy(url, info_of(study, ledger.state.uid, study.study.data))
+        reach(redis_study.connection, url)
+        namesake = was_recovered(folder) and redis_study.forget_namesake()
+        lost = not redis_study.published()
+        redis_study.take()
         try:
-            Search(study, ledger, dispatch, _Quiet()).restore()
+            Search(study, ledger, redis_study, _NoView()).restore()
         finally:
-            dispatch.release()
+            redis_study.release()
         return {"lost": lost, "namesake": namesake, "living": ledger.state.living}
     finally:
         ledger.close()

@@ -1,1 +1,1 @@
-"""Owns a ledger's second life: what is still known of a study, and the events that say it anew."""
+"""Rebuilding a lost ledger from what can be salvaged of a study: sound lines and checkpoints."""

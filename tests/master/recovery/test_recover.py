@@ -1,3 +1,5 @@
+"""A study whose ledger is lost, rebuilt from what is left of it, and run on."""
+
 import json
 import math
 import shutil
@@ -17,7 +19,7 @@ from scattershot_common.errors import ScattershotError
 from scattershot_common.store.checkpoint_names import parse_name
 from scattershot_common.study.settings import StudyFile
 from scattershot_master import cli
-from scattershot_master.recovery import files
+from scattershot_master.recovery.recover import recover
 from scattershot_master.search import redis_study, search
 from scattershot_master.search.open_study import note_home
 from scattershot_master.state.ledger import LEDGER, Ledger, read
@@ -502,7 +504,7 @@ def test_a_value_that_is_no_number_survives(redis_url: str, tmp_path: Path) -> N
     before = read(tmp_path / NAME)
     sealed(before, tmp_path / NAME)
     damage(tmp_path / NAME, [4])
-    files.recover(tmp_path / NAME)
+    recover(tmp_path / NAME)
     assert results_text(read(tmp_path / NAME)) == results_text(before)
 
 

@@ -1,4 +1,4 @@
-"""Owns what is still known of a study whose ledger is lost: by its sound lines and checkpoints."""
+"""What can be salvaged of a study whose ledger is lost, from its sound lines and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from scattershot_master.state.events import FoldersNoted, LedgerEvent, StageOpen
 
 
 @dataclass
-class TrialFacts:
-    """What is known of one trial."""
+class SalvagedTrial:
+    """What was salvaged of one trial."""
 
     params: dict[str, Value] | None = None
     stage: str = ""
@@ -35,19 +35,22 @@ class TrialFacts:
 
     @property
     def done(self) -> int:
-        """The last epoch known."""
+        """The last epoch salvaged."""
         return max(self.history, default=0)
 
 
 @dataclass
-class Facts:
-    """What is known of a study. `lines` and `damaged` count the ledger's, `files` checkpoints."""
+class SalvagedStudy:
+    """What was salvaged of a study.
+
+    `lines` and `damaged` count the ledger's lines, `files` the checkpoints.
+    """
 
     study: dict[str, Any] | None = None
     begun: float = math.nan
     stages: dict[int, StageOpened] = field(default_factory=dict)
     closed: set[int] = field(default_factory=set)
-    trials: dict[int, TrialFacts] = field(default_factory=dict)
+    trials: dict[int, SalvagedTrial] = field(default_factory=dict)
     ensemble: dict[str, Any] | None = None
     #: Where code and data lie, if the ledger says it.
     home: FoldersNoted | None = None
@@ -55,25 +58,25 @@ class Facts:
     lines: int = 0
     damaged: int = 0
     files: int = 0
-    #: What the user should know of it.
+    #: What the user should know.
     notes: list[str] = field(default_factory=list)
 
-    def trial(self, number: int) -> TrialFacts:
-        """Return the facts of a trial, none yet if it is new."""
-        return self.trials.setdefault(int(number), TrialFacts())
+    def trial(self, number: int) -> SalvagedTrial:
+        """Return what was salvaged of a trial, nothing yet if it is new."""
+        return self.trials.setdefault(int(number), SalvagedTrial())
 
 
-def from_lines(facts: Facts, data: bytes) -> None:
+def read_ledger_lines(salvaged: SalvagedStudy, data: bytes) -> None:
     """Add what a ledger's lines say, leaving out those that are damaged."""
     for line in data.splitlines():
         try:
-            _add(facts, events.read(json.loads(line)))
-            facts.lines += 1
+            _add(salvaged, events.read(json.loads(line)))
+            salvaged.lines += 1
         except (ValueError, LookupError, TypeError, AttributeError):
-            facts.damaged += 1
+            salvaged.damaged += 1
 
 
-def _add(facts: Facts, event: LedgerEvent) -> None:
+def _add(salvaged: SalvagedStudy, event: LedgerEvent) -> None:
     """Add an event; its line may be damaged, so every value is converted.
 
     Raises:
@@ -81,81 +84,83 @@ def _add(facts: Facts, event: LedgerEvent) -> None:
     """
     match event:
         case events.StudyBegun():
-            facts.study, facts.begun = dict(event.study), float(event.at)
+            salvaged.study, salvaged.begun = dict(event.study), float(event.at)
         case events.SettingsChanged():
-            facts.study = dict(event.study)
+            salvaged.study = dict(event.study)
         case events.FoldersNoted():
-            facts.home = FoldersNoted(str(event.folder), event.data)
+            salvaged.home = FoldersNoted(str(event.folder), event.data)
         case events.StageOpened():
-            facts.stages[int(event.stage_index)] = event
+            salvaged.stages[int(event.stage_index)] = event
             for number in event.trials or ():
-                facts.trial(number).end = None
+                salvaged.trial(number).end = None
         case events.StageClosed():
-            facts.closed.add(int(event.stage_index))
+            salvaged.closed.add(int(event.stage_index))
         case events.TrialSampled():
-            facts.trial(event.trial).params = dict(event.params)
+            salvaged.trial(event.trial).params = dict(event.params)
         case events.EpochReported():
             metrics = {str(name): float(value) for name, value in event.metrics.items()}
             checkpoint = str(event.checkpoint or "")
-            facts.trial(event.trial).history[int(event.epoch)] = (metrics, checkpoint)
+            salvaged.trial(event.trial).history[int(event.epoch)] = (metrics, checkpoint)
         case events.KillAsked():
-            facts.trial(event.trial).kill = str(event.reason)
+            salvaged.trial(event.trial).kill = str(event.reason)
         case events.RungSettled():
             for number, reason in event.kill:
-                _end(facts.trial(number), "killed", str(reason), event.at)
+                _end(salvaged.trial(number), "killed", str(reason), event.at)
         case events.EnsembleBuilt():
-            facts.ensemble = event.ensemble
+            salvaged.ensemble = event.ensemble
         case events.StudyFinished():
-            facts.finished = True
+            salvaged.finished = True
         case events.TrialStarted():
-            trial = facts.trial(event.trial)
+            trial = salvaged.trial(event.trial)
             trial.attempts = max(trial.attempts, int(event.attempt))
             trial.worker = str(event.worker)
             trial.started = min(float(event.at), trial.started)  # NaN gives way to a number
         case events.TrialChanged() if event.state in ENDED:
-            trial = facts.trial(event.trial)
+            trial = salvaged.trial(event.trial)
             _end(trial, event.state, str(event.reason or ""), event.at)
             trial.attempts = max(trial.attempts, int(event.attempt))
 
 
-def _end(trial: TrialFacts, state: State, reason: str, at: float) -> None:
+def _end(trial: SalvagedTrial, state: State, reason: str, at: float) -> None:
     if trial.end is None:  # whatever follows a trial's end changes nothing
         trial.end = (state, reason or trial.kill * (state == "killed"))
         trial.ended = float(at)
 
 
-def from_checkpoints(facts: Facts, store: Store, seed: int) -> None:
+def read_checkpoints(salvaged: SalvagedStudy, store: Store, seed: int) -> None:
     """Add what the newest sound checkpoint of every trial in `store` says; it stands over lines.
 
     A checkpoint is sealed by a checksum, a line of the ledger is not. One of another study (its
     seed does not derive from `seed`) is left alone.
     """
     for number in store.trials():
-        checkpoint = store.newest_valid(number, None, lambda error: facts.notes.append(str(error)))
+        checkpoint = store.newest_valid(
+            number, None, lambda error: salvaged.notes.append(str(error))
+        )
         if checkpoint is None:
-            if store.exists(trial_key(number, "error.txt")) and not _ended(facts, number):
-                facts.trial(number).end = ("failed", _last_line(store, number))
+            if store.exists(trial_key(number, "error.txt")) and not _ended(salvaged, number):
+                salvaged.trial(number).end = ("failed", _last_line(store, number))
             continue
         key = trial_key(number, checkpoint.name)
         if checkpoint.header["seed"] != trial_seed(seed, number):
-            facts.notes.append(f"{store.path_of(key)} is of another study; it is left alone")
+            salvaged.notes.append(f"{store.path_of(key)} is of another study; it is left alone")
             continue
-        facts.files += 1
+        salvaged.files += 1
         names = {
             parsed.epoch: name for name in store.checkpoints(number) if (parsed := parse_name(name))
         }
-        _adopt(facts.trial(number), checkpoint.header, names)
+        _adopt(salvaged.trial(number), checkpoint.header, names)
         written = store.written_at(key)
         if written is not None:
-            trial = facts.trial(number)
+            trial = salvaged.trial(number)
             trial.started, trial.ended = min(written, trial.started), max(written, trial.ended)
 
 
-def _ended(facts: Facts, number: int) -> bool:
-    return number in facts.trials and facts.trials[number].end is not None
+def _ended(salvaged: SalvagedStudy, number: int) -> bool:
+    return number in salvaged.trials and salvaged.trials[number].end is not None
 
 
-def _adopt(trial: TrialFacts, header: Header, names: Mapping[int, str]) -> None:
+def _adopt(trial: SalvagedTrial, header: Header, names: Mapping[int, str]) -> None:
     trial.params = dict(header["params"])
     trial.stage = str(header.get("stage", ""))
     trial.attempts = max(trial.attempts, header["attempt"])

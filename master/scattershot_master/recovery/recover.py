@@ -1,4 +1,4 @@
-"""Owns the files of a recovery: what is read, what is moved aside, and that nothing is deleted."""
+"""Recovery of a study's folder: reads what is left, moves damaged files aside, deletes nothing."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from scattershot_common.local_files import lock, write
 from scattershot_common.store.checkpoint_names import is_study_name
 from scattershot_common.store.location import study_store
 from scattershot_common.study.settings import StudyFile
-from scattershot_master.recovery.facts import Facts, from_checkpoints, from_lines
-from scattershot_master.recovery.rebuild import Rebuilt, rebuild
+from scattershot_master.recovery.rebuild import RebuiltLedger, rebuild_ledger
+from scattershot_master.recovery.salvage import SalvagedStudy, read_checkpoints, read_ledger_lines
 from scattershot_master.search.open_study import renamed
 from scattershot_master.state.ledger import LEDGER, encode, read
 from scattershot_master.state.study_state import StudyState
 
-#: What a study is known by besides its ledger.
+#: The copy of the study file that lies beside the ledger.
 STUDY = "study.toml"
 
 
-def sound(folder: Path) -> StudyState | None:
-    """Return what the ledger adds up to, or None where it is missing or damaged."""
+def read_sound_ledger(folder: Path) -> StudyState | None:
+    """Return the state in the ledger, or None where it is missing or damaged."""
     try:
         state = read(folder)
         StudyFile.model_validate(state.settings.recorded)
@@ -42,38 +42,40 @@ def sound(folder: Path) -> StudyState | None:
         return None
 
 
-def recover(folder: Path) -> tuple[Rebuilt, list[Path]]:
+def recover(folder: Path) -> tuple[RebuiltLedger, list[Path]]:
     """Write a new ledger from what is left of the study in `folder`.
 
-    The damaged one, and the data of the study's embedded Redis, which speaks of it, are moved
-    aside. Returns what was rebuilt, and what was moved where.
+    The damaged one, and the data of the study's embedded Redis, which depends on it, are moved
+    aside. Returns the rebuilt ledger, and the paths of what was moved aside.
 
     Raises:
-        ScattershotError: a master runs it, or nothing is left that tells of it.
+        ScattershotError: a master runs the study, or nothing is left of it.
     """
     folder = folder.resolve()
     if not is_study_name(folder.name):
         raise ScattershotError(f"{folder.name!r} cannot be a study's name; rename its folder")
     if running_url(folder / "redis") is not None:
         raise ScattershotError(f"the study's Redis still runs: scattershot stop {folder}")
-    with _nobody_at(folder / LEDGER):
-        facts = Facts()
+    with _no_master(folder / LEDGER):
+        salvaged = SalvagedStudy()
         if (folder / LEDGER).exists():
-            from_lines(facts, (folder / LEDGER).read_bytes())
-        study = _study(folder, facts)
+            read_ledger_lines(salvaged, (folder / LEDGER).read_bytes())
+        study = _study(folder, salvaged)
         checkpoints = study_store(study.checkpoints.store, folder, folder.name)
-        from_checkpoints(facts, checkpoints, study.study.seed)
-        facts.ensemble = facts.ensemble or _ensemble(folder)
-        if not facts.trials:
+        read_checkpoints(salvaged, checkpoints, study.study.seed)
+        salvaged.ensemble = salvaged.ensemble or _ensemble(folder)
+        if not salvaged.trials:
             raise ScattershotError(
                 f"nothing is left of the study in {folder}: no checkpoint, no sound line of its "
                 "ledger; begin it anew with --fresh"
             )
         uid = secrets.token_hex(8)
-        rebuilt = rebuild(study, facts, uid, version("scattershot"), time.time())
+        rebuilt = rebuild_ledger(study, salvaged, uid, version("scattershot"), time.time())
         if study.checkpoints.store is not None:
             checkpoints.claim(uid, by_force=True)
-        moved = [path for path in (_aside(folder, LEDGER), _aside(folder, "redis")) if path]
+        moved = [
+            path for path in (_move_aside(folder, LEDGER), _move_aside(folder, "redis")) if path
+        ]
         write(folder / LEDGER, b"".join(map(encode, rebuilt.events)), sync=True)
     return rebuilt, moved
 
@@ -85,8 +87,8 @@ def was_recovered(folder: Path) -> bool:
 
 
 @contextmanager
-def _nobody_at(ledger: Path) -> Iterator[None]:
-    """Hold the ledger's lock, if there is a ledger."""
+def _no_master(ledger: Path) -> Iterator[None]:
+    """Hold the ledger's lock, if there is a ledger; raises ScattershotError if a master has it."""
     if not ledger.exists():
         yield
         return
@@ -101,36 +103,36 @@ def _nobody_at(ledger: Path) -> Iterator[None]:
         yield
 
 
-def _study(folder: Path, facts: Facts) -> StudyFile:
-    """Return the study by its ledger's first line, else by the study file beside it."""
-    if facts.study is not None:
+def _study(folder: Path, salvaged: SalvagedStudy) -> StudyFile:
+    """Return the study from its ledger's first line, else from the study file beside it."""
+    if salvaged.study is not None:
         try:
-            return renamed(StudyFile.model_validate(facts.study), folder.name)
+            return renamed(StudyFile.model_validate(salvaged.study), folder.name)
         except ValidationError:
-            facts.notes.append(f"the study's line in {LEDGER} is damaged; {STUDY} is taken")
+            salvaged.notes.append(f"the study's line in {LEDGER} is damaged; {STUDY} is taken")
     try:
         tables = tomllib.loads((folder / STUDY).read_text(encoding="utf-8-sig"))
         return renamed(StudyFile.model_validate(tables), folder.name)
     except OSError:
-        why = "is missing"
+        problem = "is missing"
     except ValueError:
-        why = "is no study file"
+        problem = "is no study file"
     raise ScattershotError(
-        f"nothing tells which study is in {folder}: {STUDY} {why}; put the file that it was begun "
-        "with there, under this name"
+        f"nothing tells which study is in {folder}: {STUDY} {problem}; put the file that it was "
+        "begun with there, under this name"
     )
 
 
 def _ensemble(folder: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((folder / "ensemble" / "ensemble.json").read_text())
-        return found if isinstance(found, dict) else None
+        ensemble = json.loads((folder / "ensemble" / "ensemble.json").read_text())
+        return ensemble if isinstance(ensemble, dict) else None
     except (OSError, ValueError):
         return None
 
 
-def _aside(folder: Path, name: str) -> Path | None:
-    """Move a file or a folder to a free name; return that, None where there is nothing to move."""
+def _move_aside(folder: Path, name: str) -> Path | None:
+    """Move a file or a folder to a free name; return its path, None where there is none to move."""
     path, number = folder / name, 1
     if not path.exists():
         return None
