@@ -1,4 +1,4 @@
-"""Owns `python -m scattershot_worker`."""
+"""`python -m scattershot_worker`."""
 
 from scattershot_worker.cli import main
 

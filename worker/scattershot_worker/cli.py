@@ -1,4 +1,4 @@
-"""Owns the `scattershot-worker` command: one supervisor per slot, kept alive."""
+"""The `scattershot-worker` command: one supervisor per slot, restarted when it dies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def worker(
     ] = 1,
     lanes: Annotated[
         str,
-        typer.Option(help="Small trials trained at once as one program: auto, or at most so many."),
+        typer.Option(help="Small trials trained at once as one program: auto, or a maximum."),
     ] = "auto",
     path: Annotated[
         list[Path] | None,
@@ -67,10 +67,10 @@ def worker(
             f"name the Redis to work for: --redis URL, or {URL_VARIABLE} set to it"
         )
     check_device(device)
-    most = read_lanes(lanes)
+    maximum = read_lanes(lanes)
     os.environ[URL_VARIABLE] = url
     if slot is None and (slots > 1 or with_parent):
-        _keep_slots(slots)
+        _run_slots(slots)
         return
     _supervise(
         url,
@@ -78,7 +78,7 @@ def worker(
         device=device,
         index=slot or 0,
         threads=threads,
-        lanes=most,
+        lanes=maximum,
         paths=path or [Path.cwd()],
         allow=allow or [],
         wait=wait,
@@ -124,7 +124,7 @@ def _supervise(
             device=f"auto:{index}" if device == "auto" else device,
             threads=threads,
             lanes=lanes,
-            paths=tuple(str(one.resolve()) for one in paths),
+            paths=tuple(str(folder.resolve()) for folder in paths),
             allow=tuple(allow),
         ),
         with_parent=with_parent,
@@ -136,10 +136,10 @@ def _supervise(
     log.info("worker %s has stopped", name)
 
 
-def _keep_slots(slots: int) -> None:
-    """Run one process per slot, start those that die again, and stop all on a signal.
+def _run_slots(slots: int) -> None:
+    """Run one process per slot, restart those that die, and stop all on a signal.
 
-    One that says that it can never train is not started again; end where all say so.
+    A process that says that it can never train is not restarted; this ends when all say so.
     """
     stopping = False
     unusable: set[int] = set()
@@ -175,7 +175,7 @@ def _keep_slots(slots: int) -> None:
                 process_group=0,
                 preexec_fn=die_with_parent(),
             )
-            if stopping:  # the signal came while there was nobody to pass it on to
+            if stopping:  # the signal came before there was a process to pass it on to
                 running[index].terminate()
         if len(unusable) == slots:
             sys.exit(StudyFileError.exit_code)

@@ -1,1 +1,1 @@
-"""Owns the Redis side: keys, connections, the trial's state, the queue out, the stream back."""
+"""Redis: keys, connections, trial states, the queue to the workers, the event stream back."""

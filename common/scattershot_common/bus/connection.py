@@ -1,4 +1,4 @@
-"""Owns how a Redis connection is made: timeouts, keepalive, retries, and readable errors."""
+"""Redis connections: timeouts, keepalive, retries, and readable errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def connect(url: str, *, decode: bool = True, retries: int = 3) -> Redis:
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
         keepalive = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-        # A peer that vanished without a word is given up after 20 s, not after the kernel's 15 min.
+        # A peer that vanished without closing is given up after 20 s, not the kernel's 15 min.
         keepalive["TCP_USER_TIMEOUT"] = 20_000
         options["socket_keepalive_options"] = {
             getattr(socket, name): value
@@ -49,7 +49,7 @@ def connect(url: str, *, decode: bool = True, retries: int = 3) -> Redis:
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries),
             **options,
         )
-    except ValueError:  # what it says may quote the password
+    except ValueError:  # its message may quote the password
         raise ScattershotError(
             f"{safe_url(url)!r} is not a Redis URL; write redis://[:password@]host:port, "
             "rediss://… or unix://… (in a password % / ? # @ : as %25 %2F %3F %23 %40 %3A)"
@@ -57,7 +57,7 @@ def connect(url: str, *, decode: bool = True, retries: int = 3) -> Redis:
 
 
 class _NoAnswer(ScattershotError):
-    """Nobody is at the address: perhaps not yet."""
+    """No server answers at the address: perhaps not yet."""
 
 
 def reach(
@@ -67,9 +67,9 @@ def reach(
     wait_s: float = 0.0,
     note: Callable[[str], object] = lambda text: None,
 ) -> None:
-    """Ping the server until it answers, for `wait_s` seconds; tell `note` what is waited for.
+    """Ping the server until it answers, for at most `wait_s` seconds; tell `note` of each try.
 
-    A server that refuses is not asked again.
+    A server that refuses the connection is not tried again.
 
     Raises:
         ScattershotError: one line that says what to do; the password is left out of it.
@@ -107,7 +107,7 @@ def _ping(connection: Redis, url: str) -> None:
 
 
 def safe_url(url: str) -> str:
-    """Return `url` without its password, be it a URL at all or not.
+    """Return `url`, which need not be a valid one, without its password.
 
     >>> safe_url("redis://:secret@10.0.0.1:6379/0")
     'redis://10.0.0.1:6379/0'

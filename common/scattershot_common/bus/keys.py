@@ -1,4 +1,4 @@
-"""Owns the names of everything scattershot keeps in Redis (`ss:…`; RQ's own keys are `rq:…`)."""
+"""The names of everything scattershot keeps in Redis (`ss:…`; RQ's own keys are `rq:…`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 #: The one RQ queue all workers take trials from.
 QUEUE = "scattershot"
-#: Hash: worker name → its last sign of life (JSON).
+#: Hash: worker name → its last heartbeat (JSON).
 WORKERS = "ss:workers"
 
 

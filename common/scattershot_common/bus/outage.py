@@ -1,4 +1,4 @@
-"""Owns which errors of a Redis client only say: wait."""
+"""The errors of a Redis client that are worth retrying."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-#: Redis is away, still loads its data, or takes no orders for a while. A wrong password is among
-#: the connection errors: before anything else, see `connection.reach`.
+#: Redis does not answer, still loads its data, or takes no writes for a while. A wrong password is
+#: among the connection errors: call `connection.reach` before anything else.
 REDIS_OUTAGE = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)

@@ -137,7 +137,11 @@ class WaitingTrials:
                 job: _parse(job, data) for job, data in zip(unread, pipe.execute(), strict=True)
             }
         attempts = [attempt for job in jobs if (attempt := self._attempts.get(job))]
-        return [one for one in attempts if (one.spec.study, one.spec.uid) == (study, uid)]
+        return [
+            attempt
+            for attempt in attempts
+            if (attempt.spec.study, attempt.spec.uid) == (study, uid)
+        ]
 
     def workers(self) -> int:
         """Return how many workers there are to share what waits, at least 1."""

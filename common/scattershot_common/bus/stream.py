@@ -1,4 +1,4 @@
-"""Owns the way back: the study's event stream as the master reads it."""
+"""A study's event stream, in which workers report, as the master reads it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing a worker (or a command) did to a trial, as the Lua scripts wrote it.
+    """One change of a trial by a worker or a command, as the Lua scripts wrote it.
 
-    Of no trial (-1) is a "kind": `worker` is then a signature, `why` how its trials are trained.
+    `why` is the `Outcome` of an attempt that has no result. An event "kind" is of no trial (-1):
+    `worker` is then a signature, `why` how its trials are trained.
     """
 
     id: str
@@ -48,14 +49,14 @@ class EventStream:
         ]
 
     def trim(self, cursor: str) -> None:
-        """Forget the events up to `cursor`: they stand in the ledger."""
+        """Delete the events up to `cursor`: they are in the ledger."""
         self._connection.xtrim(self._key, minid=cursor, approximate=True)
 
 
-def place(cursor: str) -> tuple[int, int]:
-    """Return a stream id in the order of the stream; "" is before everything.
+def position(cursor: str) -> tuple[int, int]:
+    """Return a stream id as numbers that sort as the stream does; "" is before everything.
 
-    >>> place("1700000000000-9") < place("1700000000000-10")
+    >>> position("1700000000000-9") < position("1700000000000-10")
     True
     """
     milliseconds, _, number = cursor.partition("-")

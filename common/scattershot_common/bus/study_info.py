@@ -1,4 +1,4 @@
-"""Owns what workers must know of a study as a whole: written by the master, read once each."""
+"""What workers must know of a study as a whole: the master publishes it, each reads it once."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def info_of(study: StudyFile, uid: str, data: str | None) -> StudyInfo:
 
 
 def publish(connection: Redis, info: StudyInfo) -> None:
-    """Tell the workers of the study.
+    """Publish the study for the workers.
 
     Raises:
-        ScattershotError: another study of this name lives in this Redis.
+        ScattershotError: another study of this name is in this Redis.
     """
     key = Keys(info.name).info
     known = connection.hget(key, "uid")

@@ -48,7 +48,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     lanes: Annotated[
         str,
-        typer.Option(help="Small trials that a worker trains at once: auto, or at most so many."),
+        typer.Option(help="Small trials that a worker trains at once: auto, or a maximum."),
     ] = "auto",
     redis: Annotated[str | None, typer.Option(help="Use this Redis, not an embedded one.")] = None,
 ) -> None:

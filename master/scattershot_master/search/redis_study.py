@@ -14,7 +14,7 @@ from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import Keys, job_id, trial_of
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialQueue, send_stop
-from scattershot_common.bus.stream import EventStream, place
+from scattershot_common.bus.stream import EventStream, position
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates, settlement
@@ -120,7 +120,7 @@ class RedisStudy:
         and the stream no longer tells what lies between.
         """
         trimmed = str(self.connection.hget(self._keys.info, "trimmed") or "")
-        if place(cursor) >= place(trimmed):
+        if position(cursor) >= position(trimmed):
             return False
         self._forget_trials()
         return True

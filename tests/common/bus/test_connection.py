@@ -1,3 +1,5 @@
+"""Connections to Redis: what is retried, and what a user reads where none can be made."""
+
 import socket
 from pathlib import Path
 

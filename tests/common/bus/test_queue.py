@@ -28,13 +28,13 @@ def queue(connect_redis: ConnectRedis) -> TrialQueue:
 
 def taken(queue: TrialQueue) -> list[tuple[TrialSpec, int]]:
     """Return what workers would take, in this order."""
-    found = []
-    for one in queue.waiting():
-        job = Job.fetch(one, connection=queue.rq.connection, serializer=queue.rq.serializer)
+    attempts = []
+    for job_name in queue.waiting():
+        job = Job.fetch(job_name, connection=queue.rq.connection, serializer=queue.rq.serializer)
         assert job.func_name == RUN_TRIAL
         text, attempt, _ = job.args
-        found.append((TrialSpec.from_json(text), attempt))
-    return found
+        attempts.append((TrialSpec.from_json(text), attempt))
+    return attempts
 
 
 def spec(number: int, study: str = "digits") -> TrialSpec:
@@ -77,7 +77,7 @@ def test_studies_with_similar_names_do_not_get_in_each_others_way(
 ) -> None:
     for name in names:
         queue.put_front(spec(7, name), 2)
-    assert sorted(one.study for one, _ in taken(queue)) == sorted(names)
+    assert sorted(taken_spec.study for taken_spec, _ in taken(queue)) == sorted(names)
 
 
 def test_removed_attempts_leave_nothing_behind(queue: TrialQueue) -> None:
@@ -99,8 +99,8 @@ def test_a_removed_attempt_can_be_put_again(queue: TrialQueue) -> None:
 def test_a_job_is_json_and_nothing_else(queue: TrialQueue) -> None:
     queue.put([(SPEC, 1)])
     queue.put_front(SPEC, 2)
-    for one in queue.waiting():
-        raw: Any = queue.rq.connection.hget(f"rq:job:{one}", "data")
+    for job in queue.waiting():
+        raw: Any = queue.rq.connection.hget(f"rq:job:{job}", "data")
         name, _, args, _ = json.loads(zlib.decompress(raw))
         assert name == RUN_TRIAL
         assert TrialSpec.from_json(args[0]) == SPEC
@@ -109,25 +109,25 @@ def test_a_job_is_json_and_nothing_else(queue: TrialQueue) -> None:
 def test_a_job_has_no_time_limit_of_its_own(queue: TrialQueue) -> None:
     queue.put([(SPEC, 1)])
     queue.put_front(SPEC, 2)
-    for one in queue.waiting():
-        assert queue.rq.connection.hget(f"rq:job:{one}", "timeout") == b"-1"
+    for job in queue.waiting():
+        assert queue.rq.connection.hget(f"rq:job:{job}", "timeout") == b"-1"
 
 
 def test_jobs_are_like_those_that_rq_makes(queue: TrialQueue) -> None:
     queue.put([(SPEC, 1)])
-    mine = job_id("digits", 7, 1)
-    args = Job.fetch(mine, connection=queue.rq.connection, serializer=queue.rq.serializer).args
+    ours = job_id("digits", 7, 1)
+    args = Job.fetch(ours, connection=queue.rq.connection, serializer=queue.rq.serializer).args
     queue.rq.enqueue_many([queue.rq.prepare_data(RUN_TRIAL, args=args, job_id="rq", **BOOKS)])
 
     def fields(job: str) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = queue.rq.connection.hgetall(Job.key_for(job))  # type: ignore
-        call = zlib.decompress(found.pop(b"data"))
-        found = {name: value for name, value in found.items() if value}
+        values: dict[bytes, bytes] = queue.rq.connection.hgetall(Job.key_for(job))  # type: ignore
+        call = zlib.decompress(values.pop(b"data"))
+        values = {name: value for name, value in values.items() if value}
         for when in (b"created_at", b"enqueued_at"):
-            found[when] = found[when][:4]
-        return {**found, b"call": json.dumps(json.loads(call)).encode()}
+            values[when] = values[when][:4]
+        return {**values, b"call": json.dumps(json.loads(call)).encode()}
 
-    assert fields(mine) == fields("rq")
+    assert fields(ours) == fields("rq")
     assert queue.rq in Queue.all(connection=queue.rq.connection)
 
 

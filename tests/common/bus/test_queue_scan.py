@@ -1,4 +1,4 @@
-"""What RQ puts on the queue, as a worker reads it without RQ."""
+"""The waiting jobs as a worker scans them, without RQ."""
 
 from dataclasses import replace
 from typing import Any
@@ -33,22 +33,28 @@ def test_attempts_are_seen_in_the_order_in_which_workers_would_take_them(
 ) -> None:
     queue.put([(spec(0), 1), (spec(1), 1)])
     queue.put_front(spec(2), 3)
-    found = waiting.look("digits", "u1", 10)
-    assert [(one.spec, one.number) for one in found] == [(spec(2), 3), (spec(0), 1), (spec(1), 1)]
-    assert [one.job for one in found] == queue.waiting()
-    assert [one.text for one in found] == [one.spec.to_json() for one in found]
+    attempts = waiting.look("digits", "u1", 10)
+    assert [(attempt.spec, attempt.number) for attempt in attempts] == [
+        (spec(2), 3),
+        (spec(0), 1),
+        (spec(1), 1),
+    ]
+    assert [attempt.job for attempt in attempts] == queue.waiting()
+    assert [attempt.text for attempt in attempts] == [
+        attempt.spec.to_json() for attempt in attempts
+    ]
 
 
-def test_only_so_many_are_looked_at(queue: TrialQueue, waiting: WaitingTrials) -> None:
+def test_only_the_head_of_the_queue_is_read(queue: TrialQueue, waiting: WaitingTrials) -> None:
     queue.put([(spec(number), 1) for number in range(5)])
-    assert [one.spec.trial for one in waiting.look("digits", "u1", 2)] == [0, 1]
+    assert [attempt.spec.trial for attempt in waiting.look("digits", "u1", 2)] == [0, 1]
 
 
 def test_other_studies_are_not_seen(queue: TrialQueue, waiting: WaitingTrials) -> None:
     others = [spec(1, "digits-2"), spec(2, "dig"), spec(3, "digits.2"), spec(4, uid="u0")]
-    queue.put([(one, 1) for one in (*others, spec(0))])
-    assert [one.spec for one in waiting.look("digits", "u1", 10)] == [spec(0)]
-    assert [one.spec for one in waiting.look("digits.2", "u1", 10)] == [others[2]]
+    queue.put([(waiting_spec, 1) for waiting_spec in (*others, spec(0))])
+    assert [attempt.spec for attempt in waiting.look("digits", "u1", 10)] == [spec(0)]
+    assert [attempt.spec for attempt in waiting.look("digits.2", "u1", 10)] == [others[2]]
 
 
 def test_what_is_on_the_queue_again_with_another_attempt_is_seen(
@@ -59,7 +65,7 @@ def test_what_is_on_the_queue_again_with_another_attempt_is_seen(
     waiting.remove([first])
     assert waiting.look("digits", "u1", 10) == []
     queue.put([(spec(0), 2)])
-    assert [one.number for one in waiting.look("digits", "u1", 10)] == [2]
+    assert [attempt.number for attempt in waiting.look("digits", "u1", 10)] == [2]
 
 
 def test_attempts_that_were_taken_leave_nothing_behind(
@@ -85,7 +91,7 @@ def test_attempts_that_were_taken_leave_nothing_behind(
         {"args": [spec(9).to_json()]},
     ],
 )
-def test_strangers_jobs_are_not_seen(
+def test_jobs_of_other_origin_are_not_seen(
     queue: TrialQueue, waiting: WaitingTrials, connect_redis: ConnectRedis, data: Any
 ) -> None:
     connection = connect_redis(decode=False)
@@ -99,7 +105,7 @@ def test_strangers_jobs_are_not_seen(
         else:
             connection.hset("rq:job:digits-9-a1", "data", data)
     queue.put([(spec(0), 1)])
-    assert [one.spec for one in waiting.look("digits", "u1", 10)] == [spec(0)]
+    assert [attempt.spec for attempt in waiting.look("digits", "u1", 10)] == [spec(0)]
     assert "digits-9-a1" in queue.waiting(), "the supervisor refuses it"
 
 
@@ -122,9 +128,9 @@ def test_signatures_come_along(
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, "of the cluster")
     queue.put([(spec(0), 1)])
-    (one,) = waiting.look("digits", "u1", 10)
-    assert one.is_authentic()
-    assert not replace(one, text=one.text.replace("0.1", "9.9")).is_authentic()
+    (attempt,) = waiting.look("digits", "u1", 10)
+    assert attempt.is_authentic()
+    assert not replace(attempt, text=attempt.text.replace("0.1", "9.9")).is_authentic()
 
 
 def test_failures_and_workers_are_counted(

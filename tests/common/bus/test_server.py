@@ -1,3 +1,5 @@
+"""The embedded Redis: its start, its end, who may reach it, and what it leaves."""
+
 import json
 import os
 import signal
@@ -27,8 +29,8 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 def process_of(server: EmbeddedServer) -> psutil.Process:
-    about = json.loads((server.folder / "server.json").read_text())
-    return psutil.Process(about["pid"])
+    contents = json.loads((server.folder / "server.json").read_text())
+    return psutil.Process(contents["pid"])
 
 
 def password_of(server: EmbeddedServer) -> str:
@@ -56,8 +58,10 @@ def test_every_study_has_a_password_of_its_own(server: EmbeddedServer, tmp_path:
 
 
 def test_it_listens_on_this_machine_only(server: EmbeddedServer) -> None:
-    listening = [one for one in process_of(server).net_connections() if one.status == "LISTEN"]
-    assert [(one.laddr.ip, one.laddr.port) for one in listening] == [
+    listening = [
+        opened for opened in process_of(server).net_connections() if opened.status == "LISTEN"
+    ]
+    assert [(opened.laddr.ip, opened.laddr.port) for opened in listening] == [
         ("127.0.0.1", urlsplit(server.url).port)
     ]
 
@@ -80,7 +84,7 @@ def test_a_file_that_anyone_could_read_is_not_reused(tmp_path: Path) -> None:
     try:
         server.start()
         modes = {
-            stat.S_IMODE((folder / one).stat().st_mode) for one in ("redis.conf", "server.json")
+            stat.S_IMODE((folder / name).stat().st_mode) for name in ("redis.conf", "server.json")
         }
         assert modes == {0o600}
     finally:
@@ -105,7 +109,7 @@ def test_two_starts_in_the_same_instant_are_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = EmbeddedServer(tmp_path), EmbeddedServer(tmp_path)
-    told: list[str] = []
+    errors: list[str] = []
 
     def in_between(self: EmbeddedServer) -> subprocess.Popen[bytes]:
         monkeypatch.undo()
@@ -113,13 +117,13 @@ def test_two_starts_in_the_same_instant_are_kept_apart(
             ScattershotError, match="another process starts the embedded Redis"
         ) as e:
             second.start()
-        told.append(str(e.value))
+        errors.append(str(e.value))
         return self._launch()
 
     monkeypatch.setattr(EmbeddedServer, "_launch", in_between)
     try:
         url = first.start()
-        assert len(told) == 1 and str(tmp_path) in told[0] and "\n" not in told[0]
+        assert len(errors) == 1 and str(tmp_path) in errors[0] and "\n" not in errors[0]
         assert second.start() == url, "it joins the server once that runs"
     finally:
         first.stop()

@@ -1,11 +1,13 @@
-"""How trials are trained is settled once for a study."""
+"""Signatures: how their trials are trained is settled once for a study."""
 
 from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.stream import EventStream
 from support.redis_backends import ConnectRedis
 
 
-def test_the_first_word_holds_and_is_told_to_the_master_once(connect_redis: ConnectRedis) -> None:
+def test_the_first_choice_holds_and_the_master_reads_of_it_once(
+    connect_redis: ConnectRedis,
+) -> None:
     connection = connect_redis()
     assert Signatures(connection, "digits").mode("ab") is None
     assert Signatures(connection, "digits").settle("ab", "fused", "4 times as fast") == "fused"
@@ -14,7 +16,9 @@ def test_the_first_word_holds_and_is_told_to_the_master_once(connect_redis: Conn
     assert Signatures(connection, "digits").mode("ab") == "fused"
     assert Signatures(connection, "mnist").mode("ab") is None
     events = EventStream(connection, "digits").read("", block_ms=None)
-    assert [(one.kind, one.trial, one.worker, one.why, one.reason) for one in events] == [
+    assert [
+        (event.kind, event.trial, event.worker, event.why, event.reason) for event in events
+    ] == [
         ("kind", -1, "ab", "fused", "4 times as fast"),
         ("kind", -1, "cd", "alone", "no gain"),
     ]

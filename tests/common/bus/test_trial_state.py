@@ -40,8 +40,8 @@ def everything(states: TrialStates) -> dict[str, Any]:
 
 
 def trial(states: TrialStates, number: int = 7) -> dict[str, str]:
-    found: Any = states.connection.hgetall(states.keys.trial(number))
-    return dict(found)
+    fields: Any = states.connection.hgetall(states.keys.trial(number))
+    return dict(fields)
 
 
 def events(states: TrialStates) -> list[Event]:
@@ -115,8 +115,8 @@ def test_what_redis_has_lost_is_made_good_by_submitting_again(
     answer = states.submit(7, 4, attempt=5, epoch=6, checkpoint="file6", failures=2)
     # who runs now is not cut off: its attempt is an old one, and its lease decides
     assert answer == (state, 1 if state == "running" else 5)
-    found = trial(states)
-    assert (found["state"], found["epoch"], found["checkpoint"]) == (state, "6", "file6")
+    fields = trial(states)
+    assert (fields["state"], fields["epoch"], fields["checkpoint"]) == (state, "6", "file6")
     if state == "waiting":
         assert not states.claim(7, 5, "w5").granted
         assert states.claim(7, 6, "w6").epoch == 6
@@ -281,7 +281,7 @@ def test_a_zombie_changes_nothing_while_the_next_attempt_runs(
     assert everything(states) == before
 
 
-@pytest.mark.parametrize("state", [one for one in STATES if one != "running"])
+@pytest.mark.parametrize("state", [state for state in STATES if state != "running"])
 @pytest.mark.parametrize("word", FENCED)
 def test_a_zombie_changes_nothing_once_its_trial_does_not_run(
     states: TrialStates, word: str, state: str

@@ -19,7 +19,7 @@ from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import TrialQueue
 from scattershot_common.bus.server import EmbeddedServer
 from scattershot_common.bus.signatures import Signatures
-from scattershot_common.bus.stream import place
+from scattershot_common.bus.stream import position
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError
 from scattershot_common.study.settings import StudyFile
@@ -828,7 +828,7 @@ def test_the_stream_keeps_what_the_disk_has_not_got(
 
     def look(state: StudyState) -> None:
         trims.append(connect(redis_url).hget(Keys(NAME).info, "trimmed") or "")
-        assert place(trims[-1]) <= place(master.ledger.synced_cursor)
+        assert position(trims[-1]) <= position(master.ledger.synced_cursor)
 
     monkeypatch.setattr("scattershot_master.state.ledger._SYNC_EVERY", 1e9)
     monkeypatch.setattr(search, "_HOUSEKEEPING", 0.0)

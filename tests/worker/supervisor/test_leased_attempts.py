@@ -27,11 +27,11 @@ class Lanes:
         for number in LANES:
             self.states.submit(number, 4)
         self.states.claim_all([(number, 1) for number in LANES], "w")
-        first, *others = (attempt(number) for number in LANES)
+        first, *further = (attempt(number) for number in LANES)
         self.attempts.open(first)
         self.attempts.info = STUDY
-        for other in others:
-            self.attempts.add(other)
+        for lane in further:
+            self.attempts.add(lane)
 
     def leased(self, trial: int) -> LeasedAttempt:
         leased = self.attempts.get(["digits", trial, 1])

@@ -287,8 +287,8 @@ def test_with_a_secret_a_study_whose_settings_are_not_the_masters_is_refused(
         wrong["signature"] = sign(wrong["info"], SECRET)
     connection.hset(key, mapping=wrong)
     study.send(1)
-    said = refusal(study, 1)
-    assert said.startswith(
+    reason = refusal(study, 1)
+    assert reason.startswith(
         f"what the master published of study {study.name!r} cannot be read here"
         if change == "another study"
         else f"study {study.name!r} is not signed with this worker's secret; set the same "
@@ -352,8 +352,8 @@ def test_the_documented_user_is_all_that_a_worker_needs(
     worker.process.terminate()
     assert worker.process.wait(20) == 0
     assert endless.last(7).why == "drain"
-    denied = [(one["reason"], one["object"]) for one in admin.acl_log()]
-    assert [one for one in denied if one != ("command", "client|setinfo")] == []
+    denied = [(entry["reason"], entry["object"]) for entry in admin.acl_log()]
+    assert [entry for entry in denied if entry != ("command", "client|setinfo")] == []
     assert "NOPERM" not in worker.log.read_text() and "ermission" not in worker.log.read_text()
 
 

@@ -160,9 +160,11 @@ def test_a_worker_whose_torch_cannot_be_imported_takes_no_more_trials_and_ends_s
         assert worker.process.wait(30) == 2
     finally:
         worker.stop()
-    told = [one for one in worker.log.read_text().splitlines() if one.startswith("scattershot: ")]
+    lines = [
+        line for line in worker.log.read_text().splitlines() if line.startswith("scattershot: ")
+    ]
     why = "torch cannot be imported: OSError: libtorch.so: no such file"
-    assert set(told) == {f"scattershot: this worker cannot train, {why}"}
+    assert set(lines) == {f"scattershot: this worker cannot train, {why}"}
     assert "Traceback" not in worker.log.read_text()
     assert [study.state(trial) for trial in range(5)] == ["waiting"] * 5
     assert len(worker.queue.waiting()) >= 5 - int(slots), "no worker took a second one"
@@ -187,7 +189,7 @@ def test_a_trial_runs_to_its_end(worker: RealWorker) -> None:
     study = RealStudy(worker, "steady")
     study.send(3)
     study.until(3, "complete")
-    assert [one.kind for one in study.events(3)] == ["started", *["report"] * 4, "complete"]
+    assert [event.kind for event in study.events(3)] == ["started", *["report"] * 4, "complete"]
     assert study.events(3)[0].worker == worker.name
     assert study.last(3).reason == ""
     names = [path.name for path in list_checkpoints(study.folder, 3)]
@@ -212,7 +214,7 @@ def test_a_trial_pauses_at_its_rung_and_goes_on_when_it_may(worker: RealWorker) 
     study.send(3, until=4)
     study.until(3, "complete")
     assert study.epochs(3) == [1, 2, 3, 4]
-    assert [one.attempt for one in study.events(3) if one.kind == "started"] == [1, 2]
+    assert [event.attempt for event in study.events(3) if event.kind == "started"] == [1, 2]
 
 
 def test_trials_are_trained_by_one_warm_process(worker: RealWorker) -> None:
@@ -338,10 +340,10 @@ def test_out_of_memory_is_tried_again_and_then_told(worker: RealWorker) -> None:
     study = RealStudy(worker, "hungry", max_failures=3)
     study.send(3)
     study.until(3, "failed")
-    ends = [one for one in study.events(3) if one.kind in ("waiting", "failed")]
-    assert [one.kind for one in ends] == ["waiting", "waiting", "failed"]
-    assert [one.attempt for one in ends] == [1, 2, 3]
-    assert {one.reason for one in ends} == {"out of memory: no 99 GiB left"}
+    ends = [event for event in study.events(3) if event.kind in ("waiting", "failed")]
+    assert [event.kind for event in ends] == ["waiting", "waiting", "failed"]
+    assert [event.attempt for event in ends] == [1, 2, 3]
+    assert {event.reason for event in ends} == {"out of memory: no 99 GiB left"}
     assert study.epochs(3) == [1]
 
 
@@ -359,18 +361,18 @@ def test_a_trial_whose_process_died_goes_on_from_its_checkpoint(
     study = RealStudy(worker, task)
     study.send(3, until=40)
     study.until(3, "complete")
-    lost = next(one for one in study.events(3) if one.kind == "waiting")
+    lost = next(event for event in study.events(3) if event.kind == "waiting")
     assert (lost.why, lost.attempt, lost.reason) == ("crash", 1, reason)
     assert study.epochs(3) == list(range(1, 41)), "no epoch twice, none left out"
     forked = worker.root / "forked"
     if forked.exists():
         os.kill(int(forked.read_text()), signal.SIGKILL)
         forked.unlink()
-    reports = [one for one in study.events(3) if one.kind == "report"]
-    first = [one for one in reports if one.attempt == 1]
+    reports = [event for event in study.events(3) if event.kind == "report"]
+    first = [event for event in reports if event.attempt == 1]
     assert len(first) > 10, "only a few epochs may wait for the disk"
-    assert {one.metrics["began"] for one in first} == {1}
-    assert {one.metrics["began"] for one in reports[len(first) :]} == {len(first) + 1}
+    assert {event.metrics["began"] for event in first} == {1}
+    assert {event.metrics["began"] for event in reports[len(first) :]} == {len(first) + 1}
     assert len(set(study.pids(3))) == 2
 
 
@@ -394,7 +396,7 @@ def test_a_successor_that_dies_before_its_time_is_replaced_too(worker: RealWorke
     os.kill(successor, signal.SIGKILL)
     study.until(0, "complete")
     assert next_child(study, old) not in (old, successor)
-    assert {one.attempt for trial in range(9) for one in study.events(trial)} == {1}
+    assert {event.attempt for trial in range(9) for event in study.events(trial)} == {1}
 
 
 def next_child(study: RealStudy, old: int) -> int:
@@ -476,8 +478,8 @@ def test_a_refused_job_says_why(worker: RealWorker) -> None:
     registry = worker.queue.rq.failed_job_registry
     eventually(lambda: job.id in registry.get_job_ids(cleanup=False))
     rq = worker.queue.rq
-    found = Job.fetch(job.id, connection=rq.connection, serializer=rq.serializer)
-    result = found.latest_result()
+    job = Job.fetch(job.id, connection=rq.connection, serializer=rq.serializer)
+    result = job.latest_result()
     assert result is not None
     assert result.exc_string == "a worker runs trials only, not os.system"
 
@@ -578,7 +580,7 @@ def slots(redis_url: str, tmp_path: Path) -> Iterator[RealWorker]:
 
 
 def there(worker: RealWorker) -> set[int]:
-    return {one.pid for one in living_workers(worker.connection)}
+    return {living.pid for living in living_workers(worker.connection)}
 
 
 def test_every_slot_is_a_worker_and_is_started_again_when_it_dies(slots: RealWorker) -> None:

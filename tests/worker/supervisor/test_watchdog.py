@@ -105,12 +105,12 @@ def test_a_trial_that_hangs_is_ended_and_fails_after_its_attempts(
     study = RealStudy(worker, task, stall=1.5, max_failures=2)
     study.send(3)
     study.until(3, "failed")
-    ends = [one for one in study.events(3) if one.kind in ("waiting", "failed")]
-    assert [(one.kind, one.why, one.attempt) for one in ends] == [
+    ends = [event for event in study.events(3) if event.kind in ("waiting", "failed")]
+    assert [(event.kind, event.why, event.attempt) for event in ends] == [
         ("waiting", "crash", 1),
         ("failed", "crash", 2),
     ]
-    assert {one.reason for one in ends} == {"no progress for 1.5 s"}
+    assert {event.reason for event in ends} == {"no progress for 1.5 s"}
     assert not alive(child)
     ready(worker)
 
@@ -121,7 +121,7 @@ def test_a_trial_that_hung_once_goes_on_from_its_checkpoint(worker: RealWorker) 
     study.send(3)
     study.until(3, "complete")
     assert study.epochs(3) == [1, 2, 3, 4]
-    assert [one.attempt for one in study.events(3) if one.kind == "started"] == [1, 2]
+    assert [event.attempt for event in study.events(3) if event.kind == "started"] == [1, 2]
 
 
 @pytest.mark.slow

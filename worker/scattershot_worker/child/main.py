@@ -93,14 +93,14 @@ class SupervisorLine:
 
     def _tell_progress(self) -> None:
         """Tell that training gets on while it does: that this thread lives is no sign of it."""
-        told: dict[StopSignal, int] = {}
+        last: dict[StopSignal, int] = {}
         while True:
             time.sleep(_PROGRESS_EVERY)
             now = {signals: signals.progress for signals in [*self._signals.values()]}
-            if any(told.get(signals) != progress for signals, progress in now.items()):
+            if any(last.get(signals) != progress for signals, progress in now.items()):
                 with contextlib.suppress(OSError):  # `_listen` ends the process
                     self.send(Progress())
-            told = now
+            last = now
 
 
 def main() -> None:

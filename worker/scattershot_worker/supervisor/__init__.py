@@ -1,1 +1,1 @@
-"""The supervisor process: takes jobs, keeps leases, watches one child. Never imports torch."""
+"""The supervisor process: takes jobs, renews leases, watches one child. Never imports torch."""

@@ -99,8 +99,11 @@ class LeasedAttempts:
 
     def overdue(self) -> LeasedAttempt | None:
         """Return an attempt that did not stop within the grace period, if there is one."""
-        late = time.monotonic() - self.grace
-        return next((one for one in self if one.stop_since and one.stop_since < late), None)
+        limit = time.monotonic() - self.grace
+        for leased in self:
+            if leased.stop_since is not None and leased.stop_since < limit:
+                return leased
+        return None
 
     def renew(self) -> list[tuple[LeasedAttempt, StopReason]]:
         """Renew all leases; return the attempts that must stop, and why.
