@@ -194,9 +194,9 @@ IMPATIENT = """\
 from unittest.mock import patch
 
 from scattershot_master.cli import main
-from scattershot_master.commands import run
+from scattershot_master.search import run_study
 
-with patch.object(run, "_PATIENCE", 1.0):
+with patch.object(run_study, "_REDIS_STARTS", 1.0):
     main()
 """
 

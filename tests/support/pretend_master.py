@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scattershot_common.bus.study_info import StudyInfo
+from scattershot_common.bus.study_info import info_of
 from scattershot_common.bus.workers import Heartbeat
 from scattershot_common.study.settings import StudyFile
+from scattershot_master.search.observers import Observer, Observers
 from scattershot_master.search.open_study import open_study
 from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.search.search import Search
-from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.study_state import StudyState
 
 SPACE: dict[str, object] = {
@@ -41,8 +41,14 @@ def study_file(**tables: Any) -> StudyFile:
     return StudyFile.model_validate({**whole, **tables})
 
 
-class Watcher:
-    """A view that keeps the notes, calls `look` at every turn, and ends a search that hangs."""
+class Failed(BaseException):
+    """A test's own failure inside a search: an observer's Exception only drops the observer."""
+
+
+class Watcher(Observer):
+    """Keeps the notes, calls `look` at every turn, and ends a search that hangs."""
+
+    in_loop = True
 
     def __init__(
         self, look: Callable[[StudyState], None] | None = None, seconds: float = 60.0
@@ -51,15 +57,16 @@ class Watcher:
         self.look = look or (lambda state: None)
         self._end = time.monotonic() + seconds
 
-    def update(
-        self, state: StudyState, workers: Sequence[Heartbeat], *, rate: float | None
-    ) -> None:
+    def tick(self, state: StudyState, workers: Sequence[Heartbeat], *, rate: float | None) -> None:
         if time.monotonic() > self._end:
             counts = {
                 trial_state: sorted(numbers) for trial_state, numbers in state.by_state.items()
             }
-            raise AssertionError(f"the search hangs: {counts}, {self.notes[-5:]}")
-        self.look(state)
+            raise Failed(f"the search hangs: {counts}, {self.notes[-5:]}")
+        try:
+            self.look(state)
+        except Exception as error:
+            raise Failed(repr(error)) from error
 
     def note(self, text: str, *, routine: bool = False) -> None:
         self.notes.append(text)
@@ -77,15 +84,18 @@ class Master:
         *,
         take_over: bool = False,
         workers_gone: bool = False,
-        tend: Callable[[], None] = lambda: None,
+        observers: Sequence[Observer] = (),
+        keep_alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.view = view or Watcher()
         text = f'[study]\nname = "{study.study.name}"\n'
         self.study, self.ledger = open_study(study, text, root, fresh=False)
         try:
-            self.dispatch = RedisStudy(url, info_of(self.study, self.ledger))
-            self.dispatch.take(by_force=take_over or workers_gone)
-            self.search = Search(self.study, self.ledger, self.dispatch, self.view, tend)
+            self.redis_study = RedisStudy(url, info_of(self.state.settings, self.state.uid, None))
+            self.redis_study.take(by_force=take_over or workers_gone)
+            self.search = Search(
+                self.ledger, self.redis_study, Observers([self.view, *observers]), keep_alive
+            )
         except BaseException:
             self.ledger.close()
             raise
@@ -101,14 +111,9 @@ class Master:
             return self.search.run(workers_gone=self._gone)
         finally:
             try:
-                self.dispatch.release()
+                self.redis_study.release()
             finally:
                 self.ledger.close()
-
-
-def info_of(study: StudyFile, ledger: Ledger) -> StudyInfo:
-    name, task, metric = study.study.name, study.study.task, study.study.metric
-    return StudyInfo(name, ledger.state.uid, task, metric, study.study.goal)
 
 
 def table(state: StudyState) -> list[str]:

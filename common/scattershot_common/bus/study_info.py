@@ -14,7 +14,7 @@ from scattershot_common.objective import Goal, Objective
 if TYPE_CHECKING:
     from redis import Redis
 
-    from scattershot_common.study.settings import StudyFile
+    from scattershot_common.study.recorded import StudySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +45,21 @@ class StudyInfo:
         return Objective(self.metric, self.goal)
 
 
-def info_of(study: StudyFile, uid: str, data: str | None) -> StudyInfo:
+def info_of(settings: StudySettings, uid: str, data: str | None) -> StudyInfo:
     """Return what workers must know of a study; `data` is the folder of its data as they see it."""
     return StudyInfo(
-        name=study.study.name,
+        name=settings.name,
         uid=uid,
-        task=study.study.task,
-        metric=study.study.metric,
-        goal=study.study.goal,
+        task=settings.task,
+        metric=settings.objective.metric,
+        goal=settings.objective.goal,
         data=data,
-        max_failures=study.worker.max_failures,
-        kill_grace=study.worker.kill_grace,
-        recycle=study.worker.recycle,
-        stall=study.worker.stall,
-        store=study.checkpoints.store,
-        monitors=study.worker.monitors,
+        max_failures=settings.worker.max_failures,
+        kill_grace=settings.worker.kill_grace,
+        recycle=settings.worker.recycle,
+        stall=settings.worker.stall,
+        store=settings.checkpoints.store,
+        monitors=settings.worker.monitors,
     )
 
 

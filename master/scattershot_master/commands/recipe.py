@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scattershot_common.study.settings import StudyFile
     from scattershot_common.task.check_result import CheckResult
     from scattershot_common.trial import Value
-    from scattershot_master.commands.run import LocalRun
+    from scattershot_master.search.run_study import LocalRun
     from scattershot_master.state.ledger import Ledger
 
 
@@ -57,8 +57,8 @@ def recipe(
     from scattershot_common.bus.connection import url_from
     from scattershot_common.problems import check_device
     from scattershot_common.study.study_file import load
-    from scattershot_master.commands.run import LocalRun
     from scattershot_master.recipe.run import RecipeRun, check_target
+    from scattershot_master.search.run_study import LocalRun
 
     check_device(device)
     study = load(file)
@@ -100,23 +100,25 @@ class _LocalRunner:
 
     def search(self, searched: StudyFile, text: str) -> Ledger:
         """Search as `scattershot run` does, but without the ensemble and the test part."""
-        from scattershot_master.commands.run import live_view, say_how_to_go_on, search_here
+        from scattershot_master.commands.run import exit_unfinished, observers_of_terminal
         from scattershot_master.search.open_study import data_folder, note_home, open_study
+        from scattershot_master.search.run_study import End, search_here
         from scattershot_master.state.events import StudyFinished
 
-        view = live_view()
-        study, ledger = open_study(searched, text, self.here.out, fresh=False)
+        observers = observers_of_terminal()
+        _, ledger = open_study(searched, text, self.here.out, fresh=False)
         data = data_folder(self.study, self.file)
         paths = [self._home, Path.cwd()]
         try:
             note_home(ledger, self._home, data)
             if not ledger.state.finished:
-                end = search_here(study, ledger, self.here, data, paths, view)
-                if end != "over":
-                    say_how_to_go_on(view, ledger.folder, end)
+                end = search_here(ledger, self.here, data, paths, observers)
+                if end is not End.OVER:
+                    exit_unfinished(observers, ledger.folder, end)
                 ledger.append(StudyFinished())
                 ledger.commit(sync=True)
+                observers.study_finished(ledger.state)
         finally:
-            view.close()
+            observers.close()
             ledger.close()
         return ledger

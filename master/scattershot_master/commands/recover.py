@@ -76,16 +76,6 @@ def _lines(folder: Path, state: StudyState, result: dict[str, Any]) -> list[str]
     return lines
 
 
-class _NoView:
-    """A view of a search that shows nothing."""
-
-    def update(self, *_: object, **__: object) -> None:
-        """Show nothing."""
-
-    def note(self, *_: object, **__: object) -> None:
-        """Say nothing."""
-
-
 def _restore(folder: Path, url: str) -> dict[str, Any]:
     """Publish the study in Redis again; return what Redis knew of it before."""
     from scattershot_common.bus.connection import reach
@@ -103,13 +93,15 @@ def _restore(folder: Path, url: str) -> dict[str, Any]:
             raise ScattershotError(
                 f"the folder of the study {study.study.name!r} was renamed; give it its name back"
             )
-        redis_study = RedisStudy(url, info_of(study, ledger.state.uid, study.study.data))
+        redis_study = RedisStudy(
+            url, info_of(ledger.state.settings, ledger.state.uid, study.study.data)
+        )
         reach(redis_study.connection, url)
         namesake = was_recovered(folder) and redis_study.forget_namesake()
         lost = not redis_study.published()
         redis_study.take()
         try:
-            Search(study, ledger, redis_study, _NoView()).restore()
+            Search(ledger, redis_study).restore()
         finally:
             redis_study.release()
         return {"lost": lost, "namesake": namesake, "living": ledger.state.living}

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from scattershot_common.store.retention import Retention
 from scattershot_common.store.store import Store
-from scattershot_common.study.settings import StudyFile
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
 #: Seconds that the end of a search waits for deletions still under way in an object store.
@@ -20,13 +19,15 @@ class CheckpointCleanup:
     active until that stage has chosen.
     """
 
-    def __init__(self, state: StudyState, study: StudyFile, checkpoints: Store) -> None:
+    def __init__(self, state: StudyState, checkpoints: Store) -> None:
         """Take what holds `trials/`, and delete what an earlier master has left over."""
         self._state = state
         self._checkpoints = checkpoints
-        self._best = Retention(study.checkpoints.keep, state.objective)
+        self._best = Retention(state.settings.checkpoints.keep, state.objective)
         self._continues = {
-            index: stage.continue_ for index, stage in enumerate(study.stages) if stage.continue_
+            index: stage.continue_
+            for index, stage in enumerate(state.settings.stages)
+            if stage.continue_
         }
         self._candidates = Retention(max(self._continues.values(), default=0), state.objective)
         self._complete: set[int] = set()

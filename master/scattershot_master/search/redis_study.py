@@ -65,7 +65,7 @@ class RedisStudy:
             "or take over with --take-over"
         )
 
-    def outwait(self, note: Callable[[str], object] = lambda text: None) -> None:
+    def wait_for_claim(self, note: Callable[[str], object] = lambda text: None) -> None:
         """Wait until the claim of a master that was killed has run out, at most its 15 s.
 
         Returns at once where there is none, and soon where its holder lives: it renews its claim.
@@ -268,7 +268,7 @@ class RedisStudy:
         )
 
 
-def unseat(connection: Redis, study: str) -> None:
+def depose_master(connection: Redis, study: str) -> None:
     """Take a study from its master, if it has one: it notices within seconds, and stops."""
     connection.set(Keys(study).master, f"taken over:{time.time_ns()}", px=_MASTER_LEASE_MS, xx=True)
 

@@ -1,93 +1,58 @@
-"""Owns the master's loop: read what workers did, judge, plan, write it down, act."""
+"""A study's search: the master's loop, from what workers did to what Redis is to know."""
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Protocol, cast
+from collections.abc import Callable, Iterable
 
 from scattershot_common.bus.outage import REDIS_OUTAGE
-from scattershot_common.bus.outcome import FAILURES
-from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.bus.stream import Event
-from scattershot_common.bus.workers import Heartbeat
-from scattershot_common.errors import CheckpointError, ScattershotError
-from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_key
-from scattershot_common.study.settings import StudyFile
-from scattershot_common.trial import STATES, State
-from scattershot_master.killers.base import Killer
-from scattershot_master.killers.build import stage_killers
-from scattershot_master.search import planning
-from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
-from scattershot_master.search.judging import Judge
+from scattershot_master.search.controller import Controller
+from scattershot_master.search.observers import Observers
 from scattershot_master.search.redis_study import RedisStudy
-from scattershot_master.search.redis_sync import RedisSync
+from scattershot_master.search.redis_sync import Loss, RedisSync
 from scattershot_master.search.workforce import Workforce
 from scattershot_master.state import events
-from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ledger import Ledger
-from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 
 #: Seconds between looks at leases, workers and the queue.
 _HOUSEKEEPING = 1.0
-#: A turn of the loop waits this long for more events, so that a flood is taken in gulps.
-_GULP = 0.004
-
-
-class View(Protocol):
-    """What shows the search while it runs."""
-
-    def update(
-        self, state: StudyState, workers: Sequence[Heartbeat], *, rate: float | None
-    ) -> None:
-        """Show the state of things."""
-
-    def note(self, text: str, *, routine: bool = False) -> None:
-        """Tell of one thing that happened; `routine` if it happens all the time."""
+#: Seconds that a turn of the loop waits for more events, so that many are handled together.
+_BATCH = 0.004
+#: Seconds between tries while Redis does not answer.
+_RETRY_AFTER = 0.5
+#: Seconds that workers have for the last checkpoints, besides [worker] kill_grace.
+_LAST_CHECKPOINTS = 10.0
 
 
 class Search:
     """Runs one study to its end, or until it is asked to stop.
 
-    Whatever is decided is written to the ledger before it is done, and everything that is done
+    Every decision is written to the ledger before it is carried out, and whatever is carried out
     may be done again: a master that was killed anywhere goes on from the ledger.
     """
 
     def __init__(
         self,
-        study: StudyFile,
         ledger: Ledger,
-        dispatch: RedisStudy,
-        view: View,
-        tend: Callable[[], None] = lambda: None,
+        redis_study: RedisStudy,
+        observers: Observers | None = None,
+        keep_alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the study, its open ledger, its side of the bus, and what shows it.
+        """Take the study's open ledger, its side of the bus, and who follows the search.
 
-        `tend` is called every second: it may start again what has died on this machine.
+        `keep_alive` is called every second: it may start again what has died on this machine.
         """
-        self._study, self._ledger, self._dispatch, self._view = study, ledger, dispatch, view
-        self._tend = tend
-        self._state = ledger.state
-        self._checkpoints = self._state.checkpoints(ledger.folder)
-        self._retaining = CheckpointCleanup(self._state, study, self._checkpoints)
-        self._killers: list[Killer] = []
-        self._judge: Judge | None = None
-        self._roster = Workforce(view.note)
-        self._upkeep = RedisSync(
-            ledger,
-            dispatch,
-            take=self._take,
-            note=view.note,
-            tend=tend,
-            stopping=lambda: self.stopping,
-        )
+        self._ledger, self._state = ledger, ledger.state
+        self._token = redis_study.token
+        self._observers = observers or Observers()
+        self._keep_alive = keep_alive
+        self._workforce = Workforce()
+        self._controller = Controller(ledger, self._workforce, self._observers)
+        self._sync = RedisSync(ledger, redis_study)
         self._due = 0.0
         #: Set (by a signal handler, or by the `stop` command) to end the loop cleanly.
         self.stopping = False
-        if stage := planning.current_stage(self._state):
-            self._enter(stage)
 
     def run(self, *, workers_gone: bool = False) -> bool:
         """Run until the last stage is closed (True) or `stopping` was set (False).
@@ -98,201 +63,133 @@ class Search:
         Raises:
             ScattershotError: the study cannot go on; nothing is lost.
         """
-        self._upkeep.begin(workers_gone=workers_gone)
+        self._begin(workers_gone=workers_gone)
         try:
             while not self.stopping:
                 try:
                     if self._turn():
                         return True
                 except REDIS_OUTAGE as error:
-                    self._upkeep.outwait(error)
-            self._upkeep.hold(self._study.worker.kill_grace)
+                    self._wait_for_redis(error)
+            self._hold()
             return False
         finally:
-            self._retaining.settle()
+            self._controller.close()
 
     def restore(self) -> None:
         """Give Redis all it must know of the study, and leave it at that."""
-        self._upkeep.begin(workers_gone=False)
-        self._upkeep.act()
+        self._begin(workers_gone=False)
+        self._carry_out()
+
+    def _begin(self, *, workers_gone: bool) -> None:
+        while not self.stopping:
+            try:
+                if self._sync.forget_beyond():
+                    self._observers.note(
+                        "the ledger ends before what Redis knows: Redis forgets it"
+                    )
+                if workers_gone:
+                    self._catch_up()
+                    self._sync.free_running()
+                else:
+                    self._sync.extend_leases()
+                self._resync()
+                return
+            except REDIS_OUTAGE as error:
+                self._wait_for_redis(error)
 
     # ---- a turn of the loop
 
     def _turn(self) -> bool:
-        """Take in events, decide, write down, act; return whether the last stage is closed."""
-        read = self._dispatch.stream.read(self._state.cursor, block_ms=100)
-        if read:
-            time.sleep(_GULP)
-            read += self._dispatch.stream.read(read[-1].id, block_ms=None)
-        for event in read:
-            self._take(event)
-        over = self._plan()
+        """Apply events, decide, write, carry out; return whether the last stage is closed."""
+        batch = self._sync.read(block_ms=100)
+        if batch:
+            time.sleep(_BATCH)
+            batch += self._sync.read(block_ms=None, after=batch[-1].id)
+        self._apply(batch)
+        over = self._controller.plan()
         self._ledger.commit()
-        self._upkeep.act()
+        self._carry_out()
         if time.monotonic() >= self._due:
-            self._tend()
-            self._roster.meet(self._dispatch.workers())
-            self._upkeep.keep(self._study.worker.max_failures)
+            self._keep_house()
             self._due = time.monotonic() + _HOUSEKEEPING
-        self._view.update(self._state, self._roster.workers, rate=self._roster.rate())
+        workforce = self._workforce
+        self._observers.tick(self._state, workforce.workers, rate=workforce.rate())
         return over
 
-    def _take(self, event: Event) -> None:
-        if event.kind == "stop":
-            self._ledger.append(events.StopAsked(event.id))
-            self.stopping |= event.worker == self._dispatch.token
-            return
-        if event.kind == "kind":
-            self._ledger.append(
-                events.TrainingChosen(
-                    event.worker, cast(TrainingMode, event.why), event.reason, event.id
-                )
-            )
-            self._view.note(f"trials are trained {event.why}: {event.reason}")
-            return
-        if event.trial not in self._state.trials:
-            # a power cut took its sampling from the ledger; drawn again, it is the same trial
-            self._sample(event.trial + 1 - len(self._state.trials))
-        trial = self._state.trials.get(event.trial)
-        if trial is None or event.kind not in ("report", "started", *STATES):
-            self._ledger.append(events.Skipped(event.id))  # none of ours: someone else writes here
-            return
-        if event.kind == "report" and (event.epoch <= trial.done or not trial.living):
-            self._ledger.append(events.Skipped(event.id))  # Redis had lost its data: trained again
-            return
-        if event.kind == "report":
-            file = event.checkpoint
-            if file and not is_checkpoint_of(trial.number, file):
-                self._view.note(f"trial {trial.number}: refused {file[:80]!r} as a checkpoint")
-                file = ""
-            self._ledger.append(
-                events.EpochReported(
-                    event.trial, event.attempt, event.epoch, event.metrics, file, event.id
-                )
-            )
-            self._judge_report(trial)
-            return
-        if event.kind == "started":
-            self._ledger.append(
-                events.TrialStarted(event.trial, event.attempt, event.worker, event.id)
-            )
-            return
-        before = trial.living
-        self._ledger.append(
-            events.TrialChanged(
-                cast(State, event.kind),
-                event.trial,
-                event.attempt,
-                event.reason,
-                event.why,
-                event.id,
-            )
-        )
-        if event.kind == "waiting" and not event.why:
-            self._upkeep.outbox.append(trial)
-        if event.why in FAILURES:
-            self._view.note(f"trial {trial.number} attempt {event.attempt}: {event.reason}")
-        if before and not trial.living:
-            self._ended(trial)
+    def _apply(self, batch: Iterable[Event]) -> None:
+        for event in batch:
+            if event.kind == "stop":
+                self._ledger.append(events.StopAsked(event.id))
+                self.stopping |= event.worker == self._token
+            else:
+                self._controller.apply(event)
 
-    def _judge_report(self, trial: TrialRecord) -> None:
-        if self._judge is None or trial.kill_asked:
-            return
-        if reason := self._judge.verdict(trial):
-            self._ledger.append(events.KillAsked(trial.number, reason))
-            self._upkeep.kills.append(trial)
+    def _carry_out(self) -> None:
+        """Carry out what was decided. After a failure `_resync` does all of it again."""
+        controller = self._controller
+        self._sync.kill(controller.to_kill)
+        controller.to_kill.clear()
+        self._sync.send(controller.to_send)
+        controller.to_send.clear()
 
-    def _ended(self, trial: TrialRecord) -> None:
-        self._roster.trial_ended()
-        self._retaining.ended(trial)
-        if trial.state == "killed":
-            text = f"trial {trial.number} killed at epoch {trial.done}: {trial.reason}"
-            self._view.note(text, routine=True)
-        if trial.state == "failed":
-            self._view.note(f"trial {trial.number} failed: {trial.reason}")
-            self._give_up_if_all_fail()
+    def _keep_house(self) -> None:
+        """Stay the master, and put back what Redis, or a worker, has lost."""
+        self._keep_alive()
+        for note in self._workforce.update(self._sync.workers()):
+            self._observers.note(note)
+        loss = self._sync.check()
+        if loss is not Loss.NOTHING:
+            self._note_loss(loss)
+            self._resync()
+        self._sync.put_back()
 
-    def _give_up_if_all_fail(self) -> None:
-        """Stop a study whose every trial fails the same way: more of them would teach nothing."""
-        failed = self._state.by_state["failed"]
-        enough = max(3, len(self._roster.workers) + 1)
-        if any(trial.history for trial in self._state.trials.values()):
+    # ---- when Redis was away
+
+    def _wait_for_redis(self, error: Exception) -> None:
+        since = time.monotonic()
+        self._observers.note(f"Redis does not answer ({error}); waiting for it")
+        while not self.stopping:
+            time.sleep(_RETRY_AFTER)
+            self._keep_alive()
+            try:
+                self._note_loss(self._sync.reconnect())
+                self._resync()
+            except REDIS_OUTAGE:
+                continue
+            self._observers.note(f"Redis is back after {time.monotonic() - since:.0f} s")
             return
-        if len(failed) < min(enough, sum(stage.trials or 1 for stage in self._study.stages)):
-            return
-        trials = [self._state.trials[number] for number in sorted(failed)]
-        if len({re.sub(r"[-+.\d]+", "#", trial.reason) for trial in trials}) > 1:
-            return
+
+    def _note_loss(self, loss: Loss) -> None:
+        if loss is Loss.EVERYTHING:
+            self._observers.note("Redis has lost its data; it is given again what the ledger holds")
+
+    def _resync(self) -> None:
+        """Make Redis know all that the ledger does."""
+        self._catch_up()
+        self._controller.to_kill[:] = self._sync.resync()
+        self._controller.to_send.clear()
+
+    def _catch_up(self) -> None:
+        """Apply all events that were not read yet."""
+        self._apply(self._sync.read(block_ms=None, count=100_000))
         self._ledger.commit()
-        key = trial_key(trials[0].number, "error.txt")
-        hint = ""
-        with suppress(CheckpointError):
-            if self._checkpoints.exists(key):
-                hint = f" (traceback: {self._checkpoints.path_of(key)})"
-        raise ScattershotError(
-            f"the first {len(trials)} trials all failed: {trials[0].reason}{hint}; "
-            "mend it and run with --fresh"
-        )
 
-    # ---- deciding
+    # ---- the end
 
-    def _plan(self) -> bool:
-        """Open, fill, settle and close stages; return whether the last one is closed."""
-        state = self._state
-        while True:
-            stage = planning.current_stage(state)
-            if stage is None:
-                if not self._open_next():
-                    return True
-                continue
-            if planning.stage_done(state, stage):
-                self._close(stage)
-                continue
-            if rung := planning.due_rung(state, self._killers):
-                self._ledger.append(rung)
-                self._upkeep.outbox += [state.trials[number] for number in rung.go]
-                for number, _ in rung.kill:
-                    self._upkeep.kills.append(state.trials[number])
-                    self._ended(state.trials[number])
-                continue
-            self._sample(self._roster.lookahead() - len(state.by_state["waiting"]))
-            return False
-
-    def _sample(self, count: int) -> None:
-        """Draw up to `count` further trials of the open stage."""
-        if planning.current_stage(self._state) is None:
-            return
-        for point in planning.next_points(self._state, self._killers, count):
-            self._ledger.append(point)
-            self._upkeep.outbox.append(self._state.trials[point.trial])
-
-    def _open_next(self) -> bool:
-        index = len(self._state.stages)
-        if index >= len(self._study.stages):
-            return False
-        killers = stage_killers(self._state.settings, index)
-        opening = planning.next_stage(self._state, killers)
-        assert opening is not None
-        self._ledger.append(opening)
-        stage = self._state.stages[-1]
-        self._enter(stage)
-        for number in stage.trials:
-            self._retaining.active(self._state.trials[number])
-            self._upkeep.outbox.append(self._state.trials[number])
-        self._retaining.stage_opened()
-        epochs = self._study.stages[index].epochs
-        self._view.note(f"stage {stage.name}: {stage.target} trials to {epochs} epochs")
-        for note in stage.notes:
-            self._view.note(f"  {note}")
-        return True
-
-    def _enter(self, stage: StageRecord) -> None:
-        self._killers = stage_killers(self._state.settings, stage.index)
-        self._judge = Judge(self._state, stage, self._killers) if self._killers else None
-
-    def _close(self, stage: StageRecord) -> None:
-        self._ledger.append(events.StageClosed(stage.index))
-        self._judge = None
-        for warning in border_warnings(self._state):
-            if warning.stage == stage.name:
-                self._view.note(f"warning: {warning}")
+    def _hold(self) -> None:
+        """Let running trials go back to waiting, so that they go on when the study does."""
+        grace = self._state.settings.worker.kill_grace + _LAST_CHECKPOINTS
+        deadline = time.monotonic() + grace
+        try:
+            while time.monotonic() < deadline:
+                self._sync.clear_queue()
+                self._apply(self._sync.read(block_ms=100))
+                self._ledger.commit()
+                if not self._sync.hold_running():
+                    break
+        except REDIS_OUTAGE as error:
+            self._observers.note(
+                f"Redis does not answer ({error}): running trials are left as they are"
+            )
+        self._ledger.commit(sync=True)

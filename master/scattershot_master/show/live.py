@@ -11,6 +11,7 @@ from rich.live import Live
 
 from scattershot_common.bus.workers import Heartbeat
 from scattershot_master import text as words
+from scattershot_master.search.observers import Observer
 from scattershot_master.show.layout import Cell, TextLine, line, plain_text
 from scattershot_master.show.live_frame import Pace, frame, progress_line
 from scattershot_master.show.terminal import RichPage
@@ -25,8 +26,10 @@ SHARE = 0.02
 LATELY, AT_ONCE = 3, 5
 
 
-class LiveView:
-    """Shows a search while it runs. `update` may be called as often as one likes."""
+class LiveView(Observer):
+    """Shows a search while it runs, as an observer of it."""
+
+    in_loop = True
 
     def __init__(
         self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
@@ -43,7 +46,7 @@ class LiveView:
         self._noted: deque[float] = deque(maxlen=AT_ONCE)
         self._lately: deque[TextLine] = deque(maxlen=LATELY)
 
-    def update(
+    def tick(
         self, state: StudyState, workers: Sequence[Heartbeat], *, rate: float | None = None
     ) -> None:
         """Show the state of things, if the last picture or line is old enough.

@@ -189,7 +189,7 @@ def test_ensemble_members_stay_whatever_becomes_of_them(tmp_path: Path) -> None:
     for number, value in enumerate([0.1, 0.2, 0.9, 0.8, 0.3]):
         room.train(number, value)
     room.apply("ensemble", ensemble={"members": [{"trial": 0}, {"trial": 2}]})
-    keeping = CheckpointCleanup(room.state, room.study, LocalStore(tmp_path))
+    keeping = CheckpointCleanup(room.state, LocalStore(tmp_path))
     assert room.there() == [0, 2, 3]
     keeping.pin([6])
     for number, value in ((5, 0.95), (6, 0.4), (7, 0.99)):
@@ -201,7 +201,7 @@ def test_ensemble_members_stay_whatever_becomes_of_them(tmp_path: Path) -> None:
 def test_the_smallest_stay_where_the_goal_is_to_minimize(tmp_path: Path) -> None:
     study = {"name": "small", "task": "digits", "goal": "minimize"}
     room = Room(tmp_path, study=study, **ONE_STAGE)
-    keeping = CheckpointCleanup(room.state, room.study, LocalStore(tmp_path))
+    keeping = CheckpointCleanup(room.state, LocalStore(tmp_path))
     for number, value in enumerate([0.5, 0.1, 0.9, 0.2, 0.2]):
         room.train(number, value)
         keeping.ended(room.state.trials[number])
@@ -217,7 +217,7 @@ def test_a_file_that_cannot_be_removed_does_not_stop_the_search(
 
     monkeypatch.setattr(LocalStore, "delete", refuse)
     room = Room(tmp_path, **ONE_STAGE)
-    keeping = CheckpointCleanup(room.state, room.study, LocalStore(tmp_path))
+    keeping = CheckpointCleanup(room.state, LocalStore(tmp_path))
     for number, value in enumerate([0.1, 0.2, 0.9]):
         room.train(number, value)
         keeping.ended(room.state.trials[number])
@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_removed_does_not_stop_the_search(
 @pytest.mark.parametrize("end", ["killed", "failed"])
 def test_only_complete_trials_wait_for_a_stage_that_continues(tmp_path: Path, end: str) -> None:
     room = Room(tmp_path, stage=[STAGES[0], STAGES[2]], checkpoints={"keep": 1})
-    keeping = CheckpointCleanup(room.state, room.study, LocalStore(tmp_path))
+    keeping = CheckpointCleanup(room.state, LocalStore(tmp_path))
     ends: list[Callable[[int], str]] = [lambda number: end, lambda number: "complete"]
     for number, value in enumerate([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4]):
         room.train(number, value, ends[number % 2](number))

@@ -124,13 +124,13 @@ def test_a_server_that_was_started_again_is_noticed(tmp_path: Path) -> None:
     server.start()
     try:
         master = Master(server.url, tmp_path / "out", STUDY)
-        assert [master.dispatch.restarted() for _ in range(2)] == [False, False]
+        assert [master.redis_study.restarted() for _ in range(2)] == [False, False]
         process = server._process
         assert process is not None
         process.kill()
         process.wait()
         server.tend()
         eventually(lambda: connect(server.url).ping())
-        assert [master.dispatch.restarted() for _ in range(2)] == [True, False]
+        assert [master.redis_study.restarted() for _ in range(2)] == [True, False]
     finally:
         server.stop()

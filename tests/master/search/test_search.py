@@ -413,7 +413,7 @@ def test_a_killed_trial_stays_killed_when_the_study_is_stopped_right_after(
         if state.trials and state.trials[0].state == "running":
             kill(redis_url, 0)
             kill(redis_url, 0, "again")
-            stop_trial(master.dispatch.states, 0, StopReason.HOLD, "")
+            stop_trial(master.redis_study.states, 0, StopReason.HOLD, "")
             master.search.stopping = True
             gate.set()
 
@@ -495,7 +495,7 @@ def test_a_trial_that_crashes_while_the_study_stops_is_held_in_its_next_attempt(
     with PretendWorkers(redis_url, 2, fault=fault):
         master = Master(redis_url, tmp_path, STUDY, Watcher(look))
         # a worker was faster than the master, and has the next attempt off the queue
-        master.dispatch.clear_queue = lambda waiting: None  # type: ignore[method-assign]
+        master.redis_study.clear_queue = lambda waiting: None  # type: ignore[method-assign]
         assert not master.run()
     state = read(tmp_path / NAME)
     assert not state.by_state["running"]
@@ -523,12 +523,12 @@ class Fate:
         self._synced = 0
 
     def follow(self, master: Master) -> None:
-        states, queue = master.dispatch.states, master.dispatch.queue
+        states, queue = master.redis_study.states, master.redis_study.queue
         self._synced = (master.ledger.path).stat().st_size
         for owner, names in (
             (master.ledger, ["commit"]),
-            (master.dispatch.stream, ["read", "trim"]),
-            (master.dispatch, ["find_lost", "reap", "renew"]),
+            (master.redis_study.stream, ["read", "trim"]),
+            (master.redis_study, ["find_lost", "reap", "renew"]),
             (states, ["run", "requeue", "signal", "expired", "extend_leases"]),
             (queue, ["put", "put_front", "waiting", "remove"]),
         ):
@@ -685,8 +685,8 @@ def test_workers_get_time_after_an_outage(redis_url: str, tmp_path: Path) -> Non
 
     with PretendWorkers(redis_url, 2, fault=fault):
         master = Master(redis_url, tmp_path, STUDY, Watcher(looks.append))
-        upkeep = master.search._upkeep
-        own, upkeep.act = upkeep.act, act  # type: ignore[method-assign]
+        search = master.search
+        own, search._carry_out = search._carry_out, act  # type: ignore[method-assign]
         assert master.run()
     assert not left
     assert not events(tmp_path, "waiting")
@@ -697,10 +697,10 @@ def test_a_master_that_never_reached_redis_can_be_stopped(
 ) -> None:
     master = Master(own_redis.url, tmp_path, STUDY)
 
-    def tend() -> None:
+    def keep_alive() -> None:
         master.search.stopping = True
 
-    master.search._upkeep._tend = tend
+    master.search._keep_alive = keep_alive
     own_redis.stop()
     assert not master.search.run()
     master.ledger.close()
@@ -724,7 +724,7 @@ def test_the_study_goes_on_when_redis_comes_back_with_its_data(
 
     view = once(lambda state: reported(state) >= 15, kill_redis)
     with PretendWorkers(own_redis.url, 3, seed=1):
-        master = Master(own_redis.url, tmp_path, STUDY, view, tend=own_redis.tend)
+        master = Master(own_redis.url, tmp_path, STUDY, view, keep_alive=own_redis.tend)
         assert master.run()
     assert table(master.state) == expected
     assert any(note.startswith("Redis does not answer") for note in view.notes)
@@ -759,13 +759,13 @@ def test_a_kill_that_redis_lost_is_asked_again(redis_url: str, tmp_path: Path) -
 
     def empty() -> None:
         connect(redis_url).flushall()
-        del master.dispatch.stop
+        del master.redis_study.stop
 
     # it pauses at the rung before it hears of its kill, and then Redis is emptied
     view = once(lambda state: 0 in state.by_state["paused"], empty)
     with PretendWorkers(redis_url, 2, curve=broken({0}, seeds_of(study))):
         master = Master(redis_url, tmp_path, study, view)
-        master.dispatch.stop = lambda *_: None  # type: ignore[method-assign]
+        master.redis_study.stop = lambda *_: None  # type: ignore[method-assign]
         assert master.run()
     assert master.state.trials[0].reason.startswith("diverged rule")
 
@@ -792,7 +792,7 @@ def test_what_others_write_to_the_stream_is_read_once(
     # nothing else comes while both workers are silent
     view = once(lambda state: len(state.by_state["running"]) == 2, write)
     master = Master(redis_url, tmp_path, STUDY, view)
-    own, master.dispatch.stream.read = master.dispatch.stream.read, seeing  # type: ignore
+    own, master.redis_study.stream.read = master.redis_study.stream.read, seeing  # type: ignore
     with PretendWorkers(redis_url, 2, fault=lambda *_: "" if len(looks) > 3 else "silent"):
         assert master.run()
     assert seen.count(written[0]) == 1
@@ -815,7 +815,7 @@ def test_a_redis_that_takes_no_orders_for_a_while_is_waited_for(
 
     with PretendWorkers(redis_url, 2):
         master = Master(redis_url, tmp_path, STUDY)
-        own, master.dispatch.queue.put = master.dispatch.queue.put, put  # type: ignore
+        own, master.redis_study.queue.put = master.redis_study.queue.put, put  # type: ignore
         assert master.run()
     assert table(master.state) == expected
     assert "Redis does not answer (not now); waiting for it" in master.view.notes
@@ -846,7 +846,7 @@ def test_a_ledger_from_a_backup_is_gone_on_with_though_redis_knows_more(
     with PretendWorkers(redis_url, 2):
         master = Master(redis_url, tmp_path, STUDY)
         assert master.run()
-        master.dispatch.trim(master.state.cursor)
+        master.redis_study.trim(master.state.cursor)
         connect(redis_url).xtrim(Keys(NAME).events, maxlen=0, approximate=False)
         whole = master.ledger.path.read_bytes().splitlines(keepends=True)
         master.ledger.path.write_bytes(b"".join(whole[: int(share * len(whole))]))
@@ -890,7 +890,7 @@ def test_a_master_stops_when_another_takes_over(
             first.run()
         stopped.set()
         (second,) = others
-        assert connect(redis_url).get(Keys(NAME).master) == second.dispatch.token
+        assert connect(redis_url).get(Keys(NAME).master) == second.redis_study.token
         assert second.run()
     assert table(second.state) == expected
 
@@ -904,7 +904,7 @@ def test_another_study_of_the_same_name_is_refused_and_the_first_keeps_its_maste
     with pytest.raises(ScattershotError, match="another"):
         Master(redis_url, tmp_path / "there", STUDY, take_over=force)
     assert connect(redis_url).get(Keys(NAME).master) == token
-    first.dispatch.release()
+    first.redis_study.release()
     with pytest.raises(ScattershotError, match="another study named 'pretended' is in this Redis"):
         Master(redis_url, tmp_path / "there", STUDY, take_over=force)
     assert not connect(redis_url).exists(Keys(NAME).master)
@@ -923,13 +923,13 @@ def test_a_full_disk_ends_the_search_with_everything_acted_upon_in_the_ledger(
     with PretendWorkers(redis_url, 2):
         master = Master(redis_url, tmp_path, STUDY)
         acted: set[int] = set()
-        send = master.dispatch.send
+        send = master.redis_study.send
 
         def sent(trials: Any, **more: Any) -> None:
             acted.update(trial.number for trial in trials)
             send(trials, **more)
 
-        monkeypatch.setattr(master.dispatch, "send", sent)
+        monkeypatch.setattr(master.redis_study, "send", sent)
         master.ledger._file = FullDisk(master.ledger._file, 3000)  # type: ignore[assignment]
         with pytest.raises(ScattershotError, match="the disk is full"):
             master.run()

@@ -99,7 +99,7 @@ def test_what_ranks_below_the_best_is_removed_from_the_store(study: Study) -> No
     study.train(0.1)
     study.train(0.7)
     study.store.write(trial_key(0, "error.txt"), b"Traceback")
-    keeping = CheckpointCleanup(study.state, study.file, study.store)
+    keeping = CheckpointCleanup(study.state, study.store)
     for value in (0.8, 0.2, 0.9, math.pi / 100):
         study.train(value)
         keeping.ended(study.state.trials[len(study.state.trials) - 1])
@@ -114,13 +114,13 @@ def test_what_an_earlier_master_left_is_removed_by_one_listing(
     for number in range(12):
         study.train(number / 100)
     listed = listings(monkeypatch)
-    CheckpointCleanup(study.state, study.file, study.store).settle()
+    CheckpointCleanup(study.state, study.store).settle()
     assert sorted(study.store.all_checkpoints()) == [10, 11]
     assert len(listed) <= 3
 
 
 def test_a_store_that_is_away_does_not_stop_the_search(no_answer: Study) -> None:
-    keeping = CheckpointCleanup(no_answer.state, no_answer.file, no_answer.store)
+    keeping = CheckpointCleanup(no_answer.state, no_answer.store)
     keeping.ended(no_answer.state.trials[0])
     keeping.settle()
 

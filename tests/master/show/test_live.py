@@ -79,7 +79,7 @@ def test_a_log_gets_a_line_of_progress_now_and_then(state: StudyState, clock: Cl
     view, file = log_view(clock)
     for _ in range(100):
         clock.now += LINE_S / 50
-        view.update(state, [], rate=None)
+        view.tick(state, [], rate=None)
     (printed,) = file.getvalue().splitlines()
     coarse = progress.stages(state)[0]
     best = progress.leaders(state, 1)[0]
@@ -92,7 +92,7 @@ def test_a_log_does_not_repeat_itself(state: StudyState, clock: Clock) -> None:
     view, file = log_view(clock)
     for _ in range(10):
         clock.now += LINE_S
-        view.update(state, [])
+        view.tick(state, [])
     assert file.getvalue().count("\n") == 1
 
 
@@ -101,7 +101,7 @@ def test_a_log_tells_how_much_time_is_left_once_there_is_evidence(clock: Clock) 
     view, file = log_view(clock)
     for count, _ in enumerate(simulation.events()):
         clock.now += 0.5
-        view.update(simulation.state, [])
+        view.tick(simulation.state, [])
         if count == 120:
             break
     first, *later = file.getvalue().splitlines()
@@ -115,7 +115,7 @@ def test_a_log_tells_how_much_time_is_left_once_there_is_evidence(clock: Clock) 
 def test_a_terminal_gets_a_picture_with_all_parts(state: StudyState, clock: Clock) -> None:
     view, file = screen_view(clock)
     view.note("trial 3 killed at epoch 1: too bad", routine=True)
-    view.update(state, pulses("host-0-4000", "host-9-1"), rate=2.5)
+    view.tick(state, pulses("host-0-4000", "host-9-1"), rate=2.5)
     shown = since(file)
     view.close()
     assert "2.5 trials/s" in shown
@@ -130,14 +130,14 @@ def test_a_picture_is_not_drawn_more_often_than_four_times_a_second(
     state: StudyState, clock: Clock
 ) -> None:
     view, file = screen_view(clock)
-    view.update(state, [])
+    view.tick(state, [])
     since(file)
     for _ in range(10):
         clock.now += 0.02
-        view.update(state, [])
+        view.tick(state, [])
     assert since(file) == ""
     clock.now += 1e6
-    view.update(state, [])
+    view.tick(state, [])
     assert since(file) != ""
     view.close()
 
@@ -148,13 +148,13 @@ def test_pictures_that_cost_much_come_less_often(
     view, file = screen_view(clock)
     seconds = iter(range(100))
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
-    view.update(state, [])  # takes a second
+    view.tick(state, [])  # takes a second
     since(file)
     clock.now = 0.9 / live.SHARE
-    view.update(state, [])
+    view.tick(state, [])
     assert since(file) == ""
     clock.now = 1.1 / live.SHARE
-    view.update(state, [])
+    view.tick(state, [])
     assert since(file) != ""
     view.close()
 
@@ -167,7 +167,7 @@ def test_a_note_cannot_steer_the_terminal(clock: Clock) -> None:
 
 def test_a_note_stays_when_the_picture_goes(state: StudyState, clock: Clock) -> None:
     view, file = screen_view(clock)
-    view.update(state, [])
+    view.tick(state, [])
     since(file)
     view.note("worker host-3 has gone")
     assert "worker host-3 has gone" in since(file)
@@ -177,13 +177,13 @@ def test_a_note_stays_when_the_picture_goes(state: StudyState, clock: Clock) -> 
 
 def test_a_flood_of_notes_comes_in_one_piece_and_whole(state: StudyState, clock: Clock) -> None:
     view, file = screen_view(clock)
-    view.update(state, [])
+    view.tick(state, [])
     since(file)
     for number in range(200):
         view.note(f"note {number:03d}")
     assert since(file).count("note ") < 10
     clock.now += 1e6
-    view.update(state, [])
+    view.tick(state, [])
     assert "note 199" in since(file)
     view.note("note 200")
     view.close()
