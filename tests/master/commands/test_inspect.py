@@ -144,6 +144,7 @@ def test_json_and_csv_at_once_are_bad_usage(study: Path, run: Run) -> None:
 
 
 HEAVY = {"numpy", "scipy", "sklearn", "torch", "redis", "rq", "pydantic", "rich", "safetensors"}
+HEAVY |= {"jinja2", "tomlkit"}
 
 
 def imported(call: str, folder: Path) -> set[str]:
