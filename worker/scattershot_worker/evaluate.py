@@ -1,4 +1,4 @@
-"""Owns the one look at the test part: an ensemble's members, each run over it once.
+"""Evaluates the members of an ensemble on the test part, once.
 
 Run as `python -m scattershot_worker.evaluate` by the master, which has no torch: it reads a JSON
 request from standard input and answers with one JSON line on standard output.

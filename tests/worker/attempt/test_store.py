@@ -1,4 +1,4 @@
-"""A worker whose study has its checkpoints in an object store, and a store that is away."""
+"""A worker with checkpoints in an object store, and one whose store does not answer."""
 
 import threading
 from collections.abc import Callable
@@ -50,16 +50,16 @@ def test_a_trial_goes_on_from_its_store_as_it_would_from_a_disk(
     assert workbench.run(train, until=4, attempt=2) == ("ended", "complete")
     away = workbench.reported()
     assert not workbench.folder.exists()
-    kept = store.checkpoints(7)
-    assert [name[-15:-12] for name in kept] == ["001", "003", "004"]
-    assert store.header(trial_key(7, kept[-1]))["attempt"] == 2
+    names = store.checkpoints(7)
+    assert [name[-15:-12] for name in names] == ["001", "003", "004"]
+    assert store.header(trial_key(7, names[-1]))["attempt"] == 2
 
     workbench.context.studies["study"] = workbench.info
     workbench.run(train, trial=8, until=4)
     assert workbench.reported(8) == away
     local = LocalStore(workbench.folder)
     here = local.tensors(trial_key(8, local.checkpoints(8)[-1]), "model")
-    there = store.tensors(trial_key(7, kept[-1]), "model")
+    there = store.tensors(trial_key(7, names[-1]), "model")
     assert all(there[name].tobytes() == here[name].tobytes() for name in here)
 
 

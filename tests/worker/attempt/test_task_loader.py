@@ -69,9 +69,9 @@ def test_nothing_of_ours_is_importable_under_a_common_name() -> None:
 def test_a_module_inside_a_package_is_found(folder: Path) -> None:
     (folder / "mine" / "inner").mkdir(parents=True)
     (folder / "mine" / "inner" / "flowers.py").write_text("def train(trial): return 5\n")
-    found = load_task("mine.inner.flowers:train", None)
-    assert not isinstance(found, Task)
-    assert found(None) == 5
+    task = load_task("mine.inner.flowers:train", None)
+    assert not isinstance(task, Task)
+    assert task(None) == 5
 
 
 def test_a_task_is_loaded_once_and_kept_warm(folder: Path) -> None:
@@ -152,6 +152,6 @@ def test_after_an_error_the_module_is_tried_again(folder: Path) -> None:
     (folder / "flowers.py").write_text("1 / 0")
     complaint("flowers:train")
     (folder / "flowers.py").write_text("def train(trial): return 'mended by now'\n")
-    found = load_task("flowers:train", None)
-    assert not isinstance(found, Task)
-    assert found(None) == "mended by now"
+    task = load_task("flowers:train", None)
+    assert not isinstance(task, Task)
+    assert task(None) == "mended by now"

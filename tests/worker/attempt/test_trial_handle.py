@@ -78,11 +78,11 @@ def counter(values: list[float] | None = None) -> Callable[[Any], None]:
     return train
 
 
-def same_end(workbench: Workbench, one: int, other: int) -> bool:
+def same_end(workbench: Workbench, event: int, other: int) -> bool:
     """Return whether two trials ended with the same history and weights, bit for bit."""
-    if workbench.last_header(one)["history"] != workbench.last_header(other)["history"]:
+    if workbench.last_header(event)["history"] != workbench.last_header(other)["history"]:
         return False
-    first, second = workbench.last_tensors(one), workbench.last_tensors(other)
+    first, second = workbench.last_tensors(event), workbench.last_tensors(other)
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(workbench: Workb
     assert workbench.run(learner(at=crash), 2, until=6)[0] == "crash"
     workbench.states.requeue(2, 1, Outcome.CRASH, max_failures=3)
     *_, before, newest = workbench.checkpoints(2)
-    assert [checkpoints.read_header(one)["epoch"] for one in (before, newest)] == [3, 4]
+    assert [checkpoints.read_header(event)["epoch"] for event in (before, newest)] == [3, 4]
     newest.write_bytes(newest.read_bytes()[:-9])
     assert workbench.run(learner(), 2, attempt=2, until=6) == ("ended", "complete")
     again = [epoch for epoch, _ in workbench.reported(2)]
@@ -428,8 +428,8 @@ def test_an_epoch_without_a_finite_metric_is_reported_without_a_checkpoint(
     workbench: Workbench,
 ) -> None:
     workbench.run(counter([0.1, math.nan, math.inf, 0.2]))
-    reports = [one for one in workbench.events() if one.kind == "report"]
-    assert [bool(one.checkpoint) for one in reports] == [True, False, False, True]
+    reports = [event for event in workbench.events() if event.kind == "report"]
+    assert [bool(event.checkpoint) for event in reports] == [True, False, False, True]
     assert math.isnan(reports[1].metrics["acc"]) and reports[2].metrics["acc"] == math.inf
     names = [parse_name(path.name) for path in workbench.checkpoints()]
     assert [name.epoch for name in names if name] == [1, 4]

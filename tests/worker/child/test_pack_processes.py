@@ -102,14 +102,14 @@ def test_a_process_that_is_killed_takes_no_lane_with_it_for_long(worker: RealWor
     os.kill(child, signal.SIGKILL)
     all_end(study)
     for trial in LANES:
-        (lost,) = (one for one in study.events(trial) if one.kind == "waiting")
+        (lost,) = (event for event in study.events(trial) if event.kind == "waiting")
         assert (lost.why, lost.attempt) == ("crash", 1)
         assert "SIGKILL" in lost.reason
     pids = Counter(
-        int(one.metrics["val_pid"])
+        int(event.metrics["val_pid"])
         for trial in LANES
-        for one in study.events(trial)
-        if one.kind == "report"
+        for event in study.events(trial)
+        if event.kind == "report"
     )
     assert len(pids) == 2, "its next process trains them all"
 
@@ -170,7 +170,7 @@ def test_a_lane_that_hangs_is_ended_and_all_go_on(worker: RealWorker) -> None:
     study = begin(worker, "Stuck", stall=5.0)
     all_end(study)
     for trial in LANES:
-        reasons = [one.reason for one in study.events(trial) if one.why == "crash"]
+        reasons = [event.reason for event in study.events(trial) if event.why == "crash"]
         assert reasons == ["no progress for 5 s"]
 
 

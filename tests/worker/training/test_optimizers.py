@@ -24,7 +24,7 @@ def train(net: nn.Module, optimizer: optim.Optimizer, steps: int = 20) -> torch.
         optimizer.zero_grad()
         net(torch.randn(16, 4, generator=points)).square().mean().backward()
         optimizer.step()
-    return torch.cat([one.detach().flatten() for one in net.parameters()])
+    return torch.cat([weight.detach().flatten() for weight in net.parameters()])
 
 
 BY_HAND: list[tuple[dict[str, Any], Make]] = [
@@ -80,8 +80,8 @@ def test_hyperparameters_make_the_optimizer_one_would_write_by_hand(
     made, expected = make_optimizer(first, params), by_hand(second.parameters())
     assert type(made) is type(expected)
     settings = dict(made.defaults), dict(expected.defaults)
-    for one in settings:
-        one.pop("fused", None)
+    for optimizer in settings:
+        optimizer.pop("fused", None)
     assert settings[0] == settings[1]
     assert torch.allclose(train(first, made), train(second, expected), rtol=1e-4, atol=1e-6)
 
@@ -136,10 +136,10 @@ def test_an_unknown_optimizer_is_refused_with_those_there_are() -> None:
 def test_biases_and_norms_do_not_decay_unless_all_do(optimizer: str) -> None:
     network = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1))
     params = {"optimizer": optimizer, "weight_decay": 0.1}
-    decaying, others = make_optimizer(network, params).param_groups
+    decaying, exempt = make_optimizer(network, params).param_groups
     assert [parameter.dim() for parameter in decaying["params"]] == [2, 2]
-    assert [parameter.dim() for parameter in others["params"]] == [1, 1, 1, 1]
-    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert [parameter.dim() for parameter in exempt["params"]] == [1, 1, 1, 1]
+    assert (decaying["weight_decay"], exempt["weight_decay"]) == (0.1, 0.0)
     (everything,) = make_optimizer(network, {**params, "decay_all": True}).param_groups
     assert len(everything["params"]) == 6 and everything["weight_decay"] == 0.1
 

@@ -1,4 +1,4 @@
-"""The trainer's tricks, each against torch's own word for it, and each resumed bit for bit."""
+"""The trainer's options, each against torch's own implementation and resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class Shaken(Three):
 
 def training(task: Task | None = None, **params: Any) -> Training:
     seed_everything(3)
-    about = {"lr": 0.05, "batch_size": 12, **params}
-    one = Training(task or Three(), about, seed=5, budget=4, device=CPU)
-    one.begin_epoch(1, [])
-    return one
+    all_params = {"lr": 0.05, "batch_size": 12, **params}
+    trial = Training(task or Three(), all_params, seed=5, budget=4, device=CPU)
+    trial.begin_epoch(1, [])
+    return trial
 
 
 def plain() -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return the model that `training` makes, and an optimizer for it, without dropout."""
-    one = training()
-    model = copy.deepcopy(one.model)
+    trial = training()
+    model = copy.deepcopy(trial.model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -64,15 +64,15 @@ def plain() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def without_dropout(**params: Any) -> Training:
-    one = training(**params)
-    for module in one.model.modules():
+    trial = training(**params)
+    for module in trial.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return one
+    return trial
 
 
-def assert_same(one: nn.Module, other: nn.Module, within: float = 1e-6) -> None:
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+def assert_same(trial: nn.Module, other: nn.Module, within: float = 1e-6) -> None:
+    for a, b in zip(trial.parameters(), other.parameters(), strict=True):
         assert torch.allclose(a, b, atol=within)
 
 
@@ -88,22 +88,22 @@ def assert_same(one: nn.Module, other: nn.Module, within: float = 1e-6) -> None:
 )
 def test_gradients_are_clipped_as_torch_does(params: dict[str, Any], clip: Any) -> None:
     model, optimizer = plain()
-    one = without_dropout(**params)
+    trial = without_dropout(**params)
     for _ in range(3):
-        one.step(X[:12], Y[:12])
+        trial.step(X[:12], Y[:12])
         optimizer.zero_grad()
         F.cross_entropy(model(X[:12]), Y[:12]).backward()
         clip(model.parameters())
         optimizer.step()
-    assert_same(one.model, model)
+    assert_same(trial.model, model)
 
 
 def test_labels_are_smoothed_in_training_alone() -> None:
-    one = without_dropout(label_smoothing=0.2)
-    outputs = one.model(X[:12])
+    trial = without_dropout(label_smoothing=0.2)
+    outputs = trial.model(X[:12])
     expected = F.cross_entropy(outputs, Y[:12], label_smoothing=0.2)
-    assert float(one.loss(outputs, Y[:12]).detach()) == pytest.approx(float(expected))
-    assert float(one.task.loss(outputs, Y[:12]).detach()) != pytest.approx(float(expected))
+    assert float(trial.loss(outputs, Y[:12]).detach()) == pytest.approx(float(expected))
+    assert float(trial.task.loss(outputs, Y[:12]).detach()) != pytest.approx(float(expected))
 
 
 class Hinged(Three):
@@ -118,46 +118,46 @@ def test_labels_of_another_loss_cannot_be_smoothed() -> None:
 
 def test_gradients_of_several_batches_come_to_one_update_and_the_last_are_not_lost() -> None:
     model, optimizer = plain()
-    one = without_dropout(accumulate=2)
+    trial = without_dropout(accumulate=2)
     for step, index in enumerate((slice(0, 12), slice(12, 24), slice(24, 36))):
-        one.begin_step(step, 3)
-        one.step(X[index], Y[index])
+        trial.begin_step(step, 3)
+        trial.step(X[index], Y[index])
     for pair in ((slice(0, 12), slice(12, 24)), (slice(24, 36),)):
         optimizer.zero_grad()
         for index in pair:
             (F.cross_entropy(model(X[index]), Y[index]) / 2).backward()
         optimizer.step()
-    assert_same(one.model, model)
+    assert_same(trial.model, model)
 
 
 def test_weights_are_averaged_as_torch_does() -> None:
-    one = without_dropout(ema=0.9)
+    trial = without_dropout(ema=0.9)
     average = swa_utils.AveragedModel(
-        copy.deepcopy(one.model), multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9)
+        copy.deepcopy(trial.model), multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9)
     )
-    average.update_parameters(one.model)  # its first call copies, as ours begins with a copy
+    average.update_parameters(trial.model)  # its first call copies, as ours begins with a copy
     for _ in range(4):
-        one.step(X[:12], Y[:12])
-        average.update_parameters(one.model)
-    assert one.average is not None
-    with one.average.in_place():
-        assert_same(one.model, average.module)
-    before = [parameter.clone() for parameter in one.model.parameters()]
-    with one.average.in_place():
+        trial.step(X[:12], Y[:12])
+        average.update_parameters(trial.model)
+    assert trial.average is not None
+    with trial.average.in_place():
+        assert_same(trial.model, average.module)
+    before = [parameter.clone() for parameter in trial.model.parameters()]
+    with trial.average.in_place():
         pass
-    assert all(torch.equal(a, b) for a, b in zip(before, one.model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, trial.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_trial_learns_in_mixed_precision_and_keeps_full_weights(precision: str) -> None:
-    one = training(precision=precision, lr=0.2)
-    first, _ = train_epoch(one, one.task.data().train, lambda: None)
+    trial = training(precision=precision, lr=0.2)
+    first, _ = train_epoch(trial, trial.task.data().train, lambda: None)
     for epoch in range(2, 8):
-        one.begin_epoch(epoch, [])
-        last, _ = train_epoch(one, one.task.data().train, lambda: None)
+        trial.begin_epoch(epoch, [])
+        last, _ = train_epoch(trial, trial.task.data().train, lambda: None)
     assert last < first
-    assert all(p.dtype == torch.float32 for p in one.model.parameters())
-    assert ("scaler" in one.parts) == (precision == "fp16")
+    assert all(p.dtype == torch.float32 for p in trial.model.parameters())
+    assert ("scaler" in trial.parts) == (precision == "fp16")
 
 
 def test_a_step_that_the_scaler_skips_is_not_averaged_and_not_seen() -> None:
@@ -176,19 +176,19 @@ def test_a_step_that_the_scaler_skips_is_not_averaged_and_not_seen() -> None:
             self.updates += 1
 
     task, seen = Overflows(), Seen()
-    one = training(task, precision="fp16", ema=0.5)
-    assert one.average is not None and one.scaler is not None
-    one.step(X[:12], Y[:12], seen)
-    weights = {name: average.clone() for name, average in one.average.weights.items()}
-    scale = one.scaler.get_scale()
+    trial = training(task, precision="fp16", ema=0.5)
+    assert trial.average is not None and trial.scaler is not None
+    trial.step(X[:12], Y[:12], seen)
+    weights = {name: average.clone() for name, average in trial.average.weights.items()}
+    scale = trial.scaler.get_scale()
     task.broken = True
-    one.step(X[:12], Y[:12], seen)
-    assert one.scaler.get_scale() == scale / 2 and seen.updates == 1
-    assert all(torch.equal(one.average.weights[name], weights[name]) for name in weights)
+    trial.step(X[:12], Y[:12], seen)
+    assert trial.scaler.get_scale() == scale / 2 and seen.updates == 1
+    assert all(torch.equal(trial.average.weights[name], weights[name]) for name in weights)
     task.broken = False
-    one.step(X[:12], Y[:12], seen)
+    trial.step(X[:12], Y[:12], seen)
     assert seen.updates == 2
-    assert not torch.equal(one.average.weights["4.weight"], weights["4.weight"])
+    assert not torch.equal(trial.average.weights["4.weight"], weights["4.weight"])
 
 
 def test_a_compiled_model_is_what_runs_and_its_state_keeps_its_names(
@@ -208,10 +208,10 @@ def test_a_compiled_model_is_what_runs_and_its_state_keeps_its_names(
         return run
 
     monkeypatch.setattr(torch, "compile", compiling)
-    one = training(compile=True)
-    train_epoch(one, one.task.data().train, lambda: None)
-    assert seen == [one.model] and ran == [12] * 4
-    assert [*one.parts["model"].state_dict()] == [*training().model.state_dict()]
+    trial = training(compile=True)
+    train_epoch(trial, trial.task.data().train, lambda: None)
+    assert seen == [trial.model] and ran == [12] * 4
+    assert [*trial.parts["model"].state_dict()] == [*training().model.state_dict()]
 
 
 def test_a_compiler_that_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +228,8 @@ def test_a_compiler_that_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch) 
 def test_batches_are_changed_in_training_alone_and_the_same_way_each_time() -> None:
     first, again = training(Shaken()), training(Shaken())
     quiet = training()
-    for one in (first, again, quiet):
-        train_epoch(one, one.task.data().train, lambda: None)
+    for trial in (first, again, quiet):
+        train_epoch(trial, trial.task.data().train, lambda: None)
     assert_same(first.model, again.model, 0.0)
     with pytest.raises(AssertionError):
         assert_same(first.model, quiet.model)
@@ -321,13 +321,13 @@ def test_a_trial_that_is_resumed_at_any_epoch_is_the_same_bit_for_bit(
         **{name: getattr(workbench.info, name) for name in workbench.info.__slots__}
         | {"metric": "val_acc"}
     )
-    about = {"lr": 0.1, "batch_size": 12, **params}
-    workbench.run(task(), 1, until=4, params=about)
+    all_params = {"lr": 0.1, "batch_size": 12, **params}
+    workbench.run(task(), 1, until=4, params=all_params)
     through = workbench.last_tensors(1)
     for at in (1, 2, 3):
         trial = 10 + at
-        workbench.run(task(), trial, until=at, epochs=4, params=about)
-        workbench.run(task(), trial, attempt=2, until=4, params=about)
+        workbench.run(task(), trial, until=at, epochs=4, params=all_params)
+        workbench.run(task(), trial, attempt=2, until=4, params=all_params)
         assert history(trial) == history(1)
         resumed = workbench.last_tensors(trial)
         assert resumed.keys() == through.keys()
@@ -404,10 +404,10 @@ def test_a_trial_that_stopped_early_gets_on_when_a_later_stage_continues_it(
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
 def test_momentum_may_begin_at_0(optimizer: str) -> None:
     def lost(**params: Any) -> float:
-        one = training(optimizer=optimizer, lr=1e-3, **params)
+        trial = training(optimizer=optimizer, lr=1e-3, **params)
         for step in range(4):
-            one.begin_step(step, 4)
-            loss = one.step(X[:12], Y[:12])
+            trial.begin_step(step, 4)
+            loss = trial.step(X[:12], Y[:12])
         return loss.item()
 
     assert lost(final_momentum=0.9, momentum=0.0) == lost(final_momentum=0.9)

@@ -1,4 +1,4 @@
-"""Owns the state of a training as tensors and JSON: taken apart for a file, put back from one."""
+"""The state of a training as tensors and JSON: split for a checkpoint, restored from one."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from scattershot_common.store.checkpoint_header import metadata, seal
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Whatever a checkpoint can carry: models, optimizers, schedulers, scalers, a user's own."""
+    """What a checkpoint can hold: models, optimizers, schedulers, scalers, a user's own object."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the state: tensors, numbers, text, None, in dicts, lists and tuples."""
 
     def load_state_dict(self, state: Any) -> object:
-        """Take the state back."""
+        """Restore the state."""
 
 
 class Snapshot:
-    """A copy of some state at one moment: `tensors` by name, and the rest as a JSON `skeleton`."""
+    """A copy of a state: its `tensors` by name, and the rest as a JSON `skeleton`."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         """Copy `state` to the CPU, so that training may go on while it is written.
@@ -36,13 +36,13 @@ class Snapshot:
             CheckpointError: something in it is neither a tensor nor plain data.
         """
         self.tensors: dict[str, Tensor] = {}
-        self.skeleton = {name: self._take(value, name) for name, value in state.items()}
+        self.skeleton = {name: self._split(value, name) for name, value in state.items()}
 
-    def _take(self, value: Any, path: str) -> Any:
+    def _split(self, value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
             while path in self.tensors:  # a "/" or a number among the keys
                 path += "'"
-            # contiguous copies of their own: tied weights may not share memory in the format
+            # separate contiguous copies: in the format tied weights may not share memory
             self.tensors[path] = value.detach().to("cpu", copy=True).contiguous()
             return {"$tensor": path}
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -50,16 +50,16 @@ class Snapshot:
         if isinstance(value, Mapping):
             if all(type(key) is str and key[:1] != "$" for key in value):
                 return {
-                    key: item if type(item) in _PLAIN else self._take(item, f"{path}/{key}")
+                    key: item if type(item) in _PLAIN else self._split(item, f"{path}/{key}")
                     for key, item in value.items()
                 }
             return {
-                "$pairs": [[_key(k, path), self._take(v, f"{path}/{k}")] for k, v in value.items()]
+                "$pairs": [[_key(k, path), self._split(v, f"{path}/{k}")] for k, v in value.items()]
             }
         if isinstance(value, tuple):
-            return {"$tuple": [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]}
+            return {"$tuple": [self._split(v, f"{path}/{i}") for i, v in enumerate(value)]}
         if isinstance(value, list):
-            return [self._take(v, f"{path}/{i}") for i, v in enumerate(value)]
+            return [self._split(v, f"{path}/{i}") for i, v in enumerate(value)]
         raise _refusal(value, path)
 
     def serialize(self, header: Mapping[str, object], history: Sequence[str] = ()) -> bytearray:
@@ -69,12 +69,12 @@ class Snapshot:
         """
         about = metadata({**header, "state": self.skeleton}, history)
         # what `safetensors.torch.save` does, without its search for memory that tensors share,
-        # which takes most of its time for small ones; these have their own
+        # which takes most of its time for small ones; these share none
         specs = {name: _spec(tensor) for name, tensor in self.tensors.items()}
         return seal(safetensors.serialize(specs, about))
 
 
-#: Types that need no look, nor a path: most of what an optimizer's groups hold.
+#: Types that are kept as they are: most of what an optimizer's groups hold.
 _PLAIN = frozenset((type(None), bool, int, float, str))
 
 
@@ -99,7 +99,7 @@ def _refusal(value: Any, path: str) -> CheckpointError:
 
 
 def rebuild(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return the state that a `Snapshot` took, from its skeleton and its tensors."""
+    """Return the state that a `Snapshot` has copied, from its skeleton and its tensors."""
     if isinstance(skeleton, list):
         return [rebuild(item, tensors) for item in skeleton]
     if not isinstance(skeleton, dict):
@@ -119,7 +119,7 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
 
 
 def restore(parts: Mapping[str, Stateful], skeleton: Mapping[str, Any], data: bytes) -> None:
-    """Give each part its state back.
+    """Restore the state of each part.
 
     Raises:
         CheckpointError: a part has no state in the file, or one that does not fit it.

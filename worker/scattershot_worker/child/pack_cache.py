@@ -28,7 +28,7 @@ class PackCache:
     engines: dict[str, FusedEngine] = field(default_factory=dict)
     #: Signatures of trials on the queue, by job; "" for those that must be trained alone.
     known: dict[str, str] = field(default_factory=dict)
-    _said: set[str] = field(default_factory=set)
+    _logged: set[str] = field(default_factory=set)
 
     def remember(self, job: str, key: str) -> None:
         """Remember the signature of a waiting trial, so that it is determined once."""
@@ -46,6 +46,6 @@ class PackCache:
 
     def log_once(self, text: str) -> None:
         """Log what holds for many trials once."""
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._logged:
+            self._logged.add(text)
             log.info("%s", text)

@@ -1,4 +1,4 @@
-"""Owns dropout masks: a function of the trial's seed, the epoch, the step and the place alone.
+"""Dropout masks: a function of the trial's seed, the epoch, the step and the position alone.
 
 A mask's random bits are a counter run through the finalizer of splitmix64 (Steele, Lea, Flood:
 "Fast splittable pseudorandom number generators", 2014), in plain integer operations. So a trial
@@ -18,12 +18,12 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 #: Counters of one step; a step that needs more overlaps the next one's, which does no harm.
 _STEP = 1 << 40
-#: Steps whose bits are drawn at once by a trial alone, and the most counters per step for that.
+#: Steps whose bits are drawn at once by a trial alone, if a step has at most `_SMALL` counters.
 _AHEAD, _SMALL = 16, 1 << 16
 
 
 def signed(value: int) -> int:
-    """Return a number of 64 bits as torch's int64 has it."""
+    """Return a 64-bit number as a signed one, for torch's int64."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
@@ -34,7 +34,7 @@ def counters(first: int, count: int, device: torch.device) -> Tensor:
 
 
 def starts(keys: Tensor, step: int) -> Tensor:
-    """Return where the counters of a step begin, from keys of any shape."""
+    """Return the first counters of a step, for keys of any shape."""
     return keys + signed(step * _STEP * _GOLDEN)
 
 
@@ -68,9 +68,9 @@ def apply(x: Tensor, random: Tensor, threshold: Tensor | int, scale: Tensor | fl
 
 def factors(x: Tensor, random: Tensor, threshold: Tensor | int, scale: Tensor | float) -> Tensor:
     """Return what `x` is multiplied by: `scale`, or 0 for the elements that are dropped."""
-    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    torch.le(random, threshold, out=kept)  # by way of booleans it takes eight times as long
-    return kept.mul_(scale)
+    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    torch.le(random, threshold, out=result)  # by way of booleans it takes eight times as long
+    return result.mul_(scale)
 
 
 #: Takes a dropout module and its input, returns its output.
@@ -78,7 +78,7 @@ Source = Callable[["KeyedDropout", Tensor], Tensor]
 
 
 class KeyedDropout(nn.Dropout):
-    """What every `nn.Dropout` of a task's model becomes: it has its masks from a `Source`."""
+    """What every `nn.Dropout` of a task's model becomes: its masks come from a `Source`."""
 
     source: Source
 
@@ -88,7 +88,7 @@ class KeyedDropout(nn.Dropout):
 
 
 def take_over(model: nn.Module, source: Source) -> None:
-    """Let all dropout modules of a model have their masks from `source`."""
+    """Let all dropout modules of a model take their masks from `source`."""
     for module in model.modules():
         if type(module) is nn.Dropout or type(module) is KeyedDropout:
             module.__class__ = KeyedDropout
@@ -98,7 +98,7 @@ def take_over(model: nn.Module, source: Source) -> None:
 class Masks:
     """The masks of one trial that trains alone; a `Source`.
 
-    Bits are drawn for many steps at once: for small networks the operations' overhead is all.
+    Bits are drawn for many steps at once: in small networks overhead dominates.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -110,13 +110,13 @@ class Masks:
         self._block: Tensor | None = None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Be before the first step of an epoch."""
+        """Start an epoch."""
         self._key.fill_(key(self._seed, epoch))
         self._step = self._used = -1
         self._block = None
 
     def begin_step(self) -> None:
-        """Be at the next step."""
+        """Start the next step."""
         self._step += 1
         if self._step % _AHEAD == 0 and self._used != 0 and len(self._spread) <= _SMALL:
             self._drawn = len(self._spread)
@@ -124,7 +124,7 @@ class Masks:
         self._used = 0
 
     def __call__(self, module: KeyedDropout, x: Tensor) -> Tensor:
-        """Return the input with elements dropped, as the next place of this step has it."""
+        """Return the input with elements dropped, by the next counters of this step."""
         first, end = self._used, self._used + (x.numel() + 3) // 4
         self._used = end
         if end > len(self._spread):

@@ -1,5 +1,6 @@
-import random
-from collections.abc import Callable, Mapping
+"""Trials of task classes that train alone, from the job to the last report."""
+
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,42 +12,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
-from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED, Value
-from scattershot_worker.training.data import batches, data_on
 from scattershot_worker.training.evaluation import evaluate
 from support import checkpoints
+from support.toy_task import Toy, points, with_data
 from support.workbench import Workbench
 
 CPU = torch.device("cpu")
-
-
-def points(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    x = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
-    return x, (x.sum(1) > 0).long()
-
-
-class Toy(Task):
-    """Two classes on either side of a plane; set `make_data` to bring other data."""
-
-    make_data: Callable[[], Any] = staticmethod(lambda: Data(points(60, 1), points(30, 2)))
-
-    def data(self) -> Data:
-        made: Data = self.make_data()
-        return made
-
-    def model(self, params: Mapping[str, Any]) -> nn.Module:
-        return nn.Linear(3, 2)
-
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        return {"acc": super().metrics(outputs, targets)["accuracy"]}
-
-
-def with_data(make_data: Callable[[], Any], kind: type[Toy] = Toy) -> Toy:
-    task = kind()
-    task.make_data = make_data
-    return task
 
 
 @pytest.fixture
@@ -230,8 +203,8 @@ def test_regression_reports_its_errors_and_saves_plain_outputs(bench: Workbench)
             return nn.Linear(3, 1)
 
         def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-            found = Task.metrics(self, outputs, targets)
-            return {**found, "acc": -found["rmse"]}
+            result = Task.metrics(self, outputs, targets)
+            return {**result, "acc": -result["rmse"]}
 
     def sums() -> Data:
         train, val = points(60, 1)[0], points(30, 2)[0]
@@ -308,8 +281,8 @@ def test_labels_of_any_integer_type_train_as_int64(
         parts = [(x, y.to(dtype)) for x, y in (points(60, 1), points(30, 2))]
         return Data(*(DataLoader(TensorDataset(*p), 10) if loader else p for p in parts))
 
-    for trial, one in enumerate((torch.int64, dtype)):
-        task = with_data(lambda one=one: made(one))  # type: ignore[misc]
+    for trial, part in enumerate((torch.int64, dtype)):
+        task = with_data(lambda part=part: made(part))  # type: ignore[misc]
         assert bench.run(task, trial, params={"batch_size": 10}) == ("ended", "complete")
     assert metrics(bench, 0) == metrics(bench, 1)
 
@@ -430,93 +403,6 @@ def test_one_output_for_each_target_is_saved_as_a_probability(bench: Workbench) 
         saved = checkpoints.tensors(bench.checkpoints(trial)[-1], "")
         right = (saved["predictions"].reshape(-1) > 0.5) == saved["targets"]
         assert right.mean() == pytest.approx(metrics(bench, trial)[-1]["val_acc"])
-
-
-# ---- batches
-
-
-def test_every_example_is_seen_once_in_an_order_of_its_own() -> None:
-    x, y = torch.arange(25), torch.arange(25) * 10
-    orders = []
-    for seed in (1, 1, 2):
-        found = list(batches((x, y), 10, CPU, torch.Generator().manual_seed(seed)))
-        assert [len(one) for one, _ in found] == [10, 10, 5]
-        assert all(torch.equal(one * 10, other) for one, other in found)
-        orders.append(torch.cat([one for one, _ in found]).tolist())
-    assert sorted(orders[0]) == list(range(25))
-    assert orders[0] == orders[1] != orders[2]
-
-
-def test_without_a_generator_the_order_stays() -> None:
-    x = torch.arange(25)
-    assert torch.cat([one for one, _ in batches((x, x), 10, CPU, None)]).tolist() == list(range(25))
-
-
-# ---- data
-
-
-def test_data_is_read_once_and_kept_for_the_next_trial() -> None:
-    reads = []
-
-    def read() -> Data:
-        reads.append(1)
-        return Data(points(4), points(4))
-
-    task = with_data(read)
-    assert data_on(task, CPU) is data_on(task, CPU)
-    assert len(reads) == 1
-
-
-def test_a_split_at_random_is_the_same_in_every_worker() -> None:
-    def draw() -> Data:
-        x = torch.tensor([random.random(), float(np.random.rand()), float(torch.rand(()))])
-        return Data((x, x), (x, x))
-
-    splits = []
-    for trial_seed in (1, 2):
-        random.seed(trial_seed)
-        np.random.seed(trial_seed)
-        torch.manual_seed(trial_seed)
-        splits.append(data_on(with_data(draw), CPU).train[0])  # type: ignore[index]
-    assert torch.equal(*splits)
-
-
-def test_whether_a_trial_was_the_first_to_read_the_data_does_not_show() -> None:
-    def draw() -> Data:
-        random.random(), np.random.rand(), torch.rand(5)
-        return Data(points(4), points(4))
-
-    task, drawn = with_data(draw), []
-    for _ in range(2):
-        random.seed(1)
-        np.random.seed(1)
-        torch.manual_seed(1)
-        data_on(task, CPU)
-        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
-    assert drawn[0] == drawn[1]
-
-
-X, Y = points(4)
-Wrong: Any = Data
-
-
-@pytest.mark.parametrize(
-    ("made", "complaint"),
-    [
-        (None, r"Toy\.data\(\) must return scattershot\.Data\(train=…, val=…\), not a NoneType"),
-        ((X, Y), r"not a tuple"),
-        (Data((X, Y), (X, Y[:3])), "x has 4 examples and y 3; both must have the same number"),
-        (Data((X[:0], Y[:0]), (X, Y)), "x has 0 examples and y 0; .* above 0"),
-        (Data((X, Y), (X, Y), (X, Y[:1])), "x has 4 examples and y 1"),
-        (Wrong((X.numpy(), Y.numpy()), (X, Y)), r"pair \(x, y\) of tensors .*, not \(ndarray, nd"),
-        (Wrong((X, Y), None), r"pair \(x, y\) of tensors or a DataLoader, not a NoneType"),
-        (Wrong((X, Y, Y), (X, Y)), r"pair \(x, y\) of tensors .*, not \(Tensor, Tensor, T"),
-        (Data(iter([(X, Y)]), (X, Y)), "not a list_iterator"),
-    ],
-)
-def test_wrong_data_is_refused_with_what_is_right(made: Any, complaint: str) -> None:
-    with pytest.raises(TaskError, match=complaint):
-        data_on(with_data(lambda: made), CPU)
 
 
 def test_wrong_data_fails_the_trial_with_the_same_words(bench: Workbench) -> None:
