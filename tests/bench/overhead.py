@@ -43,9 +43,9 @@ def points(text: str) -> list[dict[str, Any]]:
     from scattershot_master.samplers import SAMPLERS
 
     study = StudyFile.model_validate(tomllib.loads(text))
-    dims = len(study.space.axes)
-    draws = (SAMPLERS["random"](study.study.seed, "all", index, dims) for index in range(TRIALS))
-    return [study.space.at(study.space.whole().at(draw)) for draw in draws]
+    box = study.space.whole()
+    sampler = SAMPLERS["random"](study.study.seed, "all", box)
+    return [study.space.at(box.at(point)) for point in sampler.ask(0, TRIALS)]
 
 
 @dataclass(frozen=True)

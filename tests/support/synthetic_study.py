@@ -121,7 +121,7 @@ class Simulation:
         if not carried:
             for count in range(stage.trials):
                 number = len(self.state.trials)
-                point = SAMPLERS["random"](0, stage.name, count, len(self.study.space.axes))
+                (point,) = SAMPLERS["random"](0, stage.name, box).ask(count, 1)
                 params = self.study.space.at(box.at(point))
                 budget = {"epochs": stage.epochs, "until": stage.epochs}
                 yield "sampled", {"t": number, "p": params, **budget}

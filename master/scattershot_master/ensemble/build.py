@@ -47,7 +47,7 @@ def build_ensemble(state: StudyState, folder: Path, *, size: int, method: str) -
             "them by trial.report(..., predictions=, targets=))" + "".join(f"; {n}" for n in notes)
         )
     first = next(iter(candidates.predictions.values()))
-    name = fitting_metric(state.metric, first, candidates.targets)
+    name = fitting_metric(state.objective.metric, first, candidates.targets)
     predictions, targets = align(name, candidates.predictions, candidates.targets)
     selection = METHODS[method](predictions, targets, name, size)
     single = {

@@ -42,7 +42,7 @@ def study_data(state: StudyState, folder: Path) -> dict[str, Any]:
     """
     return {
         **state.settings.recorded["study"],
-        "goal": state.goal,
+        "goal": state.objective.goal,
         "uid": state.uid,
         "folder": str(folder),
         "begun": state.begun,

@@ -107,7 +107,7 @@ def add_stage(step: RecipeStep, state: StudyState, index: int) -> None:
     failed = sum(trial.state == "failed" for trial in trials)
     step.observations.append(
         f"{text.plural(len(trials), 'trial')}, {killed} killed, {failed} failed; the best is "
-        f"trial {best[0].number} with {state.metric} {text.metric(best[0].best_value)}: "
+        f"trial {best[0].number} with {state.objective.metric} {text.metric(best[0].best_value)}: "
         + tables.params(best[0].params)
     )
     stages = {
@@ -115,7 +115,7 @@ def add_stage(step: RecipeStep, state: StudyState, index: int) -> None:
         for record in state.stages[: index + 1]
     }
     step.charts += [
-        charts.value_chart(axis, stages, state.metric)
+        charts.value_chart(axis, stages, state.objective.metric)
         for axis in state.settings.space.axes
         if axis.kind != "choice"
     ]
@@ -148,7 +148,7 @@ def add_curves(
         *_diagnosed(state, best, checkpoints),
     ]
     step.observations += [f"Border: {warning}." for warning in border_warnings(state)]
-    step.charts += charts.learning_curves(best, state.metric) if best else []
+    step.charts += charts.learning_curves(best, state.objective.metric) if best else []
     step.decision = length.decision
     return length
 

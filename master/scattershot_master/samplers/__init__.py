@@ -1,13 +1,11 @@
-"""Owns the table of samplers. A sampler is a function of (seed, stage, index, dims) alone."""
+"""The samplers that a study file may name. A new one is a file here and a row in this table."""
 
-from __future__ import annotations
+from scattershot_master.samplers.random import RandomSampler
+from scattershot_master.samplers.sampler import Sampler
+from scattershot_master.samplers.sobol import SobolSampler
 
-from collections.abc import Callable
-
-from scattershot_master.samplers import random, sobol
-
-#: (study seed, stage name, index of the point in the stage, dimensions) → a point of [0, 1)^dims.
-SAMPLERS: dict[str, Callable[[int, str, int, int], list[float]]] = {
-    "random": random.point,
-    "sobol": sobol.point,
+#: The names are those of `settings.Sampler`.
+SAMPLERS: dict[str, type[Sampler]] = {
+    "random": RandomSampler,
+    "sobol": SobolSampler,
 }

@@ -1,7 +1,8 @@
-"""Owns the Sobol sampler: scrambled points that fill the cube more evenly than random ones."""
+"""The Sobol sampler: scrambled points that fill the cube more evenly than random ones."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,21 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scattershot_common.seeds import derive
+from scattershot_common.space.space import Box
+from scattershot_master.samplers.sampler import Observation
 
 
-def point(seed: int, stage: str, index: int, dims: int) -> list[float]:
-    """Return point `index` of a stage's scrambled Sobol sequence: `dims` coordinates in [0, 1).
-
-    The scrambling is keyed by (seed, stage). Raises ValueError beyond 21,201 dimensions.
+class SobolSampler:
+    """Draws the points of a Sobol sequence in their order; its scrambling follows (seed, stage).
 
     Source: Owen (1998), "Scrambling Sobol' and Niederreiter-Xing points".
 
-    >>> point(0, "coarse", 7, 2) == point(0, "coarse", 7, 2)
+    >>> draw = SobolSampler(0, "coarse", Box((((0.0, 1.0),),) * 2)).ask
+    >>> draw(7, 1) == draw(0, 8)[7:]
     True
     """
-    if not dims:
-        return []
-    return _sequence(seed, stage, dims).at(index)
+
+    uses_history = False
+
+    def __init__(self, seed: int, stage: str, box: Box) -> None:
+        self._seed, self._stage, self._dims = seed, stage, len(box.sides)
+
+    def ask(self, first: int, count: int, history: Sequence[Observation] = ()) -> list[list[float]]:
+        """Return `count` points. Raises ValueError beyond 21,201 dimensions."""
+        if not self._dims:
+            return [[] for _ in range(count)]
+        sequence = _sequence(self._seed, self._stage, self._dims)
+        return [sequence.at(index) for index in range(first, first + count)]
 
 
 class _Sequence:

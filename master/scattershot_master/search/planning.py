@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from scattershot_common.space.space import Box
 from scattershot_master.killers.base import Killer
 from scattershot_master.samplers import SAMPLERS
+from scattershot_master.samplers.sampler import Observation
 from scattershot_master.search.refine import refine, select_continue
 from scattershot_master.state.events import RungSettled, StageOpened, TrialSampled
 from scattershot_master.state.ranking import finite
@@ -81,7 +82,8 @@ def _last_sampled(state: StudyState) -> StageRecord:
 def next_points(state: StudyState, killers: Sequence[Killer], count: int) -> list[TrialSampled]:
     """Return the sampling events of up to `count` further trials of the open stage.
 
-    Point i of a stage is a function of (seed, stage, i), and of the stage's box.
+    Point i of a stage is a function of (seed, stage, i), and of the stage's box, unless its
+    sampler uses results.
     """
     stage, settings = state.stages[-1], state.settings
     epochs = settings.stages[stage.index].epochs
@@ -89,18 +91,20 @@ def next_points(state: StudyState, killers: Sequence[Killer], count: int) -> lis
     count = min(count, stage.target - first)
     if count <= 0:
         return []
-    draw = SAMPLERS[settings.sampler(stage.index)]
-    box, dims = Box.from_json(stage.box), len(settings.space.axes)
+    box = Box.from_json(stage.box)
+    sampler = SAMPLERS[settings.sampler(stage.index)](settings.seed, stage.name, box)
+    history = _observations(state) if sampler.uses_history else ()
     until = next_stop(killers, 0, epochs)
     return [
-        TrialSampled(
-            number + k,
-            settings.space.at(box.at(draw(settings.seed, stage.name, first + k, dims))),
-            epochs,
-            until,
-        )
-        for k in range(count)
+        TrialSampled(number + k, settings.space.at(box.at(point)), epochs, until)
+        for k, point in enumerate(sampler.ask(first, count, history))
     ]
+
+
+def _observations(state: StudyState) -> list[Observation]:
+    locate, score = state.settings.space.locate, state.objective.score
+    ended = [trial for trial in state.trials.values() if not trial.living]
+    return [Observation(locate(trial.params), score(trial.best_value)) for trial in ended]
 
 
 def next_stop(killers: Sequence[Killer], done: int, budget: int) -> int:

@@ -116,13 +116,13 @@ def _workers(state: StudyState, workers: Sequence[Heartbeat], limit: int) -> Pag
         Column("device"),
         Column("trial", right=True),
         Column("epochs", right=True),
-        Column(state.metric, right=True),
+        Column(state.objective.metric, right=True),
     ]
     rows = []
     for name in names if len(names) <= limit else names[: limit - 1]:
         cells = [Cell(text.one_line(name)), Cell(devices.get(name, text.NOTHING))]
         if trial := by_worker.get(name):
-            last = trial.history[-1].get(state.metric) if trial.history else None
+            last = trial.history[-1].get(state.objective.metric) if trial.history else None
             done = Cell(f"{trial.done}/{trial.epochs}")
             rows.append([*cells, Cell(str(trial.number), "cyan"), done, tables.value(last)])
         else:
@@ -150,7 +150,7 @@ def progress_line(state: StudyState, stages: Sequence[StageProgress], left: floa
     parts.append(f"{counted['running']} running")
     if best := progress.leaders(state, 1):
         value = text.metric(best[0].best_value)
-        parts.append(f"best {state.metric} {value} (trial {best[0].number})")
+        parts.append(f"best {state.objective.metric} {value} (trial {best[0].number})")
     parts += [
         f"{counted[trial_state]} {trial_state}"
         for trial_state in ("killed", "failed")

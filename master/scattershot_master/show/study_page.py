@@ -22,11 +22,11 @@ TOP = 10
 def status(state: StudyState, folder: Path, *, running: bool, now: float) -> Page:
     """Return the page about the state of a study; `now` is in seconds since 1970."""
     stages = progress.stages(state)
-    best = progress.leaders(state, 1)
+    best, objective = progress.leaders(state, 1), state.objective
     return [
         line(
             Cell(state.name, "bold"),
-            f" · task {text.one_line(state.settings.task)} · {state.goal} {state.metric}"
+            f" · task {text.one_line(state.settings.task)} · {objective.goal} {objective.metric}"
             f" · seed {state.settings.seed}",
         ),
         line(*_activity(state, stages, running, now)),
@@ -74,7 +74,7 @@ def best_trial(state: StudyState, trial: TrialRecord, folder: Path) -> list[Text
     """Return the lines about the study's best trial: value, hyperparameters, checkpoint."""
     return [
         line(
-            f"trial {trial.number} ({trial.stage}, {trial.state}): {state.metric} ",
+            f"trial {trial.number} ({trial.stage}, {trial.state}): {state.objective.metric} ",
             Cell(text.metric(trial.best_value), tables.BEST),
             f" at epoch {trial.best_epoch} of {trial.done}",
         ),

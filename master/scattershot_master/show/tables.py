@@ -37,7 +37,7 @@ def leaderboard(state: StudyState, trials: Sequence[TrialRecord]) -> Page:
         Column("state", extra=2),
         Column("stage", extra=3),
         Column("epochs", right=True),
-        Column(state.metric, right=True),
+        Column(state.objective.metric, right=True),
         *(Column(name, right=_is_number(trials, name), extra=1) for name in names),
     ]
     rows = []

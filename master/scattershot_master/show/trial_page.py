@@ -172,7 +172,7 @@ def trial_view_data(view: TrialView, folder: Path) -> dict[str, Any]:
 
 def trial_page(view: TrialView) -> Page:
     """Return the page about one trial; its hyperparameters are exact, to be used again."""
-    trial, metric = view.record, view.state.metric
+    trial, metric = view.record, view.state.objective.metric
     epochs = f"{trial.done}/{trial.epochs} epochs" if view.recorded else f"{trial.done} epochs"
     blocks: list[TextLine | Table] = [
         line(

@@ -10,7 +10,7 @@ from typing import Any
 
 from scattershot_common.bus.outcome import FAILURES
 from scattershot_common.bus.signatures import TrainingMode
-from scattershot_common.objective import Goal, Objective
+from scattershot_common.objective import Objective
 from scattershot_common.store.location import study_store
 from scattershot_common.store.store import Store
 from scattershot_common.study.recorded import StudySettings
@@ -122,21 +122,6 @@ class StudyState:
     def objective(self) -> Objective:
         """The metric that trials are ranked by, and whether larger is better."""
         return self.settings.objective
-
-    @property
-    def metric(self) -> str:
-        """The metric that trials are ranked by."""
-        return self.objective.metric
-
-    @property
-    def goal(self) -> Goal:
-        """Which way the metric is better."""
-        return self.objective.goal
-
-    @property
-    def sign(self) -> int:
-        """What to multiply the metric with so that larger is better."""
-        return self.objective.sign
 
     def apply_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Apply a ledger's lines in order.

@@ -48,13 +48,13 @@ class Study:
     def trial(self, value: float, **tensors: Array) -> Path:
         """Add a trial whose best epoch had `value` and left a checkpoint with these tensors."""
         number = len(self.state.trials)
-        name = checkpoint_name(self.state.metric, value, number, 1)
+        name = checkpoint_name(self.state.objective.metric, value, number, 1)
         path = trial_folder(self.folder, number) / name
         header = {"trial": number, "epoch": 1, "state": {}}
         data = safetensors.numpy.save(tensors, checkpoints.metadata(header))
         checkpoints.write(path, checkpoints.seal(data), sync=False)
         self.apply("sampled", t=number, p={"lr": number / 10}, epochs=1, until=1)
-        self.apply("report", t=number, a=1, n=1, m={self.state.metric: value}, f=name)
+        self.apply("report", t=number, a=1, n=1, m={self.state.objective.metric: value}, f=name)
         return path
 
     def predicting(self, wrong: str) -> Path:

@@ -87,9 +87,9 @@ def sealed(state: StudyState, folder: Path) -> None:
                 "epoch": told.epoch,
                 "params": record.params,
                 "seed": record.seed,
-                "metric": state.metric,
-                "goal": state.goal,
-                "value": history[-1][state.metric],
+                "metric": state.objective.metric,
+                "goal": state.objective.goal,
+                "value": history[-1][state.objective.metric],
                 "history": history,
             }
             path.write_bytes(seal(safetensors.numpy.save({}, metadata(header))))

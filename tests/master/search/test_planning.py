@@ -13,6 +13,8 @@ from scattershot_common.study.recorded import StudySettings
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.killers.base import Killer, Verdict
 from scattershot_master.killers.build import build, stage_killers
+from scattershot_master.samplers import SAMPLERS
+from scattershot_master.samplers.sampler import Observation
 from scattershot_master.search import planning
 from scattershot_master.state import events
 from scattershot_master.state.study_state import StudyState
@@ -471,3 +473,37 @@ def test_the_stages_own_rules_stand_in_for_the_studys() -> None:
     recorded = StudySettings(study.model_dump(mode="json", by_alias=True))
     assert [killer.stops(9) for killer in stage_killers(recorded, 0)] == [[1, 3]]
     assert stage_killers(recorded, 1) == []
+
+
+class Follower:
+    """A sampler that draws the best point so far again."""
+
+    uses_history = True
+
+    def __init__(self, seed: int, stage: str, box: Box) -> None:
+        self.dims = len(box.sides)
+
+    def ask(
+        self, first: int, count: int, history: Sequence[Observation] = ()
+    ) -> list[Sequence[float]]:
+        best = max(history, key=lambda one: one.score, default=None)
+        return [best.point if best else [0.5] * self.dims] * count
+
+
+def test_a_sampler_that_uses_results_gets_the_trials_that_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SAMPLERS, "random", Follower)
+    space = {"lr": {"uniform": [0.0, 1.0]}}
+    study = study_file(stage=[{"name": "coarse", "trials": 4, "epochs": 9}], space=space)
+    state = state_of(study)
+    open_next(state, study)
+    (first,) = sample(state, study, 1)
+    assert first.params == {"lr": 0.5}
+    state.trials[0].params = {"lr": 0.25}
+    sample(state, study, 1)
+    assert state.trials[1].params == {"lr": 0.5}  # trial 0 has not ended
+    train(state, 0, [0.9])
+    train(state, 1, [0.1])
+    (point,) = sample(state, study, 1)
+    assert point.params == {"lr": 0.25}

@@ -60,5 +60,5 @@ def test_every_trial_has_one_place_and_no_value_stands_below_a_worse_one(
     assert all(math.isfinite(trial.best_value) for trial in good)
     assert not any(math.isfinite(trial.best_value) for trial in order[len(good) :])
     for better, worse in pairwise(good):
-        key = [(-state.sign * one.best_value, one.number) for one in (better, worse)]
+        key = [(-state.objective.sign * one.best_value, one.number) for one in (better, worse)]
         assert key[0] < key[1]

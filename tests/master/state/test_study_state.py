@@ -97,10 +97,14 @@ def test_events_of_a_later_version_are_passed_over_and_their_cursor_is_kept() ->
 
 def test_a_study_is_known_by_what_its_file_says() -> None:
     state = fold(BEGUN)
-    assert (state.name, state.metric, state.goal) == ("pretended", "val_accuracy", "maximize")
+    assert (state.name, state.objective.metric, state.objective.goal) == (
+        "pretended",
+        "val_accuracy",
+        "maximize",
+    )
     study = {**STUDY, "study": {**STUDY["study"], "goal": "minimize"}}
     state = fold({**BEGUN, "study": study})
-    assert (state.goal, state.sign) == ("minimize", -1)
+    assert (state.objective.goal, state.objective.sign) == ("minimize", -1)
 
 
 def test_new_settings_open_a_finished_study_again() -> None:

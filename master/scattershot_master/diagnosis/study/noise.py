@@ -47,7 +47,7 @@ def within_noise(study: StudyCase) -> list[Finding]:
         Finding(
             "chance",
             f"{close} of {len(values)} trials lie within {text.number(noise)} of the best "
-            f"{state.metric}, {text.number(best)}: {sources}",
+            f"{state.objective.metric}, {text.number(best)}: {sources}",
             "do not choose among these by this metric: take the ensemble, the cheapest one, or "
             "more validation examples; put no trust in gains smaller than that",
             "Hyperparameter optimization",
@@ -78,7 +78,7 @@ def _standard_error(study: StudyCase, best: float) -> Noise | None:
     """Return the standard error of the best value, if that is an accuracy on a known part."""
     records = (record for case in study.cases.values() for record in case.layers[:1])
     n = next((record["val_examples"] for record in records if record.get("val_examples")), 0)
-    if not n or not study.state.metric.endswith("accuracy") or not 0 <= best <= 100:
+    if not n or not study.state.objective.metric.endswith("accuracy") or not 0 <= best <= 100:
         return None
     whole = 1 if best <= 1 else 100
     share = best / whole
