@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import threading
 import time
 from contextlib import suppress
@@ -31,7 +30,7 @@ def write(path: str | Path, data: bytes | bytearray, *, sync: bool) -> None:
     remedy where the disk refuses, and leaves no temp file behind.
     """
     folder = os.path.dirname(path)
-    temp = os.path.join(folder, f"{_TEMP}{os.getpid()}-{secrets.token_hex(8)}")
+    temp = os.path.join(folder, f"{_TEMP}{os.getpid()}-{os.urandom(8).hex()}")
     try:
         try:
             with _create(temp) as file:
@@ -157,7 +156,7 @@ def create_probe(root: Path) -> str:
     A fresh name, because a network file system remembers for a while which names were not there.
     Raises OSError where `root` cannot be written.
     """
-    nonce = secrets.token_hex(16)
+    nonce = os.urandom(16).hex()
     (root / f"{_PROBE}{nonce}").write_text(nonce)
     return nonce
 
@@ -180,7 +179,7 @@ def check_probe(root: Path, nonce: str) -> str:
         return "is another folder" if root.is_dir() else "is not there"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    own = root / f"{_PROBE}{nonce}-{secrets.token_hex(4)}"
+    own = root / f"{_PROBE}{nonce}-{os.urandom(4).hex()}"
     try:
         own.write_text("")
         own.unlink()

@@ -103,8 +103,8 @@ def trial_key(trial: int, name: str = "") -> str:
 
 def is_checkpoint_of(trial: int, name: str) -> bool:
     """Return whether `name` is the bare file name of a checkpoint of the trial."""
-    told = parse_name(name)
-    return told is not None and told.trial == trial
+    parsed = parse_name(name)
+    return parsed is not None and parsed.trial == trial
 
 
 def checkpoint_key(trial: int, name: str) -> str:

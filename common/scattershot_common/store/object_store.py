@@ -117,9 +117,9 @@ class ObjectStore(Store):
         checkpoints: dict[int, list[str]] = {}
         for key in self._below("trials"):
             folder, _, name = key.rpartition("/")
-            told = parse_name(name)
-            if told and folder == trial_key(told.trial):
-                checkpoints.setdefault(told.trial, []).append(name)
+            parsed = parse_name(name)
+            if parsed and folder == trial_key(parsed.trial):
+                checkpoints.setdefault(parsed.trial, []).append(name)
         return checkpoints
 
     def _below(self, folder: str) -> list[str]:

@@ -132,13 +132,12 @@ class Store(Protocol):
 
         Nothing is opened, so damaged files are listed too.
         """
-        parsed = ((parse_name(name), name) for name in self.names(trial_key(trial)))
-        return [
-            name
-            for _, name in sorted(
-                (told.epoch, name) for told, name in parsed if told and told.trial == trial
-            )
+        by_epoch = [
+            (parsed.epoch, name)
+            for name in self.names(trial_key(trial))
+            if (parsed := parse_name(name)) and parsed.trial == trial
         ]
+        return [name for _, name in sorted(by_epoch)]
 
     def header(self, key: str) -> Header:
         """Return a checkpoint's header; of the file only its 8 length bytes and header are read.
@@ -193,7 +192,7 @@ class Store(Protocol):
         """Return the trial's newest checkpoint that is as sealed, of epoch `at_most` or before.
 
         Every one that has to be passed over is told to `on_damaged`. Of two files for one epoch
-        the later attempt's is taken: an earlier one comes from a worker that was given up for lost.
+        the later attempt's is taken: an earlier one comes from a worker that was taken for dead.
         Raises StoreUnreachable where not the checkpoint but the whole store is at fault.
         """
         newest_first = reversed(self.checkpoints(trial))
