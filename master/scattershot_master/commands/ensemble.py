@@ -1,4 +1,4 @@
-"""Owns `ensemble build` and `ensemble eval`."""
+"""The commands `ensemble build` and `ensemble eval`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _JSON = typer.Option("--json", help="Print JSON.")
 def build(
     folder: Annotated[Path | None, _FOLDER] = None,
     size: Annotated[
-        int | None, typer.Option(help="Members at most (default: the study's).", min=1)
+        int | None, typer.Option(help="Maximum number of members (default: the study's).", min=1)
     ] = None,
-    method: Annotated[str | None, typer.Option(help="greedy or top.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="greedy or top (default: the study's).")
+    ] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Choose members by their saved validation predictions; needs no torch and no test part."""
+    """Choose members by saved validation predictions; needs neither torch nor test data."""
     from scattershot_master.ensemble import METHODS
     from scattershot_master.ensemble.build import build_ensemble, record_ensemble
 
@@ -47,14 +49,14 @@ def build(
         record_ensemble(ledger, result)
     finally:
         ledger.close()
-    _show(result, as_json)
+    _print(result, as_json)
 
 
 @app.command("eval")
 def evaluate(
     folder: Annotated[Path | None, _FOLDER] = None,
     data: Annotated[
-        str | None, typer.Option(help="The task's data folder, if it lies elsewhere by now.")
+        str | None, typer.Option(help="The task's data folder, if it has moved.")
     ] = None,
     path: Annotated[
         list[Path] | None,
@@ -83,7 +85,7 @@ def evaluate(
         record_ensemble(ledger, result)
     finally:
         ledger.close()
-    _show(result, as_json)
+    _print(result, as_json)
 
 
 def _ledger(given: Path | None) -> Ledger:
@@ -92,7 +94,7 @@ def _ledger(given: Path | None) -> Ledger:
     return Ledger(study_folder(given))
 
 
-def _show(result: dict[str, Any], as_json: bool) -> None:
+def _print(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return

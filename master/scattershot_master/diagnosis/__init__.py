@@ -1,1 +1,1 @@
-"""Owns what is wrong with a training and with a study: functions of what was recorded."""
+"""Diagnosis of a training and of a study: rules, which are functions over what was recorded."""

@@ -1,1 +1,1 @@
-"""Pictures of results as SVG."""
+"""Charts as SVG, and the picture of a model's first weights."""

@@ -50,7 +50,7 @@ def _best_trial(study: StudyCase) -> tuple[str, list[TextLine]]:
 
 def _counts(study: StudyCase) -> Counter[str]:
     """Return how many trials each rule found something in."""
-    return Counter(finding.rule for found in study.findings.values() for finding in found)
+    return Counter(finding.rule for findings in study.findings.values() for finding in findings)
 
 
 def study_page(study: StudyCase) -> Page:
@@ -61,7 +61,7 @@ def study_page(study: StudyCase) -> Page:
         blocks += section(*_best_trial(study))
     for rule, _ in _counts(study).most_common():
         numbers = [number for number in study.findings if rule in study.rules(number)]
-        first = next(found for found in study.findings[numbers[0]] if found.rule == rule)
+        first = next(entry for entry in study.findings[numbers[0]] if entry.rule == rule)
         names = text.first_few(numbers, _NAMED)
         evidence, remedy = finding_lines([first])
         blocks += section(
@@ -82,7 +82,7 @@ def _head(study: StudyCase) -> list[TextLine]:
     if failed := len(state.by_state["failed"]):
         lines.append(line(f"{failed} failed: scattershot status says why"))
     if not state.finished:
-        lines.append(line("it has not ended: what is said here is of what there is so far"))
+        lines.append(line("it has not ended: this is about what it has so far"))
     return lines
 
 

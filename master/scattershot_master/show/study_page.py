@@ -54,8 +54,8 @@ def _activity(
             f", begun {begun}; to go on, run its study file again with the same output folder",
         ]
     left = progress.time_left(stages, progress.rate_from_ends(state, now))
-    about = f", about {text.rough(left)} left" if left is not None else ""
-    return [Cell("running", "cyan"), f" for {elapsed}{about}, begun {begun}"]
+    estimate = f", about {text.rough(left)} left" if left is not None else ""
+    return [Cell("running", "cyan"), f" for {elapsed}{estimate}, begun {begun}"]
 
 
 def counts(state: StudyState) -> list[str | Cell]:

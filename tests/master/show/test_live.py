@@ -34,7 +34,7 @@ def state() -> StudyState:
     return simulation.state
 
 
-def pulses(*names: str) -> list[Heartbeat]:
+def heartbeats(*names: str) -> list[Heartbeat]:
     return [Heartbeat(name, "host", 1, "cuda:0", "0.1.0", 0.0) for name in names]
 
 
@@ -112,10 +112,10 @@ def test_a_log_tells_how_much_time_is_left_once_there_is_evidence(clock: Clock) 
 # ---- a terminal
 
 
-def test_a_terminal_gets_a_picture_with_all_parts(state: StudyState, clock: Clock) -> None:
+def test_a_terminal_gets_a_frame_with_all_parts(state: StudyState, clock: Clock) -> None:
     view, file = screen_view(clock)
     view.note("trial 3 killed at epoch 1: too bad", routine=True)
-    view.tick(state, pulses("host-0-4000", "host-9-1"), rate=2.5)
+    view.tick(state, heartbeats("host-0-4000", "host-9-1"), rate=2.5)
     shown = since(file)
     view.close()
     assert "2.5 trials/s" in shown
@@ -126,7 +126,7 @@ def test_a_terminal_gets_a_picture_with_all_parts(state: StudyState, clock: Cloc
     assert "trial 3 killed at epoch 1: too bad" in shown
 
 
-def test_a_picture_is_not_drawn_more_often_than_four_times_a_second(
+def test_a_frame_is_not_drawn_more_often_than_four_times_a_second(
     state: StudyState, clock: Clock
 ) -> None:
     view, file = screen_view(clock)
@@ -142,7 +142,7 @@ def test_a_picture_is_not_drawn_more_often_than_four_times_a_second(
     view.close()
 
 
-def test_pictures_that_cost_much_come_less_often(
+def test_frames_that_cost_much_come_less_often(
     state: StudyState, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view, file = screen_view(clock)
@@ -165,7 +165,7 @@ def test_a_note_cannot_steer_the_terminal(clock: Clock) -> None:
     assert file.getvalue().endswith(" trial 3 failed:  [2Jboom and more\n")
 
 
-def test_a_note_stays_when_the_picture_goes(state: StudyState, clock: Clock) -> None:
+def test_a_note_stays_when_the_frame_goes(state: StudyState, clock: Clock) -> None:
     view, file = screen_view(clock)
     view.tick(state, [])
     since(file)
@@ -200,25 +200,25 @@ def test_the_last_notes_are_not_lost_at_the_end(clock: Clock) -> None:
 
 @pytest.mark.parametrize("height", [18, 24, 30, 50])
 @pytest.mark.parametrize("workers", [0, 1, 3, 40])
-def test_a_picture_fits_the_terminal(state: StudyState, height: int, workers: int) -> None:
-    names = pulses(*(f"host-{index}-{4000 + index}" for index in range(workers)))
-    lately = [line("killed")] * 3
-    page = frame(state, progress.stages(state), names, lately, Pace(1, None, None), (80, height))
+def test_a_frame_fits_the_terminal(state: StudyState, height: int, workers: int) -> None:
+    names = heartbeats(*(f"host-{index}-{4000 + index}" for index in range(workers)))
+    recent = [line("killed")] * 3
+    page = frame(state, progress.stages(state), names, recent, Pace(1, None, None), (80, height))
     drawn = [table_lines(block, 80) if isinstance(block, Table) else [block] for block in page]
     assert sum(map(len, drawn)) <= height
 
 
 def test_in_a_low_terminal_trials_are_worth_more_than_kills_and_workers(state: StudyState) -> None:
-    stages, lately = progress.stages(state), [line("killed")] * 3
+    stages, recent = progress.stages(state), [line("killed")] * 3
     for height in (17, 22):
-        page = frame(state, stages, pulses("idle-1"), lately, Pace(1, None, None), (80, height))
+        page = frame(state, stages, heartbeats("idle-1"), recent, Pace(1, None, None), (80, height))
         assert plain_text(page).count("/2 ") >= 5
     assert "idle-1" in plain_text(page) and "killed\n" not in plain_text(page)
 
 
 def test_workers_that_have_no_room_are_counted(state: StudyState) -> None:
     running = [state.trials[number].worker for number in state.by_state["running"]]
-    names = pulses(*running, *(f"idle-{index}" for index in range(40)))
+    names = heartbeats(*running, *(f"idle-{index}" for index in range(40)))
     page = frame(state, progress.stages(state), names, [], Pace(1, None, None), (80, 24))
     last = plain_text(page).splitlines()[-1]
     shown = plain_text(page).count("idle-")

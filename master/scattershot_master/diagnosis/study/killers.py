@@ -82,7 +82,7 @@ def killers(study: StudyCase) -> list[Finding]:
         ordered = sorted(savings, key=lambda rule: -savings[rule])
         names = ", ".join(f"{rule} ({percent(savings[rule])})" for rule in ordered)
         evidence.append(
-            "as good a value would have been kept, with about so much of the epochs saved, by "
+            "as good a value would have been kept, with about this part of the epochs saved, by "
             f"{names}"
         )
         remedy = f'[kill] rule = "{ordered[0]}" would have saved most and kept as good a value'
