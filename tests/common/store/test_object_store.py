@@ -1,18 +1,21 @@
 """Checkpoints in an object store: the same as on a disk, seen through a real S3 protocol."""
 
 import http.server
+import io
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
 from scattershot_common.errors import CheckpointError, StoreUnreachable
+from scattershot_common.store import location
 from scattershot_common.store.checkpoint_header import metadata, seal
 from scattershot_common.store.checkpoint_names import checkpoint_key, checkpoint_name, trial_key
 from scattershot_common.store.location import open_store, study_store
@@ -58,11 +61,45 @@ def asking(study: Store) -> list[Callable[[], object]]:
     ]
 
 
-@pytest.fixture(params=["disk", "s3"])
-def study(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A study's store on a disk, then in an object store: what follows must hold for both."""
+class MemoryStore(Store):
+    """All that a further kind of store has to do."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.files: dict[str, bytes] = {}
+
+    def write(self, key: str, data: bytes | bytearray) -> None:
+        self.files[key] = bytes(data)
+
+    def read(self, key: str) -> bytes:
+        if key not in self.files:
+            raise CheckpointError(f"no such file: {self.path_of(key)}; it was moved or removed")
+        return self.files[key]
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        yield io.BytesIO(self.read(key))
+
+    def exists(self, key: str) -> bool:
+        return key in self.files
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.files.pop(key, None)
+
+    def names(self, folder: str) -> list[str]:
+        below = (key.removeprefix(f"{folder}/") for key in self.files if key.startswith(folder))
+        return [*{name.partition("/")[0] for name in below}]
+
+
+@pytest.fixture(params=["disk", "s3", "row"])
+def study(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store on a disk, an object store, and one by a row of the table: all must do the same."""
     if request.param == "disk":
         return study_store(None, tmp_path / "digits", "digits")
+    if request.param == "row":
+        monkeypatch.setattr(location, "STORES", {**location.STORES, "dict": MemoryStore})
+        return study_store("dict://pre/fix", tmp_path, "digits")
     return study_store(request.getfixturevalue("bucket") + "/pre/fix", tmp_path, "digits")
 
 
@@ -165,6 +202,16 @@ def test_a_missing_checkpoint_is_an_error_of_its_own(study: Store) -> None:
         with pytest.raises(CheckpointError, match=r"no such file: .*moved or removed") as caught:
             read(key)
         assert not isinstance(caught.value, StoreUnreachable)
+
+
+def test_the_checkpoints_of_retired_trials_go_and_those_of_others_stay(study: Store) -> None:
+    for trial in (1, 2, 3):
+        put(study, 1, trial=trial)
+    study.write(trial_key(1, "error.txt"), b"Traceback")
+    study.retire([1, 3])
+    study.settle(20)
+    assert sorted(number for number, names in study.all_checkpoints().items() if names) == [2]
+    assert study.exists(trial_key(1, "error.txt"))
 
 
 # ---- a store's own
