@@ -1,4 +1,4 @@
-"""Owns the `scattershot` command: its subcommands, its errors, its exit codes.
+"""The `scattershot` command: its subcommands, its errors, its exit codes.
 
 Exit codes: 0 all went well, 1 it failed, 2 the study file, a flag or the environment is wrong,
 130 a search was interrupted (and goes on when it is run again).

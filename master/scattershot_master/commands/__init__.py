@@ -1,1 +1,1 @@
-"""Owns the commands that run, steer and finish a study; those that look are in `show`."""
+"""The subcommands of `scattershot`, one file each or a few that belong together."""

@@ -1,4 +1,4 @@
-"""Owns `kill` and `stop`: words from outside to a study that runs."""
+"""The commands `kill` and `stop`, for a study that runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _FOLDER_HELP = "The study's folder (default: the newest under checkpoints/)."
 _FOLDER = typer.Option(help=_FOLDER_HELP)
-#: What becomes at once of a trial that was found so; whatever else it was, it stays.
+#: The state of a trial after `kill`, by the state before; any other state stays.
 _AFTER = {"running": "stopping", "waiting": "killed", "paused": "killed"}
 _JSON = typer.Option("--json", help="Print JSON.")
 _REDIS = typer.Option(help=f"Redis URL, if it is not the study's embedded one; or {URL_VARIABLE}.")

@@ -1,4 +1,4 @@
-"""Owns which study a command means, and whether a master is at work on it."""
+"""Finding the study that a command means, and whether a master runs it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ def study_folder(given: Path | None, marks: tuple[str, ...] = (LEDGER,)) -> Path
 
 def _missing(root: Path, marks: tuple[str, ...]) -> str:
     if not root.is_dir():
-        there = f"there is no folder {root}"
+        problem = f"there is no folder {root}"
         if any((ROOT / root / mark).exists() for mark in marks):
-            return f"{there}; did you mean {ROOT / root}?"
+            return f"{problem}; did you mean {ROOT / root}?"
     else:
-        there = f"there is no study in {root} (looked for {root / marks[0]} and {root}/*/{marks[0]}"
-        there += ")"
-    return f"{there}; name a study's folder, or start one: scattershot run FILE"
+        problem = (
+            f"there is no study in {root} (looked for {root / marks[0]} and {root}/*/{marks[0]}"
+        )
+        problem += ")"
+    return f"{problem}; name a study's folder, or start one: scattershot run FILE"
 
 
 def running(folder: Path) -> bool:

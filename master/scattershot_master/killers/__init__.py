@@ -1,4 +1,4 @@
-"""Owns the table of the [kill] rules: name → class."""
+"""The [kill] rules that a study file may name. A new one is a file here and a row in this table."""
 
 from scattershot_master.killers.base import Killer
 from scattershot_master.killers.diverged import Diverged
@@ -8,6 +8,7 @@ from scattershot_master.killers.patience import Patience
 from scattershot_master.killers.percentile import Percentile
 from scattershot_master.killers.sync_halving import SyncHalving
 
+#: The names are those of `settings.Rule`.
 KILLERS: dict[str, type[Killer]] = {
     "halving": Halving,
     "sync_halving": SyncHalving,

@@ -1,4 +1,4 @@
-"""Owns what a killer is: a function of one trial's curve and its peers' to a `Verdict`."""
+"""What a killer is: a function of one trial's curve and its peers' to a `Verdict`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scattershot_common.objective import Objective
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to become of a trial, and why (the reason is shown to the user)."""
+    """What a trial is to do, and why (the reason is shown to the user)."""
 
     action: Literal["continue", "kill", "pause"]
     reason: str = ""
@@ -48,7 +48,7 @@ class Curve:
     def standing(self) -> float:
         """The best value so far; minus infinity while the latest is NaN or infinite.
 
-        So a trial that has just broken loses every comparison, whatever it was before.
+        So a trial that has just diverged loses every comparison, however good it was.
 
         >>> Curve(0, [0.5, 0.4], [], 9).standing, Curve(0, [0.5, float("nan")], [], 9).standing
         (0.5, -inf)
@@ -137,7 +137,7 @@ class Killer:
         return ()
 
     def judge(self, curve: Curve, peers: Peers) -> Verdict:
-        """Judge a trial that has just reported (`rules.judge_all` sees to grace and budget)."""
+        """Judge a trial that has just reported (`build.judge_all` checks grace and budget)."""
         return GO_ON
 
     def settle(self, epoch: int, standings: Mapping[int, float]) -> Mapping[int, Verdict]:

@@ -1,4 +1,4 @@
-"""Owns the divergence rule: a trial whose loss or metric has left the numbers is killed."""
+"""The divergence rule: a trial whose loss or metric is no longer finite, or explodes, is killed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Owns asynchronous successive halving: a trial goes on past a rung in the best 1/eta so far.
+"""Asynchronous successive halving: a trial goes on past a rung in the best 1/eta so far.
 
 Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), in its stopping
-variant: nobody waits, so a trial that is early at a rung is judged by the few that came before.
+variant: no trial waits, so one that is early at a rung is judged by the few that came before.
 """
 
 from __future__ import annotations

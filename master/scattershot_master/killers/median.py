@@ -1,4 +1,4 @@
-"""Owns the median rule: a trial worse than the median of its peers at the same epoch is killed.
+"""The median rule: a trial worse than the median of its peers at the same epoch is killed.
 
 Golovin et al. 2017, "Google Vizier: A Service for Black-Box Optimization", section 3.2.
 """

@@ -1,4 +1,4 @@
-"""Owns the patience rule: a trial whose metric has stopped improving is killed."""
+"""The patience rule: a trial whose metric has stopped improving is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the percentile rule: a trial among the worst of its peers at the same epoch is killed."""
+"""The percentile rule: a trial among the worst of its peers at the same epoch is killed."""
 
 from __future__ import annotations
 

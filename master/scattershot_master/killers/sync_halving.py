@@ -1,7 +1,7 @@
-"""Owns synchronous halving: all trials wait at a rung, and the best 1/eta of them go on.
+"""Synchronous halving: all trials wait at a rung, and the best 1/eta of them go on.
 
 Jamieson & Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization". Nobody is judged before everybody stands at the rung, so the result depends on the
+Optimization". No trial is judged before all stand at the rung, so the result depends on the
 values alone, never on the order or the timing of reports or on the number of workers.
 """
 

@@ -1,1 +1,1 @@
-"""Owns how workers come to run: on this machine, for now."""
+"""Processes that the master starts: workers by launchers, and the checks of a task."""

@@ -1,4 +1,4 @@
-"""Owns how the master has a task checked: by a worker process, since it takes torch and the task.
+"""Checking a task from the master: by a process of its own, since it takes torch and the task.
 
 The hyperparameters are those of the middle of the space, unless some are given.
 """
@@ -103,18 +103,18 @@ def run_checks(
         "threads": study.worker.threads,
         "paths": [str(path.resolve()) for path in paths],
     }
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             program("checks"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=errors,
             text=True,
             preexec_fn=die_with_parent(),
         )
         assert process.stdin is not None and process.stdout is not None
         try:
-            with suppress(BrokenPipeError):  # it has died: its last words tell why
+            with suppress(BrokenPipeError):  # it has died: its last line says why
                 process.stdin.write(json.dumps(request))
                 process.stdin.close()
             for line in process.stdout:
@@ -123,14 +123,16 @@ def run_checks(
                     raise ScattershotError(answer["error"])
                 yield CheckResult.from_json(answer["result"])
             if status := process.wait():
-                raise ScattershotError(f"the process that checks has ended: {_last(said, status)}")
+                raise ScattershotError(
+                    f"the process that checks has ended: {_last_line(errors, status)}"
+                )
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
 
 
-def _last(said: IO[bytes], status: int) -> str:
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
+def _last_line(errors: IO[bytes], status: int) -> str:
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"status {status}"

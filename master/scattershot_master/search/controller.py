@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -12,17 +13,16 @@ from scattershot_common.bus.stream import Event
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_key
 from scattershot_common.trial import STATES, State
-from scattershot_master.killers.base import Killer
-from scattershot_master.killers.build import stage_killers
+from scattershot_master.killers.base import Curve, Killer, Peers
+from scattershot_master.killers.build import judge_all, stage_killers
 from scattershot_master.search import planning
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
-from scattershot_master.search.judging import Judge
 from scattershot_master.search.observers import Observers
 from scattershot_master.search.workforce import Workforce
 from scattershot_master.state import events
-from scattershot_master.state.border_warnings import border_warnings
+from scattershot_master.state.borders import border_warnings
 from scattershot_master.state.ledger import Ledger
-from scattershot_master.state.study_state import StageRecord, TrialRecord
+from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 
 
 class Controller:
@@ -218,3 +218,34 @@ class Controller:
         for warning in border_warnings(self._state):
             if warning.stage == stage.name:
                 self._observers.note(f"warning: {warning}")
+
+
+class Judge:
+    """Compares each report of one stage with those of its other trials; made when a stage opens."""
+
+    def __init__(self, state: StudyState, stage: StageRecord, killers: Sequence[Killer]) -> None:
+        self._state, self._killers = state, killers
+        self._peers = Peers()
+        for number in stage.trials:
+            trial = state.trials[number]
+            for epoch in trial.history:
+                self._add(trial, epoch)
+
+    def verdict(self, trial: TrialRecord) -> str:
+        """Return why the trial is to be killed after its latest report; "" to let it live."""
+        if not self._killers:
+            return ""
+        self._add(trial, trial.history[-1])
+        objective = self._state.objective
+        curve = Curve(
+            trial.number,
+            [objective.score(objective.of(epoch)) for epoch in trial.history],
+            [epoch.get("train_loss", epoch.get("val_loss")) for epoch in trial.history],
+            trial.epochs,
+        )
+        verdict = judge_all(self._killers, curve, self._peers)
+        return verdict.reason if verdict.action == "kill" else ""
+
+    def _add(self, trial: TrialRecord, epoch: dict[str, float]) -> None:
+        objective = self._state.objective
+        self._peers.add(trial.number, int(epoch["epoch"]), objective.score(objective.of(epoch)))

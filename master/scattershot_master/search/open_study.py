@@ -1,4 +1,4 @@
-"""Owns where a study lives: a new folder, or the one it goes on in."""
+"""Opening a study: in a new folder, or in the one that it goes on in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def open_study(
 
     Without `fresh` the newest folder of this name goes on; with it a new one is made, and
     nothing is ever deleted but stale temp files. `text` is the study file's, kept as `study.toml`
-    beside the ledger. A master that was told to make room gets `wait_s` seconds for it.
+    beside the ledger. A master that was deposed has `wait_s` seconds to release it.
 
     Raises:
         StudyFileError: the folder holds a study that was begun with other settings.
@@ -67,7 +67,7 @@ def open_study(
 
 
 def note_home(ledger: Ledger, folder: Path, data: str | None) -> None:
-    """Let the ledger know the study file's folder and the data's, for `ensemble eval` later on."""
+    """Note the study file's folder and the data's in the ledger, for `ensemble eval`."""
     if (ledger.state.home, ledger.state.data) != (str(folder), data):
         ledger.append(FoldersNoted(str(folder), data))
         ledger.commit()

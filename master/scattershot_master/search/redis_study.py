@@ -1,4 +1,4 @@
-"""Owns the master's hands in Redis: trials out, kills, and putting back what was lost."""
+"""A study in Redis, for its master: the claim on it, sending, killing and putting back trials."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from scattershot_master.state.study_state import TrialRecord
 
 #: Seconds the master's claim on a study lasts without being renewed.
 _MASTER_LEASE_MS = 15_000
-#: Seconds after which a trial that should be on the queue is looked for there.
+#: Seconds after which the queue is searched for a trial that should be on it.
 _LOST_AFTER = 10.0
-#: Trials sent in one round trip: Redis serves nobody else meanwhile.
-_AT_ONCE = 500
+#: Trials sent in one round trip: Redis serves no other client meanwhile.
+_BATCH = 500
 
 
 class RedisStudy:
-    """One study's side of the bus. Everything here may be done twice without harm."""
+    """One study's side of the bus. Every operation may be repeated without harm."""
 
     def __init__(self, url: str, study: StudyInfo) -> None:
         self.info = study
@@ -126,7 +126,7 @@ class RedisStudy:
         return True
 
     def forget_namesake(self) -> bool:
-        """Forget a study of this name that is known by another uid; return whether there was one.
+        """Forget a study of this name that has another uid; return whether there was one.
 
         For a ledger that was recovered: it goes on under a new uid, so that nothing which was on
         its way to or from the old one can be taken for its own.
@@ -150,7 +150,7 @@ class RedisStudy:
         self.connection.hdel(self._keys.info, "trimmed")
 
     def workers(self) -> list[Heartbeat]:
-        """Return the workers that are there."""
+        """Return the living workers."""
         return living_workers(self.connection)
 
     # ---- trials
@@ -164,14 +164,14 @@ class RedisStudy:
         if not trials:
             return
         known = set(queued)
-        ready = self._submit(trials[:_AT_ONCE], known)
-        if len(trials) > _AT_ONCE:
+        ready = self._submit(trials[:_BATCH], known)
+        if len(trials) > _BATCH:
             # this process makes up the next ones while Redis takes in the last
             with ThreadPoolExecutor(1) as thread:
-                for first in range(_AT_ONCE, len(trials), _AT_ONCE):
-                    taken = thread.submit(self.queue.put, ready)
-                    ready = self._submit(trials[first : first + _AT_ONCE], known)
-                    taken.result()
+                for first in range(_BATCH, len(trials), _BATCH):
+                    sending = thread.submit(self.queue.put, ready)
+                    ready = self._submit(trials[first : first + _BATCH], known)
+                    sending.result()
         self.queue.put(ready)
 
     def _submit(
@@ -180,8 +180,15 @@ class RedisStudy:
         """Make trials known; return those, with their attempt, that must be put on the queue."""
         answers = self.states.submit_all(
             [
-                (one.number, one.until, one.attempts, one.done, one.checkpoint, one.failures)
-                for one in trials
+                (
+                    trial.number,
+                    trial.until,
+                    trial.attempts,
+                    trial.done,
+                    trial.checkpoint,
+                    trial.failures,
+                )
+                for trial in trials
             ]
         )
         attempts = []
@@ -202,17 +209,17 @@ class RedisStudy:
             )
 
     def settle(self, trials: Mapping[int, TrialRecord], queued: Iterable[str]) -> None:
-        """Let nobody train what has ended, though Redis has lost its end and has it to be trained.
+        """End trials in Redis that have ended in the ledger: Redis may have lost their end.
 
         `queued` are the job ids on the queue.
         """
-        sought = {*self.states.running(), *(trial_of(one, self.info.name) for one in queued)}
-        found = (trials[one] for one in sought if one is not None and one in trials)
-        if steps := [settlement(one.number, one.state) for one in found if not one.living]:
+        numbers = {*self.states.running(), *(trial_of(job, self.info.name) for job in queued)}
+        active = [trials[n] for n in numbers if n is not None and n in trials]
+        if steps := [settlement(trial.number, trial.state) for trial in active if not trial.living]:
             self.states.run(steps)
 
     def reap(self, trials: dict[int, TrialRecord], max_failures: int) -> list[int]:
-        """Put trials back whose worker gave no sign of life; return their numbers."""
+        """Put trials back whose lease has run out; return their numbers."""
         lost = []
         for number, attempt in self.states.expired():
             record = trials[number]
@@ -229,27 +236,29 @@ class RedisStudy:
         return lost
 
     def find_lost(self, trials: Iterable[TrialRecord]) -> None:
-        """Put trials back on the queue that wait, as Redis has it, and have dropped off it.
+        """Put trials back on the queue that wait according to Redis but are not on it.
 
         A worker that dies between taking a job and claiming its trial leaves no lease behind. One
         that lives, its child still importing torch, has the job among RQ's started ones.
         """
         now = time.monotonic()
-        overdue = [one for one in trials if now - self._sent.get(one.number, 0.0) > _LOST_AFTER]
+        overdue = [
+            trial for trial in trials if now - self._sent.get(trial.number, 0.0) > _LOST_AFTER
+        ]
         if not overdue:
             return
         queued = {*self.queue.waiting(), *self.queue.taken()}
         missing = [
-            one
-            for one in overdue
-            if queued.isdisjoint(self._job(one.number, one.attempts + more) for more in (0, 1))
+            trial
+            for trial in overdue
+            if queued.isdisjoint(self._job(trial.number, trial.attempts + more) for more in (0, 1))
         ]
         self.send(missing, queued=queued)
         for trial in overdue:
             self._sent[trial.number] = now
 
     def clear_queue(self, waiting: Iterable[TrialRecord]) -> None:
-        """Take this study's trials off the queue: nobody is there to listen to them."""
+        """Take this study's trials off the queue: no master is left to read their events."""
         ids = {self._job(trial.number, trial.attempts + 1) for trial in waiting}
         self.queue.remove(ids)
 

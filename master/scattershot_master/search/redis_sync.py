@@ -1,7 +1,7 @@
 """A study's Redis side kept as its ledger has it: carries out decisions, puts back what was lost.
 
-The search calls it; it calls nothing back, but returns what it found. Everything may be done twice
-without harm.
+The search calls it; it calls nothing back, but returns what it found. Every operation may
+be repeated without harm.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class RedisSync:
         self._redis.states.extend_leases()
 
     def free_running(self) -> None:
-        """Take up trials whose workers ended with the last master; nobody failed."""
+        """Take up trials whose workers ended with the last master; that is no failure of theirs."""
         states = self._redis.states
         for number in self._state.by_state["running"] | self._state.by_state["waiting"]:
             trial = self._state.trials[number]

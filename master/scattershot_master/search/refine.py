@@ -1,4 +1,4 @@
-"""Owns what a new stage starts from: the narrowed box of `refine`, the trials of `continue`.
+"""What a new stage starts from: the narrowed box of `refine`, the trials of `continue`.
 
 CS231n, "Hyperparameter optimization": "Stage your search from coarse to fine."
 """
@@ -23,7 +23,7 @@ from scattershot_master.state.borders import (
     span,
 )
 
-#: A stage shrinks a side at most tenfold: the ranks of a few noisy trials tell no more.
+#: A stage shrinks a side at most tenfold: the ranks of a few noisy trials allow no more.
 LEAST_WIDTH = 0.1
 #: The best trial sits on a border when it lies in this outer share of the side.
 ON_BORDER = 0.05
@@ -82,9 +82,9 @@ def refine(
                 notes.append(f"{axis.name}: kept {_choices(axis, new)} of {_choices(axis, old)}")
         else:
             leaders = [point[index] for point in points[:CROWD]]
-            side, said = _refine_side(axis, old[0], coordinates, leaders)
+            side, side_notes = _refine_side(axis, old[0], coordinates, leaders)
             new = (side,)
-            notes += said
+            notes += side_notes
         sides.append(new)
     return Narrowing(Box(tuple(sides)), tuple(notes))
 
@@ -141,7 +141,7 @@ def _snap(axis: Axis, side: Interval) -> Interval:
     if not axis.cells:
         return side
     first, last = (axis.cell(axis.index(u)) for u in inside(side))
-    # a cell that is half in is in, whatever the rounding
+    # a cell of which half is inside counts as inside, with a tolerance for rounding
     return (
         first[0] if side[0] <= sum(first) / 2 + 1e-9 else first[1],
         last[1] if side[1] >= sum(last) / 2 - 1e-9 else last[0],
@@ -149,7 +149,7 @@ def _snap(axis: Axis, side: Interval) -> Interval:
 
 
 def _widened(axis: Axis, side: Interval, end: Side) -> float:
-    """Return where `end` of `side` comes to lie when widened, as a whole cell where there are any.
+    """Return where `end` of `side` lies when widened, as a whole cell where there are any.
 
     From inside the declared range that is at most its end, else at most the axis' reach.
     """

@@ -58,7 +58,7 @@ class LiveView(Observer):
             return
         start = time.perf_counter()
         stages = progress.stages(state)
-        speed = self._rate.look(now, sum(stage.trained for stage in stages))
+        speed = self._rate.update(now, sum(stage.trained for stage in stages))
         left = progress.time_left(stages, speed)
         if self._animated:
             self._flush()

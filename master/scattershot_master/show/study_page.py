@@ -11,7 +11,7 @@ from scattershot_master.export.data import CheckpointPaths
 from scattershot_master.show import tables
 from scattershot_master.show.layout import Cell, Page, TextLine, line, section
 from scattershot_master.state import progress
-from scattershot_master.state.border_warnings import border_warnings
+from scattershot_master.state.borders import border_warnings
 from scattershot_master.state.ledger import LEDGER
 from scattershot_master.state.study_state import StudyState, TrialRecord
 

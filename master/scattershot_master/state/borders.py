@@ -1,4 +1,4 @@
-"""Owns the border warning: the best trials crowd at the end of a range, so the range is wrong.
+"""Border warnings: the best trials crowd at the end of a range, so the range should be wider.
 
 CS231n, "Hyperparameter optimization": "Careful with best values on border."
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, inf, isnan, nextafter
+from math import ceil, inf, isfinite, isnan, nextafter
 from typing import Literal
 
 from scattershot_common.space.space import Axis, Box, Space
 from scattershot_common.trial import Value
+from scattershot_master.state.ranking import finite
+from scattershot_master.state.study_state import StudyState, TrialRecord
 from scattershot_master.state.tail_probability import binomial, hypergeometric
 
 Side = Literal["low", "high"]
@@ -22,7 +24,7 @@ Interval = tuple[float, float]
 CHANCE = 0.025
 #: Only what lies in the outer fifth of a range lies at its border.
 BORDER = 0.2
-#: Fewer trials than this are no crowd, and fewer values no range.
+#: Fewer trials than this are no crowd; a range of fewer values has no border.
 LEAST_TRIALS, LEAST_VALUES = 3, 5
 #: The same chance where values are only compared with those tried, for all axes of a space
 #: together, and the trials that it takes.
@@ -33,7 +35,7 @@ RANKED_CHANCE, LEAST_RANKED = 0.01, 4
 class Crowd:
     """`count` of the `of` best trials lie in the outer `share` (0..1) of a range, at its `side`.
 
-    `outermost` is where that is seen by rank: they are among so many outermost of so many tried.
+    `outermost` is set where ranks show it: (n, N) says they are among the n outermost of N tried.
     """
 
     side: Side
@@ -91,19 +93,21 @@ def warnings(
     points = [space.locate(params) for params in (*ranked, *fruitless)]
     ordered = sum(axis.kind != "choice" for axis in space.axes)
     best = min(best, len(ranked))
-    found = []
+    raised = []
     for index, axis in enumerate(space.axes):
         if axis.kind == "choice":
             continue
         side = box.sides[index][0]
         tried = [point[index] for point in points]
-        seen = crowd(axis, side, tried[:best])
-        seen = seen or foremost(axis, side, tried[:best], tried, RANKED_CHANCE / ordered)
-        if seen and not _natural(axis, side, seen.side):
-            text = f"{axis.name}: {seen} of the range {span(axis, side)}: "
-            text += _remedy(axis, side, seen.side)
-            found.append(BorderWarning(axis.name, seen.side, seen.share, seen.count, seen.of, text))
-    return found
+        found = crowd(axis, side, tried[:best])
+        found = found or foremost(axis, side, tried[:best], tried, RANKED_CHANCE / ordered)
+        if found and not _natural(axis, side, found.side):
+            text = f"{axis.name}: {found} of the range {span(axis, side)}: "
+            text += _remedy(axis, side, found.side)
+            raised.append(
+                BorderWarning(axis.name, found.side, found.share, found.count, found.of, text)
+            )
+    return raised
 
 
 def crowd(axis: Axis, side: Interval, coordinates: Sequence[float]) -> Crowd | None:
@@ -147,21 +151,21 @@ def foremost(
     of those without an effect.
     """
     active = [u for u in best if not isnan(u)]
-    everyone = [u for u in tried if not isnan(u)]
+    known = [u for u in tried if not isnan(u)]
     if len(active) < LEAST_RANKED or _values(axis, side) < LEAST_VALUES:
         return None
     for end in SIDES:
         sign = 1 if end == "low" else -1
         inner = outer_share(axis, side, active[0], end, whole_cell=False) > BORDER
-        if inner or any(sign * u < sign * active[0] for u in everyone):
+        if inner or any(sign * u < sign * active[0] for u in known):
             continue
         outer = sorted(active, key=lambda u: sign * u)
         for count in range(len(active), max(len(active) - 1, LEAST_RANKED) - 1, -1):
             last = outer[count - 1]
-            few = sum(sign * u <= sign * last for u in everyone)
-            if hypergeometric(len(everyone), few, len(active), count) <= chance / 2:
+            few = sum(sign * u <= sign * last for u in known)
+            if hypergeometric(len(known), few, len(active), count) <= chance / 2:
                 share = outer_share(axis, side, last, end)
-                return Crowd(end, share, count, len(active), (few, len(everyone)))
+                return Crowd(end, share, count, len(active), (few, len(known)))
     return None
 
 
@@ -237,3 +241,52 @@ def _remedy(axis: Axis, side: Interval, end: Side) -> str:
     if axis.kind == "integer":
         wider = max(1, round(wider)) if axis.log or low > 0 else round(wider)
     return f"widen it {way} (to {number(wider)}, say)"
+
+
+@dataclass(frozen=True, slots=True)
+class StageWarning:
+    """A border warning and the stage whose best trials raise it."""
+
+    stage: str
+    warning: BorderWarning
+
+    def __str__(self) -> str:
+        return f"{self.stage} · {self.warning.text}"
+
+
+def border_warnings(state: StudyState) -> list[StageWarning]:
+    """Return the warnings of every stage that drew points, the latest stage's first.
+
+    A warning that a later stage has answered is left out: that stage searched beyond the border,
+    or raises the same warning with better evidence.
+    """
+    space = state.settings.space
+    stage_warnings: list[StageWarning] = []
+    later: list[Box] = []
+    for stage in reversed(state.stages):
+        if stage.box is None:
+            continue
+        box = Box.from_json(stage.box)
+        trials = [state.trials[number] for number in stage.trials]
+        drawn = [trial.params for trial in finite(state, trials)]
+        fruitless = [trial.params for trial in trials if _fruitless(trial)]
+        raised = {(one.warning.axis, one.warning.side) for one in stage_warnings}
+        for warning in warnings(space, box, drawn, fruitless=fruitless):
+            answered = any(_beyond(space, warning, box, other) for other in later)
+            if not answered and (warning.axis, warning.side) not in raised:
+                stage_warnings.append(StageWarning(stage.name, warning))
+        later.append(box)
+    return stage_warnings
+
+
+def _fruitless(trial: TrialRecord) -> bool:
+    """Return whether a trial was tried and has no value."""
+    return not isfinite(trial.best_value) and (bool(trial.history) or not trial.living)
+
+
+def _beyond(space: Space, warning: BorderWarning, box: Box, later: Box) -> bool:
+    """Return whether `later` reaches further than `box` at the border warned of."""
+    index = [axis.name for axis in space.axes].index(warning.axis)
+    if warning.side == "low":
+        return later.sides[index][0][0] < box.sides[index][0][0]
+    return later.sides[index][-1][1] > box.sides[index][-1][1]

@@ -1,4 +1,4 @@
-"""Owns how far a study is: every stage's counts and best trial, the epochs left, the time left."""
+"""A study's progress: every stage's counts and best trial, the epochs left, the time left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scattershot_master.state.study_state import StageRecord, StudyState, TrialR
 WINDOW_S, WINDOW_EPOCHS = 30.0, 20
 #: Fewer seconds or epochs than these are no evidence for a rate.
 LEAST_S, LEAST_EPOCHS = 2.0, 3
-#: So many trials must have ended before the epochs they used tell of the others'.
+#: Trials that must have ended before the epochs they used say something of the others'.
 LEAST_ENDED = 5
 
 
@@ -153,28 +153,28 @@ def leaders(state: StudyState, count: int) -> list[TrialRecord]:
 
 
 class Rate:
-    """Epochs per second of late, from looks at how many there are.
+    """The rate of the last seconds in epochs per second, from repeated counts of the epochs.
 
     >>> rate = Rate()
-    >>> [rate.look(now, epochs) for now, epochs in ((0, 0), (1, 5), (4, 20))]
+    >>> [rate.update(now, epochs) for now, epochs in ((0, 0), (1, 5), (4, 20))]
     [None, None, 5.0]
     """
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, int]] = deque()
+        self._counts: deque[tuple[float, int]] = deque()
 
-    def look(self, now: float, epochs: int) -> float | None:
+    def update(self, now: float, epochs: int) -> float | None:
         """Return the rate at time `now` (seconds), or None before there is evidence for one."""
-        looks = self._looks
-        if not looks or epochs > looks[-1][1]:
-            looks.append((now, epochs))
+        counts = self._counts
+        if not counts or epochs > counts[-1][1]:
+            counts.append((now, epochs))
         while (
-            len(looks) > 2
-            and now - looks[1][0] > WINDOW_S
-            and (epochs - looks[1][1] >= WINDOW_EPOCHS)
+            len(counts) > 2
+            and now - counts[1][0] > WINDOW_S
+            and (epochs - counts[1][1] >= WINDOW_EPOCHS)
         ):
-            looks.popleft()
-        since, before = looks[0]
+            counts.popleft()
+        since, before = counts[0]
         if now - since < LEAST_S or epochs - before < LEAST_EPOCHS:
             return None
         return (epochs - before) / (now - since)

@@ -1,4 +1,4 @@
-"""Owns the order of trials: best value first, NaN never above a number, ties by number."""
+"""The ranking of trials: best value first, NaN never above a number, ties by number."""
 
 from __future__ import annotations
 

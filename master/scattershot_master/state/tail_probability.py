@@ -1,4 +1,4 @@
-"""Owns how likely it is that so many or more of a few fall where they do by chance alone."""
+"""Upper tails of the binomial and the hypergeometric distribution."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import comb
 
 
 def binomial(trials: int, chance: float, least: int) -> float:
-    """Return P(X >= least) of the successes X in so many trials of that chance each.
+    """Return P(X >= least) for X successes in `trials` trials of probability `chance` each.
 
     >>> binomial(2, 0.5, 1)
     0.75
@@ -16,11 +16,11 @@ def binomial(trials: int, chance: float, least: int) -> float:
     )
 
 
-def hypergeometric(everyone: int, few: int, drawn: int, least: int) -> float:
-    """Return P(X >= least) of how many X of `drawn` from everyone are among the few.
+def hypergeometric(population: int, marked: int, drawn: int, least: int) -> float:
+    """Return P(X >= least) for X marked ones among `drawn` of a population, without replacement.
 
     >>> hypergeometric(4, 2, 2, 2) == 1 / 6
     True
     """
-    ways = (comb(few, m) * comb(everyone - few, drawn - m) for m in range(least, drawn + 1))
-    return sum(ways) / comb(everyone, drawn)
+    ways = (comb(marked, m) * comb(population - marked, drawn - m) for m in range(least, drawn + 1))
+    return sum(ways) / comb(population, drawn)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scattershot_master.killers.build import stage_killers
-from scattershot_master.search.judging import Judge
+from scattershot_master.search.controller import Judge
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import study_file
 from support.synthetic_study import event

@@ -187,7 +187,7 @@ def test_a_trial_that_is_sent_twice_at_once_is_put_on_the_queue_once(
 def test_many_trials_are_sent_in_portions_and_in_their_order(
     redis_study: RedisStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_AT_ONCE", 3)
+    monkeypatch.setattr(module, "_BATCH", 3)
     redis_study.send([record(number, attempts=number % 2) for number in range(10)])
     assert jobs(redis_study) == [job_id("digits", one, one % 2 + 1) for one in range(10)]
 

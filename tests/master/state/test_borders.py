@@ -8,8 +8,13 @@ import pytest
 
 from scattershot_common.space.space import Axis, Box, Space
 from scattershot_common.trial import Value
-from scattershot_master.state.border_warnings import border_warnings
-from scattershot_master.state.borders import BorderWarning, crowd, foremost, warnings
+from scattershot_master.state.borders import (
+    BorderWarning,
+    border_warnings,
+    crowd,
+    foremost,
+    warnings,
+)
 from support.synthetic_study import Simulation
 from support.tiers import fast_first
 

@@ -125,31 +125,31 @@ def test_leaders_of_a_loss_are_the_smallest() -> None:
 
 def test_a_rate_needs_evidence() -> None:
     rate = Rate()
-    assert rate.look(0.0, 100) is None
-    assert rate.look(1.0, 200) is None  # too short
-    assert rate.look(5.0, 200) == 20.0
+    assert rate.update(0.0, 100) is None
+    assert rate.update(1.0, 200) is None  # too short
+    assert rate.update(5.0, 200) == 20.0
 
 
 def test_a_rate_forgets_what_is_long_ago() -> None:
     rate = Rate()
     for second in range(100):
-        rate.look(second, second)
+        rate.update(second, second)
     for second in range(100, 200):
-        found = rate.look(second, 99 + 10 * (second - 99))
+        found = rate.update(second, 99 + 10 * (second - 99))
     assert found == pytest.approx(10.0)
 
 
 def test_a_rate_of_slow_epochs_looks_back_as_far_as_it_must() -> None:
     rate = Rate()
-    found = [rate.look(600.0 * epoch, epoch) for epoch in range(12)]
+    found = [rate.update(600.0 * epoch, epoch) for epoch in range(12)]
     assert found[-1] == pytest.approx(1 / 600)
 
 
 def test_a_rate_falls_while_nothing_comes() -> None:
     rate = Rate()
-    rate.look(0, 0)
-    rate.look(10, 100)
-    assert rate.look(100, 100) == 1.0
+    rate.update(0, 0)
+    rate.update(10, 100)
+    assert rate.update(100, 100) == 1.0
 
 
 def test_the_time_left_is_right_for_a_study_that_goes_on_as_it_did() -> None:

@@ -6,7 +6,7 @@ from scattershot_master.diagnosis.study.lr_bounds import lr_bounds
 from scattershot_master.diagnosis.study.noise import within_noise
 from scattershot_master.diagnosis.study_case import StudyCase, StudyRule
 from scattershot_master.diagnosis.trial_case import Finding
-from scattershot_master.state.border_warnings import border_warnings
+from scattershot_master.state.borders import border_warnings
 
 STUDY_RULES: dict[str, StudyRule] = {
     "rates": lr_bounds,
