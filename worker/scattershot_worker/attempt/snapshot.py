@@ -67,11 +67,11 @@ class Snapshot:
 
         See `checkpoint_header.metadata` for the two arguments.
         """
-        about = metadata({**header, "state": self.skeleton}, history)
+        text = metadata({**header, "state": self.skeleton}, history)
         # what `safetensors.torch.save` does, without its search for memory that tensors share,
         # which takes most of its time for small ones; these share none
         specs = {name: _spec(tensor) for name, tensor in self.tensors.items()}
-        return seal(safetensors.serialize(specs, about))
+        return seal(safetensors.serialize(specs, text))
 
 
 #: Types that are kept as they are: most of what an optimizer's groups hold.

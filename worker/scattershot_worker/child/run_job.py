@@ -95,7 +95,9 @@ def open_pack(
     supervisor.wants(1 if choice is None else choice[1].lanes)
     pack: Pack[Any]
     if choice is None:
-        # made anew: a look at a model that cannot be a lane may have changed it
+        # made anew: a look at a model that cannot be a lane may have changed it; deleted first, so
+        # that a large model has the memory of the device to itself
+        del training
         training = make_training(task, data, spec, device)
         pack = Pack(context, supervisor, info, task, data, SoloEngine(task, data))
     else:

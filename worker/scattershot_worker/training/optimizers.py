@@ -78,9 +78,9 @@ def _groups(trained: list[nn.Parameter], decay_all: bool) -> list[dict[str, Any]
     if decay_all:
         return [{"params": trained}]
     weights = [parameter for parameter in trained if parameter.dim() > 1]
-    others = [parameter for parameter in trained if parameter.dim() <= 1]
+    exempt = [parameter for parameter in trained if parameter.dim() <= 1]
     groups: list[dict[str, Any]] = [
         {"params": weights},
-        {"params": others, "weight_decay": 0.0},
+        {"params": exempt, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
