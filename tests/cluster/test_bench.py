@@ -17,7 +17,7 @@ SMALL = {
     "monitors": "b._CASES = {'MLP': (b._Alone, b._MLP, 2, 2), 'lanes': (b._Pack, b._MLP, 2, 2)}",
     "orchestration": "b.ROUNDS, b.FEW, b.MANY = 1, 20, 40",
     "overhead": "b.ROUNDS, b.TRIALS = 1, 4",
-    "fused": "b.ROUNDS, b.overhead.TRIALS = 2, 8",
+    "fused": "b.ROUNDS, b.overhead.TRIALS, b._EXAMPLES = 2, 8, 640",
 }
 
 
@@ -34,7 +34,7 @@ def test_a_benchmark_runs_and_shows_its_figures(name: str) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-2:], "a head and its figures"
