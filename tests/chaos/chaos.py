@@ -3,7 +3,7 @@
     python -m chaos.chaos --seed 1          # `make chaos`: over 60 faults, about eight minutes
 
 Two runs with one seed strike with the same faults in the same order at about the same progress;
-what they strike, and when exactly, is the machine's mood.
+what they strike, and when exactly, depends on the machine's timing.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ class Cluster:
             action()
 
     def stop(self) -> None:
-        """End the workers as a service manager does; all must heed it."""
+        """End the workers as a service manager does; each must do so."""
         for worker in self.workers:
             if worker.alive():  # a second signal ends one that is on its way out at once
                 worker.send(signal.SIGTERM)

@@ -52,7 +52,7 @@ def kill_any_child(cluster: Cluster, rng: Random) -> str | None:
 
 
 def terminate_child(cluster: Cluster, rng: Random) -> str | None:
-    """It is the supervisor's to stop; the child pays no heed."""
+    """Only the supervisor stops on SIGTERM; the child ignores it."""
     worker = _worker(cluster, rng)
     if worker is None or not (child := worker.child()):
         return None
