@@ -125,6 +125,7 @@ def test_mypy_sees_the_names_and_what_is_wrong(tmp_path: Path, pytestconfig: pyt
     complaints({answer["line"]: answer["message"] for answer in answers})
 
 
+@pytest.mark.slow
 def test_pyright_sees_the_names_and_what_is_wrong(tmp_path: Path) -> None:
     pyright = shutil.which("pyright", path=str(Path(sys.executable).parent))
     if pyright is None:
