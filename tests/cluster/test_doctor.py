@@ -1,3 +1,5 @@
+"""`scattershot doctor` with real workers."""
+
 from __future__ import annotations
 
 import json

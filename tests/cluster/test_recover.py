@@ -1,3 +1,5 @@
+"""`scattershot recover` on a study of real workers."""
+
 from __future__ import annotations
 
 import signal

@@ -1,3 +1,5 @@
+"""Names of checkpoints: safe, sorted as the leaderboard, and resolved within their trial's folder."""
+
 import math
 import subprocess
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Which checkpoints are kept, against a slow and simple rule."""
+
 import math
 import random
 

@@ -1,3 +1,5 @@
+"""The probes of `scattershot doctor`, one by one and as a command."""
+
 import errno
 import fcntl
 import json

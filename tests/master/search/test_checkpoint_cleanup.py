@@ -1,3 +1,5 @@
+"""Which checkpoints a search deletes from a folder, and which it keeps."""
+
 import json
 import math
 from collections.abc import Callable, Iterable
