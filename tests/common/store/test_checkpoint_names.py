@@ -1,4 +1,4 @@
-"""Names of checkpoints: safe, sorted as the leaderboard, and resolved within their trial's folder."""
+"""Names of checkpoints: safe, sorted as the leaderboard, resolved within their trial's folder."""
 
 import math
 import subprocess
