@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha1
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redis import Redis
 
 
-_FOLDER = files("scattershot_common.bus") / "lua"
+_FOLDER = Path(__file__).parent / "lua"
 #: Functions that all scripts share.
 _PRELUDE = "prelude.lua"
 

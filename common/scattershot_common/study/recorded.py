@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scattershot_common.objective import Goal, Objective
-from scattershot_common.space.space import Space
+
+if TYPE_CHECKING:
+    from scattershot_common.space.space import Space
 
 
 class StageSettings(NamedTuple):
@@ -123,6 +125,8 @@ class StudySettings:
     @cached_property
     def space(self) -> Space:
         """The space that [space] describes."""
+        from scattershot_common.space.space import Space
+
         return Space.parse(self.space_table)
 
     @cached_property

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import nan
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.trial import State, Value
+
+if TYPE_CHECKING:  # what looks at a study has no need of Redis
+    from scattershot_common.bus.signatures import TrainingMode
 
 
 class StudyBegun(NamedTuple):
