@@ -1,8 +1,12 @@
-"""This machine's processors: CPU cores, and NVIDIA GPUs as the driver lists them, without torch."""
+"""This machine: its CPU cores and GPUs, and processes that end with the one that started them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
+from collections.abc import Callable
 
 
 def cpu_count() -> int:
@@ -33,3 +37,22 @@ def gpu_names() -> list[str]:
     finally:
         pynvml.nvmlShutdown()
     return names
+
+
+def die_with_parent(signal_number: int = signal.SIGTERM) -> Callable[[], None]:
+    """Return a `preexec_fn` that makes the kernel signal the child when its parent dies.
+
+    Linux only (prctl PR_SET_PDEATHSIG); elsewhere it does nothing and children watch their
+    parent's pid themselves.
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def request_signal() -> None:
+        libc.prctl(1, signal_number)
+        if os.getppid() != parent:  # it died before we could ask
+            os._exit(1)
+
+    return request_signal

@@ -24,7 +24,7 @@ from typing import Any
 from chaos.cluster import Cluster
 from chaos.faults import FAULTS, FEW, Fault, deck
 from cluster.conftest import command, environment, table
-from scattershot_common.processes import die_with_parent
+from scattershot_common.machine import die_with_parent
 
 STUDY = """\
 [study]

@@ -26,7 +26,7 @@ from scattershot_common.bus.connection import URL_VARIABLE
 from scattershot_common.bus.keys import Keys
 from scattershot_common.bus.server import find_binary
 from scattershot_common.bus.workers import living_workers
-from scattershot_common.processes import die_with_parent
+from scattershot_common.machine import die_with_parent
 from scattershot_master.state.ledger import LEDGER
 
 #: Seconds between two starts of one process, as a service manager would wait.

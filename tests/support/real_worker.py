@@ -21,7 +21,7 @@ from scattershot_common.bus.study_info import StudyInfo, publish
 from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.bus.workers import living_workers
-from scattershot_common.processes import die_with_parent
+from scattershot_common.machine import die_with_parent
 from support.waiting import eventually
 
 #: The module in which a worker finds its tasks.

@@ -16,7 +16,7 @@ from scattershot_master.samplers import SAMPLERS
 from scattershot_master.search.refine import refine, select_continue
 from scattershot_master.state import events
 from scattershot_master.state.ledger import Ledger
-from scattershot_master.state.ranking import finite
+from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
 SPACE: dict[str, object] = {

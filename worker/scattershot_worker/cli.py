@@ -18,8 +18,8 @@ import typer
 from scattershot_common.bus.connection import URL_VARIABLE, connect, reach, url_from
 from scattershot_common.entry_points import program
 from scattershot_common.errors import StudyFileError, exit_on_error
+from scattershot_common.machine import die_with_parent
 from scattershot_common.problems import check_device
-from scattershot_common.processes import die_with_parent
 
 log = logging.getLogger("scattershot.worker")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -17,7 +17,7 @@ from typing import IO
 from scattershot_common.bus.connection import connect
 from scattershot_common.errors import ScattershotError
 from scattershot_common.local_files import lock
-from scattershot_common.processes import die_with_parent
+from scattershot_common.machine import die_with_parent
 
 _CONFIG = """\
 bind 127.0.0.1

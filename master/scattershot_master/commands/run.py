@@ -161,7 +161,7 @@ def _finish(ledger: Ledger, data: str | None, paths: list[Path], observers: Obse
         record_ensemble,
     )
     from scattershot_master.state.events import StudyFinished
-    from scattershot_master.state.ranking import finite
+    from scattershot_master.state.progress import finite
 
     state, folder = ledger.state, ledger.folder
     settings = state.settings

@@ -12,7 +12,7 @@ from scattershot_common.store.store import Store
 from scattershot_master.diagnosis.diagnose import diagnose_among
 from scattershot_master.diagnosis.study_case import StudyCase
 from scattershot_master.diagnosis.trial_case import TrialCase
-from scattershot_master.state.ranking import ranked
+from scattershot_master.state.progress import ranked
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
 #: In a study of more trials, only the layers of the best and the worst ones are read.

@@ -21,7 +21,7 @@ from scattershot_master.ensemble import METHODS
 from scattershot_master.ensemble.metrics import Array, align, fitting_metric, metric, score
 from scattershot_master.state.events import EnsembleBuilt
 from scattershot_master.state.ledger import Ledger
-from scattershot_master.state.ranking import finite
+from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
 #: The number of the best trials that are read: more rarely add a member, and each costs a read.

@@ -18,8 +18,8 @@ from typing import IO
 
 from scattershot_common.entry_points import program
 from scattershot_common.errors import ScattershotError, StudyFileError
+from scattershot_common.machine import die_with_parent
 from scattershot_common.problems import nearest, show
-from scattershot_common.processes import die_with_parent
 from scattershot_common.space.space import Space
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.task.check_result import CheckResult

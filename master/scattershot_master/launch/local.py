@@ -11,7 +11,7 @@ from typing import IO
 from scattershot_common.bus.connection import URL_VARIABLE
 from scattershot_common.entry_points import program
 from scattershot_common.errors import StudyFileError
-from scattershot_common.processes import die_with_parent
+from scattershot_common.machine import die_with_parent
 from scattershot_master.launch.launcher import LauncherStatus
 
 #: How an error that is meant for the user begins in the log.

@@ -22,7 +22,7 @@ from scattershot_master.recipe.plan import BEST, REFINE, TrainingLength, trainin
 from scattershot_master.search.refine import Narrowing, refine
 from scattershot_master.show import tables
 from scattershot_master.state.borders import border_warnings
-from scattershot_master.state.ranking import finite
+from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
 #: The first three steps: title, question, and the checks that answer it.

@@ -14,7 +14,7 @@ from scattershot_master.samplers import SAMPLERS
 from scattershot_master.samplers.sampler import Observation
 from scattershot_master.search.refine import refine, select_continue
 from scattershot_master.state.events import RungSettled, StageOpened, TrialSampled
-from scattershot_master.state.ranking import finite
+from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 
 

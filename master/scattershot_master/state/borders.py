@@ -12,7 +12,7 @@ from typing import Literal
 
 from scattershot_common.space.space import Axis, Box, Space
 from scattershot_common.trial import Value
-from scattershot_master.state.ranking import finite
+from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
 from scattershot_master.state.tail_probability import binomial, hypergeometric
 

@@ -1,4 +1,4 @@
-"""A study's progress: every stage's counts and best trial, the epochs left, the time left."""
+"""A study's progress and its order of trials: counts, the best, epochs and time left."""
 
 from __future__ import annotations
 
@@ -253,3 +253,19 @@ def last_trials(state: StudyState) -> dict[str, TrialRecord]:
 
 def _recency(trial: TrialRecord) -> tuple[bool, float]:
     return trial.state == "running", trial.started if math.isnan(trial.ended) else trial.ended
+
+
+def ranked(state: StudyState, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
+    """Return trials best first; those without a finite value come last, by number."""
+    score = state.objective.score
+
+    def key(trial: TrialRecord) -> tuple[float, int]:
+        value = trial.best_value
+        return (-score(value) if math.isfinite(value) else math.inf, trial.number)
+
+    return sorted(state.trials.values() if trials is None else trials, key=key)
+
+
+def finite(state: StudyState, trials: Iterable[TrialRecord] | None = None) -> list[TrialRecord]:
+    """Return the trials that have a finite value, best first."""
+    return [trial for trial in ranked(state, trials) if math.isfinite(trial.best_value)]

@@ -9,7 +9,7 @@ import pytest
 from scattershot_master.export.csv_format import csv_text
 from scattershot_master.export.data import history_rows, trial_rows, whole_study
 from scattershot_master.export.json_format import json_text
-from scattershot_master.state.ranking import ranked
+from scattershot_master.state.progress import ranked
 from scattershot_master.state.study_state import StudyState
 from support.checkpoints import trial_folder
 from support.synthetic_study import Simulation

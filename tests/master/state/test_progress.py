@@ -4,8 +4,7 @@ import pytest
 
 from scattershot_common.study.recorded import StudySettings
 from scattershot_master.state import progress
-from scattershot_master.state.progress import Rate, rate_from_ends, stages, time_left
-from scattershot_master.state.ranking import finite
+from scattershot_master.state.progress import Rate, finite, rate_from_ends, stages, time_left
 from scattershot_master.state.study_state import StudyState
 from support.synthetic_study import BEGUN, STAGES, Simulation
 

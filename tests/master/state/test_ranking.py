@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scattershot_common.study.recorded import StudySettings
-from scattershot_master.state.ranking import finite, ranked
+from scattershot_master.state.progress import finite, ranked
 from scattershot_master.state.study_state import StudyState, TrialRecord
 from support.pretend_master import study_file
 

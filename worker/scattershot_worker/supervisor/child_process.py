@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scattershot_common.entry_points import program
-from scattershot_common.processes import die_with_parent
+from scattershot_common.machine import die_with_parent
 from scattershot_worker.child_messages import Message, decode, encode
 from scattershot_worker.child_settings import SETTINGS, UNUSABLE, ChildSettings
 

@@ -8,7 +8,7 @@ from scattershot_master.diagnosis.study_case import StudyCase
 from scattershot_master.diagnosis.trial_case import Finding
 from scattershot_master.killers import KILLERS
 from scattershot_master.killers.build import build, stage_killers
-from scattershot_master.state.ranking import finite
+from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StudyState
 from scattershot_master.text import number, percent
 

@@ -11,7 +11,7 @@ from scattershot_common.space.space import Axis, Space
 from scattershot_master import text
 from scattershot_master.diagnosis.study_case import StudyCase
 from scattershot_master.diagnosis.trial_case import Finding
-from scattershot_master.state.ranking import finite
+from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import TrialRecord
 
 #: Points no further apart than this on each axis are near-identical: as a part of its range, and
