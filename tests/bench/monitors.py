@@ -39,7 +39,7 @@ class _Alone:
         training.begin_epoch(epoch, [])
         train_epoch(training, data.train, lambda: None, watch)
         with nullcontext() if watch is None else watch.evaluation():
-            evaluation = evaluate(self.task, training.model, data.val, _CPU)
+            evaluation = evaluate(training.hooks, training.model, data.val, _CPU)
         if watch is not None:
             watch.end_epoch(evaluation.outputs, evaluation.targets)
 

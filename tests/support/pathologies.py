@@ -200,7 +200,7 @@ def case(run: Run, seed: int = 3) -> TrialCase:
         training.begin_epoch(epoch, history)
         loss, _ = train_epoch(training, data.train, lambda: None, monitor)
         with monitor.evaluation():
-            evaluation = evaluate(task, training.model, data.val, CPU)
+            evaluation = evaluate(training.hooks, training.model, data.val, CPU)
         monitored, record = monitor.end_epoch(evaluation.outputs, evaluation.targets)
         if record is not None:
             layers.add(record)

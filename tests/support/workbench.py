@@ -24,7 +24,7 @@ from scattershot_worker.attempt.attempt import StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.attempt.reporter import Reporter
 from scattershot_worker.attempt.snapshot import read_tensors
-from scattershot_worker.child import run_job
+from scattershot_worker.child import pack_cache, run_job
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import NotFusable, Tuner
 from support.checkpoints import Header, list_checkpoints, load, read_header
@@ -104,7 +104,7 @@ class Workbench:
         """Do what the child does with the job of an attempt, which trains alone."""
         self.signals = StopSignal()
         with (
-            patch.object(run_job, "load_task", lambda name, data: task),
+            patch.object(pack_cache, "load_task", lambda name, data: task),
             patch.object(run_job, "probe", _not_fusable),
         ):
             job = QueuedAttempt.signed(spec, attempt, "")

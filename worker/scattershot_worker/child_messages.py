@@ -75,7 +75,9 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """All attempts are over: the child waits for the next one."""
+    """All attempts are over: the child waits for the next one, or leaves and is to be replaced."""
+
+    leaves: bool = False
 
 
 Message = Run | Stop | Ready | Began | Claimed | Progress | Lanes | Ended | Free

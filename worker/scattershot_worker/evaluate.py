@@ -25,6 +25,8 @@ from scattershot_worker.attempt.snapshot import read_tensors, rebuild
 from scattershot_worker.attempt.task_loader import load_task
 from scattershot_worker.training.data import data_on
 from scattershot_worker.training.evaluation import evaluate, targets_of
+from scattershot_worker.training.hooks import Hooks
+from scattershot_worker.training.variables import Variables
 
 
 def run_members(
@@ -43,12 +45,15 @@ def run_members(
         raise TaskError(f"{type(task).__name__}.data() gives no test part")
     checkpoints = open_store(store)
     results: dict[str, Tensor] = {}
+    variables = Variables(task)
     for member in models:
+        variables.restore()  # what model() keeps on the task is not another member's
         key = member["checkpoint"]
         state = cast(Mapping[str, Any], checkpoints.header(key)["state"])
         model = task.model(member["params"])
         model.load_state_dict(rebuild(state["model"], read_tensors(checkpoints.load(key))))
-        evaluation = evaluate(task, model.to(device), data.test, device)
+        hooks = Hooks(task, member["params"])
+        evaluation = evaluate(hooks, model.to(device), data.test, device)
         results[f"predictions/{member['trial']}"] = evaluation.predictions.contiguous()
         results["targets"] = targets_of(task, evaluation.targets).contiguous()
     return results

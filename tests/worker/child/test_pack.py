@@ -27,7 +27,7 @@ from scattershot_common.trial import MEASURED
 from scattershot_worker.attempt.attempt import StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.attempt.reporter import Reporter
-from scattershot_worker.child import run_job
+from scattershot_worker.child import pack_cache, run_job
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.fused import FusedEngine, Plan, Tuner
 from support.checkpoints import list_checkpoints, read_header
@@ -65,7 +65,10 @@ class Child:
         self.url, self.root = url, root
         self.connection = connect(url)
         self.queue = TrialQueue(connect(url, decode=False))
+        #: Called whenever metrics are asked for; kept off the task, whose attributes are put back.
+        self.on_metrics: Callable[[], None] = lambda: None
         self.task = Four()
+        self.task.seen = self._metrics_asked
         self.supervisor = FakeSupervisor()
         self.context = WorkerContext(self.connection, "w1", root, torch.device("cpu"), Reporter())
         tuner = Tuner(lanes, root / "lanes.json")
@@ -101,8 +104,11 @@ class Child:
         self.pack_cache.waiting.remove([queued])
         job = replace(queued, number=number)
         signals = self.supervisor.signals[job.key] = StopSignal()
-        with patch.object(run_job, "load_task", lambda name, data: self.task):
+        with patch.object(pack_cache, "load_task", lambda name, data: self.task):
             run_job.serve(self.context, self.pack_cache, self.supervisor, job, signals)
+
+    def _metrics_asked(self) -> None:
+        self.on_metrics()
 
     def at_metrics(self, count: int, act: Callable[[], None]) -> None:
         """Do something when metrics are computed for the `count`-th time."""
@@ -114,7 +120,7 @@ class Child:
             if calls == count:
                 act()
 
-        self.task.seen = seen
+        self.on_metrics = seen
 
     def state(self, trial: int) -> str:
         return str(self.connection.hget(self.states.keys.trial(trial), "state"))
@@ -298,7 +304,7 @@ def test_what_was_given_back_goes_on_as_if_nothing_had_been(child: Child) -> Non
 
     child.at_metrics(7, leave)
     child.serve(0)
-    child.task.seen = lambda: None
+    child.on_metrics = lambda: None
     for trial in range(3):
         assert child.states.requeue(trial, 1, Outcome.DRAIN, max_failures=3) == "waiting"
         child.send(trial)

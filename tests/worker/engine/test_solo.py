@@ -15,6 +15,7 @@ from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.task.task import Data, Task
 from scattershot_common.trial import MEASURED, Value
 from scattershot_worker.training.evaluation import evaluate
+from scattershot_worker.training.hooks import Hooks
 from support import checkpoints
 from support.toy_task import Toy, points, with_data
 from support.workbench import Workbench
@@ -185,11 +186,11 @@ def test_data_loaders_are_taken_as_they_are(bench: Workbench) -> None:
 
 
 def test_loaders_and_tensors_of_the_same_data_are_evaluated_alike() -> None:
-    task, model = Toy(), nn.Linear(3, 2)
+    hooks, model = Hooks(Toy(), {}), nn.Linear(3, 2)
     part = points(50, 2)
     loader = DataLoader(TensorDataset(*part), batch_size=8)
-    first = evaluate(task, model, part, CPU)
-    second = evaluate(task, model, loader, CPU)
+    first = evaluate(hooks, model, part, CPU)
+    second = evaluate(hooks, model, loader, CPU)
     assert first.metrics == pytest.approx(second.metrics)
     assert torch.allclose(first.outputs, second.outputs)
     assert torch.equal(second.targets, part[1])

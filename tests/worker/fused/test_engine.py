@@ -208,7 +208,7 @@ def test_a_lane_comes_to_the_state_of_the_trial_alone(model: str, optimizer: str
             assert loss == pytest.approx(
                 float(train_epoch(trial, task.data().train, lambda: None)[0]), rel=1e-5
             )
-            expected = evaluate(task, trial.model, task.data().val, CPU)
+            expected = evaluate(trial.hooks, trial.model, task.data().val, CPU)
             assert results[lane].metrics == pytest.approx(expected.metrics, rel=1e-9)
             assert torch.allclose(results[lane].outputs, expected.outputs, rtol=1e-9)
             predictions = task.predictions(expected.outputs)
@@ -251,7 +251,7 @@ def test_each_trick_is_a_lanes_own(name: str) -> None:
     if alone[0].average is not None:
         averaged = engine.evaluate(task.data().val, lambda: None, averaged=True)
         with alone[0].average.in_place():
-            expected = evaluate(task, alone[0].model, task.data().val, CPU)
+            expected = evaluate(alone[0].hooks, alone[0].model, task.data().val, CPU)
         assert [*averaged] == [lanes[0]]
         assert averaged[lanes[0]].metrics == pytest.approx(expected.metrics, rel=1e-9)
 
@@ -268,7 +268,7 @@ def test_in_single_precision_the_curves_agree_to_rounding() -> None:
             trial.begin_epoch(number, [])
             expected = float(train_epoch(trial, task.data().train, lambda: None)[0])
             assert loss == pytest.approx(expected, rel=1e-4)
-            metrics = evaluate(task, trial.model, task.data().val, CPU).metrics
+            metrics = evaluate(trial.hooks, trial.model, task.data().val, CPU).metrics
             assert results[lane].metrics == pytest.approx(metrics, rel=1e-3)
 
 
@@ -339,9 +339,9 @@ def test_own_losses_and_metrics_and_regression_are_honoured(kind: type[Small]) -
         trial.begin_epoch(1, [])
         train_epoch(trial, task.data().train, lambda: None)
         assert_same(lane, trial, 1e-10)
-        expected = evaluate(task, trial.model, task.data().val, CPU)
+        expected = evaluate(trial.hooks, trial.model, task.data().val, CPU)
         assert results[lane].metrics == pytest.approx(expected.metrics, rel=1e-9)
-        predictions = predictions_of(task, expected.outputs, expected.targets)
+        predictions = predictions_of(trial.hooks, expected.outputs, expected.targets)
         assert torch.allclose(results[lane].predictions, predictions)
 
 
@@ -564,7 +564,7 @@ def test_a_lane_is_looked_at_as_the_trial_alone(task: Small) -> None:
             trial.begin_epoch(number, [])
             train_epoch(trial, task.data().train, lambda: None, monitor)
             with monitor.evaluation():
-                evaluation = evaluate(task, trial.model, val, CPU)
+                evaluation = evaluate(trial.hooks, trial.model, val, CPU)
             expected, own_record = monitor.end_epoch(evaluation.outputs, evaluation.targets)
             metrics, record = engine.observations(lane, results[lane])
             assert metrics == pytest.approx(expected, rel=1e-3) and "train_accuracy" in metrics

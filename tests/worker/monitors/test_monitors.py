@@ -22,6 +22,7 @@ from scattershot_common.trial import MEASURED
 from scattershot_worker.monitors import metrics, updates
 from scattershot_worker.monitors.activations import Activations
 from scattershot_worker.monitors.layer_record import first_layer_tiles
+from scattershot_worker.training.hooks import Hooks
 from support import checkpoints
 from support.checkpoints import trial_folder
 from support.workbench import Workbench
@@ -112,7 +113,7 @@ def test_knowing_nothing_of_numbers_costs_their_variance(targets: Any, chance: f
         kind = "regression"
 
     y = torch.tensor(targets)
-    assert metrics.initial_losses(Numbers(), 7.0, torch.zeros(2, 1), y, 32) == {
+    assert metrics.initial_losses(Hooks(Numbers(), {}), 7.0, torch.zeros(2, 1), y, 32) == {
         "initial_loss": 7.0,
         "chance_loss": chance,
     }
@@ -137,11 +138,13 @@ def test_what_a_task_declares_is_the_loss_of_knowing_nothing() -> None:
             raise ValueError
 
     outputs, y = torch.zeros(3, 3), torch.tensor([0, 2, 1])
-    assert metrics.initial_losses(Declared(), 7.0, outputs, y, 3)["chance_loss"] == 2.0
+    assert metrics.initial_losses(Hooks(Declared(), {}), 7.0, outputs, y, 3)["chance_loss"] == 2.0
     # C - 1, of as many examples as are summed up in a batch
-    assert metrics.initial_losses(Hinge(), 5.0, outputs, y, 2)["chance_loss"] == 4.0
-    assert "chance_loss" not in metrics.initial_losses(Probabilities(), 1.1, outputs, y, 3)
-    assert metrics.initial_losses(Broken(), 7.0, outputs, y, 3) == {"initial_loss": 7.0}
+    assert metrics.initial_losses(Hooks(Hinge(), {}), 5.0, outputs, y, 2)["chance_loss"] == 4.0
+    assert "chance_loss" not in metrics.initial_losses(
+        Hooks(Probabilities(), {}), 1.1, outputs, y, 3
+    )
+    assert metrics.initial_losses(Hooks(Broken(), {}), 7.0, outputs, y, 3) == {"initial_loss": 7.0}
 
 
 def test_every_metric_of_a_task_is_told_of_the_training_part(bench: Workbench) -> None:

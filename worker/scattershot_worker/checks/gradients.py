@@ -193,7 +193,7 @@ def _loss_of(under_test: TaskUnderTest, model: nn.Module, batch: Batch) -> Loss:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-        return under_test.task.loss(model(batch[0]), batch[1])
+        return under_test.hooks().loss(model(batch[0]), batch[1])
 
     return loss
 

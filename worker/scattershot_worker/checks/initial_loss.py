@@ -26,11 +26,12 @@ def check(under_test: TaskUnderTest) -> CheckResult:
     task = under_test.task
     x, y = under_test.sample(_EXAMPLES)
     outputs = under_test.plain_model()(x)
-    loss = task.loss(outputs, y).item()
-    declared = task.initial_loss(under_test.classes)
+    hooks = under_test.hooks(**under_test.unregularized())
+    loss = hooks.loss(outputs, y).item()
+    declared = hooks.initial_loss(under_test.classes)
     expected = declared
     if expected is None:
-        expected = task.loss(uninformed(outputs, y), y).item()
+        expected = hooks.loss(uninformed(outputs, y), y).item()
     spread = outputs.float().std().item()
     numbers = {"loss": loss, "expected": expected, "declared": declared is not None}
     numbers |= {"outputs_std": spread, "examples": len(y)}

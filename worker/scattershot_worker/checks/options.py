@@ -86,7 +86,7 @@ def _augmented(under_test: TaskUnderTest) -> _Problem | None:
     x, _ = under_test.sample(under_test.batch_size)
     seed = derive(under_test.seed, "augment", 1)
     first, second = (
-        under_test.task.augment(x.clone(), torch.Generator().manual_seed(seed)) for _ in range(2)
+        under_test.hooks().augment(x.clone(), torch.Generator().manual_seed(seed)) for _ in range(2)
     )
     advice = (
         "Return the changed batch, with the same number of examples: the targets stay as they are."

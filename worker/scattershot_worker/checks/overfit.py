@@ -106,7 +106,7 @@ def _learn(under_test: TaskUnderTest, batch: Batch, rate: float) -> _RateResult:
     first, scale = math.nan, math.nan
     best = _RateResult(rate, 0, math.nan, math.inf, None, math.inf)
     curve: list[float] = []
-    losses = under_test.iterate(model, optimizer, repeat(batch))
+    losses = under_test.iterate(model, optimizer, repeat(batch), **under_test.unregularized())
     for step, loss in enumerate(islice(losses, _STEPS + 1)):
         curve.append(loss)
         if not step:
@@ -135,19 +135,22 @@ def _scale(under_test: TaskUnderTest, model: torch.nn.Module, batch: Batch, firs
     """Return the loss of an untrained network: at chance, or of predicting the targets' mean."""
     x, y = batch
     outputs = model(x)
+    hooks = under_test.hooks(**under_test.unregularized())
     if under_test.task.kind == "classification":
-        chance = under_test.task.loss(uninformed(outputs, y), y).item()
+        chance = hooks.loss(uninformed(outputs, y), y).item()
         return max(first, chance if math.isfinite(chance) else 0.0, 1e-12)
     if outputs.numel() != y.numel():  # as a mean and a variance for each target
         return max(first, 1e-12)
     mean = y.to(outputs.dtype).mean(0, keepdim=True).expand_as(y).reshape(outputs.shape)
-    return max(min(first, under_test.task.loss(mean, y).item()), 1e-12)
+    return max(min(first, hooks.loss(mean, y).item()), 1e-12)
 
 
 @torch.no_grad()
 def _accuracy(under_test: TaskUnderTest, model: torch.nn.Module, batch: Batch) -> float | None:
     """Return the accuracy on the batch in training mode, None where the task reports none."""
-    return under_test.task.metrics(model(batch[0]), batch[1]).get("accuracy")
+    hooks = under_test.hooks(**under_test.unregularized())
+    accuracy: float | None = hooks.metrics(model(batch[0]), batch[1]).get("accuracy")
+    return accuracy
 
 
 def _contradicting(batch: Batch) -> int:

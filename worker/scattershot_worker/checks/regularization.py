@@ -83,7 +83,7 @@ def _loss_with_decay(under_test: TaskUnderTest, decay: float) -> float:
     x, y = under_test.sample(_EXAMPLES)
     changes = {**under_test.unregularized(), "weight_decay": decay}
     model = under_test.model(**changes)
-    data_loss = under_test.task.loss(model(x), y)
+    data_loss = under_test.hooks(**changes).loss(model(x), y)
     return (data_loss + penalty(under_test.optimizer(model, **changes)).to(data_loss)).item()
 
 
@@ -108,6 +108,7 @@ def _squared_norm(model: torch.nn.Module) -> float:
 def _loss_with_dropout(under_test: TaskUnderTest, name: str, strength: float) -> float:
     """Return the mean loss of the initial weights in training mode, over a few draws of masks."""
     x, y = under_test.sample(_EXAMPLES)
-    model = under_test.model(**{**under_test.unregularized(), name: strength})
-    losses = [under_test.task.loss(model(x), y).item() for _ in range(_DRAWS)]
+    changes = {**under_test.unregularized(), name: strength}
+    model, hooks = under_test.model(**changes), under_test.hooks(**changes)
+    losses = [hooks.loss(model(x), y).item() for _ in range(_DRAWS)]
     return sum(losses) / len(losses)

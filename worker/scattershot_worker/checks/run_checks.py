@@ -141,7 +141,7 @@ def _try_parts(under_test: TaskUnderTest, *, with_loss: bool) -> None:
     Raises:
         _TaskFailure: a part does not work.
     """
-    task, params = under_test.task, under_test.params
+    params = under_test.params
     try:
         with _failures_of("data()"):
             x, y = under_test.sample(8)
@@ -153,7 +153,7 @@ def _try_parts(under_test: TaskUnderTest, *, with_loss: bool) -> None:
             outputs = one_tensor(model(x))
         if with_loss:
             with _failures_of("loss(outputs, targets)"):
-                value = task.loss(outputs, y)
+                value = under_test.hooks().loss(outputs, y)
                 if not isinstance(value, Tensor) or value.dim() != 0:
                     shape = f"shape {[*value.shape]}" if isinstance(value, Tensor) else type(value)
                     raise TaskError(f"it must return the batch's mean as a scalar, not {shape}")

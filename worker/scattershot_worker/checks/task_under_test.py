@@ -20,6 +20,7 @@ from scattershot_common.task.check_result import CheckResult
 from scattershot_common.task.classification import class_axis
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.training.data import EMPTY, batches, data_on, is_tensors
+from scattershot_worker.training.hooks import Hooks
 from scattershot_worker.training.hyperparameters import Hyperparameters
 from scattershot_worker.training.initialization import initialize, make_model
 from scattershot_worker.training.optimizers import make_optimizer
@@ -115,6 +116,10 @@ class TaskUnderTest:
         """Return the trial's optimizer; `changes` replace hyperparameters."""
         params = self.params | changes
         return self.task.optimizer(model, params) or make_optimizer(model, params)
+
+    def hooks(self, **changes: Any) -> Hooks:
+        """Return the task's hooks for the trial; `changes` replace hyperparameters."""
+        return Hooks(self.task, self.params | changes)
 
     def restore(self) -> None:
         """Restore every model to the state in which the task returned it."""
@@ -214,14 +219,20 @@ class TaskUnderTest:
                 return
 
     def iterate(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, data: Iterator[Batch]
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        data: Iterator[Batch],
+        **changes: Any,
     ) -> Iterator[float]:
         """Train on the batches of `data`, yielding the loss of each before its step.
 
-        A loss that is not finite ends it: no step is taken from there.
+        `changes` replace hyperparameters. A loss that is not finite ends it: no step is taken
+        from there.
         """
+        hooks = self.hooks(**changes)
         for x, y in data:
-            loss = self.task.loss(model(x), y)
+            loss = hooks.loss(model(x), y)
             value = loss.item()
             yield value
             if not math.isfinite(value):

@@ -146,8 +146,10 @@ def main() -> None:
     line.send(Ready(str(context.device)))
     while True:
         job, signals = line.jobs.get()
-        serve(context, pack_cache, line, job, signals)
-        line.send(Free())
+        usable = serve(context, pack_cache, line, job, signals)
+        line.send(Free(leaves=not usable))
+        if not usable:
+            return
 
 
 def _warm_up(torch: Any) -> None:

@@ -16,6 +16,7 @@ from scattershot_common.task.task import Data, Task
 from scattershot_worker.attempt.attempt import Attempt, StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext
 from scattershot_worker.child.pack_cache import PackCache
+from scattershot_worker.child.shared_state import SharedState
 from scattershot_worker.engine.engine import Signature
 from scattershot_worker.fused import Plan, probe
 from scattershot_worker.training.training import Training, make_training
@@ -42,6 +43,7 @@ class Recruiter:
         data: Data,
         signature: Signature,
         plan: Plan,
+        shared: SharedState,
         tell_claimed: Callable[[QueuedAttempt], StopSignal],
     ) -> None:
         self._context, self._pack_cache, self._info = context, pack_cache, info
@@ -49,6 +51,7 @@ class Recruiter:
         self._signatures = Signatures(context.connection, info.name)
         #: Tells the supervisor of a claimed attempt; returns what its stops arrive in.
         self._tell_claimed = tell_claimed
+        self._shared = shared
         #: How many lanes there may be.
         self.plan = plan
         self._search_at = 0.0
@@ -149,6 +152,11 @@ class Recruiter:
             signature = probe(self._task, training, self._data)
         except (Exception, SystemExit):  # it is trained alone, and its error is reported then
             self._pack_cache.remember(job, "")
+            self._shared.restore()
+            return None
+        if self._shared.changes():  # lanes would share what its model() keeps
+            self._pack_cache.remember(job, "")
+            self._shared.restore()
             return None
         self._pack_cache.remember(job, signature.key)
         return training if signature == self._signature else None

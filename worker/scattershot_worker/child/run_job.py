@@ -12,10 +12,11 @@ from scattershot_common.seeds import derive
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.attempt.attempt import Attempt, StopSignal, TrialStopped
 from scattershot_worker.attempt.lifecycle import WorkerContext, claim, conclude, refuse
-from scattershot_worker.attempt.task_loader import TrainFunction, load_task
+from scattershot_worker.attempt.task_loader import TrainFunction
 from scattershot_worker.child.pack import Pack, Supervisor
 from scattershot_worker.child.pack_cache import PackCache
 from scattershot_worker.child.recruiter import Recruiter
+from scattershot_worker.child.shared_state import SharedState, listed
 from scattershot_worker.engine.engine import Signature
 from scattershot_worker.engine.solo import SoloEngine
 from scattershot_worker.fused import FusedEngine, Plan, probe
@@ -30,8 +31,12 @@ def serve(
     supervisor: Supervisor,
     job: QueuedAttempt,
     signals: StopSignal,
-) -> None:
-    """Train the attempt of a job, and what joins it; tell `supervisor` how each went."""
+) -> bool:
+    """Train the attempt of a job, and what joins it; tell `supervisor` how each went.
+
+    Returns whether the child can train the next one: not where the trial has left something
+    behind that cannot be put back.
+    """
     spec, number, key = job.spec, job.number, job.key
     try:
         if not job.is_authentic():
@@ -39,24 +44,48 @@ def serve(
         attempt = claim(context, spec, number, signals, supervisor.began)
     except ScattershotError as error:
         supervisor.ended(key, *refuse(context, spec, number, str(error)))
-        return
+        return True
     if not isinstance(attempt, Attempt):
         supervisor.ended(key, *attempt)
-        return
+        return True
+    shared: SharedState | None = None
     try:
-        task = load_task(attempt.info.task, attempt.info.data)
+        task, shared = pack_cache.load(attempt.info.task, attempt.info.data, context.device)
         if isinstance(task, Task):
-            pack = open_pack(context, pack_cache, supervisor, attempt, task)
+            pack = open_pack(context, pack_cache, supervisor, attempt, task, shared)
         else:
             pack = None
             _run_train_function(context, attempt, task)
     except (Exception, SystemExit, TrialStopped) as error:
         supervisor.ended(key, *conclude(context.reporter, attempt, error))
-        return
-    if pack is not None:
-        pack.run()
     else:
-        supervisor.ended(key, *conclude(context.reporter, attempt))
+        if pack is not None:
+            pack.run()
+        else:
+            supervisor.ended(key, *conclude(context.reporter, attempt))
+    return shared is None or _put_back(pack_cache, attempt.info.task, shared)
+
+
+def _put_back(pack_cache: PackCache, task: str, shared: SharedState) -> bool:
+    """Put back what a trial has changed of what trials share; return whether that is possible."""
+    if kept := shared.accept_data():
+        pack_cache.log_once(
+            f"{task}: trials that follow in this process find {listed(kept)} as it was loaded: it "
+            "must not depend on hyperparameters"
+        )
+    changes = shared.changes()
+    lost = shared.restore()
+    if not changes:
+        return True
+    pack_cache.log_once(
+        f"{task}: a trial changes {listed(changes)}, which the trials after it would find: "
+        + (
+            f"the process is replaced, as {listed(lost)} cannot be put back"
+            if lost
+            else "put back after each"
+        )
+    )
+    return not lost
 
 
 def _run_train_function(context: WorkerContext, attempt: Attempt, train: TrainFunction) -> None:
@@ -83,6 +112,7 @@ def open_pack(
     supervisor: Supervisor,
     attempt: Attempt,
     task: Task,
+    shared: SharedState,
 ) -> Pack[Any]:
     """Return a pack with a claimed trial in it: of lanes where that is faster, else alone.
 
@@ -90,13 +120,22 @@ def open_pack(
     """
     info, spec, device = attempt.info, attempt.spec, context.device
     data = data_on(task, device)
-    training = make_training(task, data, spec, device)
-    choice = _plan_lanes(context, pack_cache, attempt, task, data, training)
+    training, changes = shared.watch(lambda: make_training(task, data, spec, device))
+    if changes:
+        choice = None
+        pack_cache.log_once(
+            f"trained alone: its model() changes {listed(changes)}, which lanes would share; loss, "
+            "metrics, predictions and augment are given the hyperparameters if they take params"
+        )
+    else:
+        choice = _plan_lanes(context, pack_cache, attempt, task, data, training)
+    shared.restore()
     supervisor.wants(1 if choice is None else choice[1].lanes)
     pack: Pack[Any]
     if choice is None:
-        # made anew: a look at a model that cannot be a lane may have changed it; deleted first, so
-        # that a large model has the memory of the device to itself
+        # made anew: a look at a model that cannot be a lane may have changed it, and what its model()
+        # kept on the task was put back; deleted first, so that a large model has the memory of the
+        # device to itself
         del training
         training = make_training(task, data, spec, device)
         pack = Pack(context, supervisor, info, task, data, SoloEngine(task, data))
@@ -106,7 +145,7 @@ def open_pack(
             signature, lambda: FusedEngine(task, data, signature, plan.programs)
         )
         recruiter = Recruiter(
-            context, pack_cache, info, task, data, signature, plan, supervisor.claimed
+            context, pack_cache, info, task, data, signature, plan, shared, supervisor.claimed
         )
         pack = Pack(context, supervisor, info, task, data, engine, recruiter)
         pack.closed = attempt.last_chance  # it may bring the process down, with all its lanes

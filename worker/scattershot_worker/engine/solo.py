@@ -82,7 +82,7 @@ class SoloEngine:
         elif self._monitor is not None:
             around = self._monitor.evaluation()
         with around:
-            return {lane: evaluate(self._task, training.model, part, training.device, check)}
+            return {lane: evaluate(training.hooks, training.model, part, training.device, check)}
 
     def observations(
         self, lane: SoloLane, evaluation: Evaluation

@@ -72,15 +72,15 @@ def _evaluations(task: Task, lanes: Sequence[Lane], outputs: Tensor, y: Tensor) 
     for lane in lanes:
         if lane.row is None:
             continue
-        row = lane.row.index
-        loss = defaults.losses[row] if defaults.losses else task.loss(outputs[row], y).item()
+        row, hooks = lane.row.index, lane.training.hooks
+        loss = defaults.losses[row] if defaults.losses else hooks.loss(outputs[row], y).item()
         metrics = (
             {"accuracy": defaults.correct[row] / max(y.numel(), 1)}
             if defaults.correct
-            else metrics_of(task, outputs[row], y)
+            else metrics_of(hooks, outputs[row], y)
         )
         predictions = (
-            predictions_of(task, on_cpu[row], targets)
+            predictions_of(hooks, on_cpu[row], targets)
             if defaults.predictions is None
             else defaults.predictions[row]
         )

@@ -84,6 +84,9 @@ class LaneMonitor:
         """Start an epoch of `steps` steps on batches of `size`, in which all of these train."""
         self._task, self._lane_activations = task, lane_activations
         self._storage, self._layout = storage, storage.layout
+        trainings = [*trainings]
+        #: The hooks of each row's trial; rows behind them are idle.
+        self._hooks = [training.hooks for training in trainings]
         #: The trials whose layers are recorded after this epoch, those of them whose activations
         #: are recorded before it or that have histograms, and all whose update is observed.
         self._recorded, self._initial, self._with_histograms = (set[Training]() for _ in range(3))
@@ -183,7 +186,7 @@ class LaneMonitor:
         history |= activations.worst_shares(records)
         if epoch == 1:
             on_val, size = (evaluation.outputs, evaluation.targets), training.batch_size
-            history |= metrics.initial_losses(self._task, losses[0], *on_val, size)
+            history |= metrics.initial_losses(training.hooks, losses[0], *on_val, size)
         initial = self._initial_activations[row] if training in self._initial else []
         # rows begin with the parameters that decay; a record has the model's order
         names = self._lane_activations.names
@@ -224,9 +227,9 @@ class LaneMonitor:
             return [{"train_accuracy": updates.rounded(share)} for share in shares]
         return [
             metrics.training_metrics(
-                self._task, [(outputs[row], y[row]) for outputs, y in self._outputs]
+                hooks, [(outputs[row], y[row]) for outputs, y in self._outputs]
             )
-            for row in range(len(outputs))
+            for row, hooks in enumerate(self._hooks)
         ]
 
     def _count_gradients(self) -> dict[str, list[list[int]]]:

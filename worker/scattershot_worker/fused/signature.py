@@ -7,8 +7,12 @@ optimizer groups are. Trials whose records are equal do the same arithmetic on d
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +25,12 @@ from scattershot_worker.engine.engine import Signature, Site
 from scattershot_worker.fused.optimizer_rules import REFUSED, RULES
 from scattershot_worker.training import dropout
 from scattershot_worker.training.data import is_tensors, tensors_of
+from scattershot_worker.training.hooks import takes_params
 from scattershot_worker.training.outputs import is_cross_entropy, last_is_sigmoid, takes_logits
 from scattershot_worker.training.training import Training
 
+#: Packages whose modules are no part of a task.
+_NOT_THE_TASKS = ("builtins", "abc", "typing", "scattershot_common")
 #: Examples of the forward pass.
 _EXAMPLES = 4
 
@@ -55,6 +62,7 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
         groups,
         training.batch_size,
         f"{type(task).__module__}.{type(task).__qualname__}",
+        _source(type(task)),
         tuple(x.shape),
         str(x.dtype),
         tuple(y.shape[1:]),
@@ -67,6 +75,18 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
     return Signature(key, tuple(forward.sites), training.batch_size, forward.elements)
 
 
+@cache
+def _source(kind: type[Task]) -> str:
+    """Return a hash of the modules that a task's class comes from: an edited one is another."""
+    digest = blake2b(digest_size=8)
+    for module in dict.fromkeys(base.__module__ for base in kind.__mro__):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if module.partition(".")[0] not in _NOT_THE_TASKS and file:
+            with suppress(OSError):
+                digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
 def _check_options(task: Task, training: Training, data: Data) -> None:
     """Raise NotFusable for data, a task or hyperparameters that lanes do not support."""
     if not (is_tensors(data.train) and is_tensors(data.val)):
@@ -76,6 +96,8 @@ def _check_options(task: Task, training: Training, data: Data) -> None:
     ):
         raise NotFusable("some of its targets are to be left out")
     settings = training.settings
+    if takes_params(type(task), "loss"):
+        raise NotFusable("its loss takes the hyperparameters")
     if type(task).augment is not Task.augment:
         raise NotFusable("its task augments its batches")
     if settings.accumulate > 1:

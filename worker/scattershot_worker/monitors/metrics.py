@@ -14,6 +14,7 @@ from torch import Tensor
 from scattershot_common.task.task import Task
 from scattershot_worker.monitors import sampling
 from scattershot_worker.monitors.updates import rounded
+from scattershot_worker.training.hooks import Hooks
 from scattershot_worker.training.outputs import uninformed
 
 
@@ -26,7 +27,7 @@ def kept_outputs(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return outputs.detach()[:count].clone(), targets[:count].clone()
 
 
-def training_metrics(task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def training_metrics(hooks: Hooks, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return the task's metrics on the last batches of an epoch, as "train_accuracy".
 
     `batches` are outputs [B, …] and targets. Empty where the task's metrics fail on them: they
@@ -37,9 +38,9 @@ def training_metrics(task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> di
     outputs, targets = map(torch.cat, zip(*batches, strict=True))
     if outputs.is_floating_point():
         outputs = outputs.float()  # autocast's may be of half precision
-    own = type(task).metrics is not Task.metrics
+    own = type(hooks.task).metrics is not Task.metrics
     with suppress(Exception), torch.random.fork_rng(devices=(), enabled=own):
-        metrics = task.metrics(outputs, targets)
+        metrics = hooks.metrics(outputs, targets)
         return {
             f"train_{name}": rounded(float(value))
             for name, value in metrics.items()
@@ -49,7 +50,7 @@ def training_metrics(task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> di
 
 
 def initial_losses(
-    task: Task, first: float, outputs: Tensor, targets: Tensor, size: int
+    hooks: Hooks, first: float, outputs: Tensor, targets: Tensor, size: int
 ) -> dict[str, float]:
     """Return "initial_loss", that of the first step, and the "chance_loss" of an untrained model.
 
@@ -60,21 +61,22 @@ def initial_losses(
     """
     losses = {"initial_loss": rounded(first)}
     with suppress(Exception):
-        chance = _chance(task, outputs, targets)
+        chance = _chance(hooks, outputs, targets)
         if chance is None:
             batch, y = outputs[:size], targets[:size]
-            chance = float(task.loss(uninformed(batch, y), y))
+            chance = float(hooks.loss(uninformed(batch, y), y))
             if not 0 < chance < 2 * first:
                 return losses
         losses["chance_loss"] = rounded(float(chance))
     return losses
 
 
-def _chance(task: Task, outputs: Tensor, targets: Tensor) -> float | None:
+def _chance(hooks: Hooks, outputs: Tensor, targets: Tensor) -> float | None:
+    task = hooks.task
     default_loss = type(task).loss is Task.loss
     if type(task).initial_loss is not Task.initial_loss:
         integers = not targets.is_floating_point()
-        declared = task.initial_loss(int(targets.max()) + 1 if integers else None)
+        declared = hooks.initial_loss(int(targets.max()) + 1 if integers else None)
         if declared is not None:
             return declared
     if default_loss and task.kind == "regression":

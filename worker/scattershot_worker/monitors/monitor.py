@@ -91,7 +91,7 @@ class Monitor:
         at epochs that have none.
         """
         training, norms = self._training, self._updates.norms()
-        scores = metrics.training_metrics(training.task, self._outputs)
+        scores = metrics.training_metrics(training.hooks, self._outputs)
         history = {**scores, **updates.scalars(norms)}
         self._outputs.clear()
         if not self._recorded:
@@ -101,7 +101,7 @@ class Monitor:
         losses = updates.read_scalars(self._losses)
         if epoch == 1 and losses:
             size = training.batch_size
-            history |= metrics.initial_losses(training.task, losses[0], outputs, targets, size)
+            history |= metrics.initial_losses(training.hooks, losses[0], outputs, targets, size)
         return history, layer_record(
             epoch,
             training.model.parameters(),

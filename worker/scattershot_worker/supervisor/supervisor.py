@@ -127,6 +127,8 @@ class Supervisor:
             for message in received:
                 self._take(child, message)
                 if isinstance(message, messages.Free):
+                    if message.leaves:
+                        self._child.replace()
                     return
             # a longer pause was this process's own, or the whole machine's: the child had it too
             self._attempts.idle += min(time.monotonic() - looked, 1.0)

@@ -14,6 +14,7 @@ from scattershot_common.errors import TaskError
 from scattershot_common.task.classification import probabilities
 from scattershot_common.task.task import Part, Task
 from scattershot_worker.training.data import EMPTY, EVALUATION_BATCH, batches, is_tensors
+from scattershot_worker.training.hooks import Hooks
 from scattershot_worker.training.seeding import fixed_seed
 
 
@@ -32,7 +33,7 @@ class Evaluation:
 
 @torch.no_grad()  # not inference_mode: what a model keeps for later could not be trained with
 def evaluate(
-    task: Task,
+    hooks: Hooks,
     model: nn.Module,
     part: Part,
     device: torch.device,
@@ -55,11 +56,11 @@ def evaluate(
         raise TaskError(EMPTY.format("validation"))
     all_outputs, all_targets = torch.cat(outputs), torch.cat(targets)
     metrics = {
-        "loss": task.loss(all_outputs, all_targets).item(),
-        **metrics_of(task, all_outputs, all_targets),
+        "loss": hooks.loss(all_outputs, all_targets).item(),
+        **metrics_of(hooks, all_outputs, all_targets),
     }
     on_cpu = all_outputs.cpu(), all_targets.cpu()
-    return Evaluation(metrics, *on_cpu, predictions_of(task, *on_cpu))
+    return Evaluation(metrics, *on_cpu, predictions_of(hooks, *on_cpu))
 
 
 def one_tensor(outputs: Any) -> Tensor:
@@ -72,25 +73,26 @@ def one_tensor(outputs: Any) -> Tensor:
     )
 
 
-def metrics_of(task: Task, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
+def metrics_of(hooks: Hooks, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
     """Return the task's metrics; raises TaskError where they are no dict."""
-    metrics: Any = task.metrics(outputs, targets)
+    metrics = hooks.metrics(outputs, targets)
     if isinstance(metrics, Mapping):
         return metrics
     raise TaskError(
-        f"{type(task).__name__}.metrics() must return a dict of name and number, not a "
+        f"{type(hooks.task).__name__}.metrics() must return a dict of name and number, not a "
         f"{type(metrics).__name__}"
     )
 
 
-def predictions_of(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
+def predictions_of(hooks: Hooks, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return what is saved for ensembles; the targets' shape tells which axis the classes are."""
+    task = hooks.task
     if task.kind == "classification" and type(task).predictions is Task.predictions:
         own = type(task).metrics is not Task.metrics and outputs.numel() == targets.numel()
         if own and outputs.min() >= 0 and outputs.max() <= 1:
             return outputs  # of a sigmoid: default metrics refuse those
         return probabilities(outputs, targets, second=type(task).loss is Task.loss)
-    return task.predictions(outputs)
+    return hooks.predictions(outputs)
 
 
 def targets_of(task: Task, targets: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from scattershot_common.task.task import Data, Part, Task
 from scattershot_worker.training import dropout, schedules
 from scattershot_worker.training.averaging import average_of
 from scattershot_worker.training.data import EMPTY, batches, known_steps, steps_of
+from scattershot_worker.training.hooks import Hooks
 from scattershot_worker.training.hyperparameters import Hyperparameters
 from scattershot_worker.training.initialization import initialize, make_model
 from scattershot_worker.training.optimizers import make_optimizer
@@ -79,6 +80,7 @@ class Training:
             TaskError: for hyperparameters that cannot be.
         """
         self.task, self.params, self.budget = task, params, budget
+        self.hooks = Hooks(task, params)
         #: The hyperparameters that the trainer itself reads.
         self.settings = Hyperparameters.of(params)
         self.batch_size = self.settings.batch_size
@@ -86,7 +88,7 @@ class Training:
         if self.settings.init != "default":
             initialize(model, self.settings.init)
         self.model = model.to(device)
-        self.optimizer = task.optimizer(self.model, params) or make_optimizer(self.model, params)
+        self.optimizer = self.hooks.optimizer(self.model) or make_optimizer(self.model, params)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.average = average_of(self.model, self.settings)
@@ -160,7 +162,7 @@ class Training:
         """
         self.masks.begin_step()
         if self._augments:
-            x = self.task.augment(x, self._random)
+            x = self.hooks.augment(x, self._random)
         if self._accumulated == 0:
             self.optimizer.zero_grad()
         loss, outputs = self._run(x, y)
@@ -228,7 +230,7 @@ class Training:
             smoothing = self.settings.label_smoothing
             y = labels(outputs, y)
             return functional.cross_entropy(outputs, y, label_smoothing=smoothing)
-        return self.task.loss(outputs, y)
+        return self.hooks.loss(outputs, y)
 
     @property
     def parts(self) -> dict[str, Any]:
