@@ -39,7 +39,9 @@ class Data:
 class Task(ABC):
     """A model and its data. `data` and `model` are required, the rest may be overridden.
 
-    A worker makes one instance and keeps it, with its data, from trial to trial.
+    A worker makes one instance and keeps it, with its data, from trial to trial. `loss`, `metrics`,
+    `predictions`, `initial_loss` and `augment` are given the trial's hyperparameters if they take
+    `params`; what `model` keeps on the task instead is put back after the trial.
     """
 
     #: "classification": integer targets, cross-entropy, accuracy, probabilities as predictions.

@@ -133,9 +133,9 @@ def open_pack(
     supervisor.wants(1 if choice is None else choice[1].lanes)
     pack: Pack[Any]
     if choice is None:
-        # made anew: a look at a model that cannot be a lane may have changed it, and what its model()
-        # kept on the task was put back; deleted first, so that a large model has the memory of the
-        # device to itself
+        # made anew: a look at a model that cannot be a lane may have changed it, and what model()
+        # kept on the task has been put back; deleted first, so that a large model has the memory
+        # of the device to itself
         del training
         training = make_training(task, data, spec, device)
         pack = Pack(context, supervisor, info, task, data, SoloEngine(task, data))
