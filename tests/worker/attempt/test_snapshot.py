@@ -1,9 +1,10 @@
 import pickle
 import tempfile
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping
+from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -304,3 +305,111 @@ def test_an_altered_file_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load(path)
+
+
+# ---- types
+
+
+class Phase(IntEnum):
+    WARM, COLD = 1, 2
+
+
+class Mode(StrEnum):
+    FAST = "fast"
+
+
+class Rate(float):
+    pass
+
+
+class Name(str):
+    pass
+
+
+class Point(NamedTuple):
+    x: float
+    y: Any
+
+
+TYPED: dict[str, Any] = {
+    "counter": Counter({2: 1, 4: 2}),
+    "ordered": OrderedDict(b=1, a=2),
+    "size": torch.Size([2, 3]),
+    "defaultdict": defaultdict(list, a=[1]),
+    "nested": [{"milestones": Counter([1, 1])}, (torch.Size([1]),)],
+    "tensors": OrderedDict(a=torch.ones(2)),
+}
+HELD: dict[str, Any] = {
+    "phase": Phase.COLD,
+    "mode": Mode.FAST,
+    "rate": Rate(0.5),
+    "name": Name("a"),
+    "point": Point(1.0, [torch.ones(1)]),
+    "numpy": np.float64(0.5),
+    "keys": {Phase.WARM: 1, Name("b"): 2},
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_types_of_the_standard_library_and_torch_come_back(tmp_path: Path, name: str) -> None:
+    back = through_a_file(tmp_path / "file", TYPED[name])
+    assert same(back, TYPED[name]) and type(back) is type(TYPED[name])
+    if isinstance(back, defaultdict):
+        assert back["new"] == []
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_types_that_the_restored_object_holds_come_back(tmp_path: Path, name: str) -> None:
+    state = HELD[name]
+    back = Own(state)
+    restore({"own": back}, *write(tmp_path / "file", {"own": Own(state)}))
+    assert same(back.state, state) and type(back.state) is type(state)
+    assert type(through_a_file(tmp_path / "file", state)) in (int, float, str, tuple, dict)
+
+
+def test_a_type_that_a_file_names_is_not_imported(tmp_path: Path) -> None:
+    skeleton = {"own": {"state": {"$type": "subprocess.Popen", "value": ["true"]}}}
+    _, data = write(tmp_path / "file", {"own": Own(1)})
+    back = Own()
+    restore({"own": back}, skeleton, data)
+    assert back.state == ["true"]
+
+
+@pytest.mark.parametrize("name", ["float8_e8m0fnu", "float4_e2m1fn_x2", "complex128"])
+def test_a_tensor_that_could_not_be_read_back_is_refused(name: str) -> None:
+    dtype = getattr(torch, name, None)
+    if dtype is None:
+        pytest.skip("not in this torch")
+    bytes_ = torch.zeros(16, dtype=torch.uint8)
+    with pytest.raises(CheckpointError, match=f"torch.{name} .at own/w.*, which could not"):
+        Snapshot({"own": {"w": bytes_.view(dtype)}})
+
+
+@pytest.mark.parametrize("resumed", range(1, 6))
+def test_schedules_with_milestones_go_on_as_if_they_had_not_been_interrupted(
+    tmp_path: Path, resumed: int
+) -> None:
+    def make() -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        schedules = torch.optim.lr_scheduler
+        parts = [
+            schedules.LinearLR(optimizer, 0.1, 1.0, 3),
+            schedules.MultiStepLR(optimizer, [2, 4], gamma=0.1),
+        ]
+        return optimizer, schedules.SequentialLR(optimizer, parts, [3])
+
+    def rates(optimizer: torch.optim.Optimizer, schedule: Any, epochs: int) -> list[float]:
+        found = []
+        for _ in range(epochs):
+            optimizer.step()
+            schedule.step()
+            found.append(optimizer.param_groups[0]["lr"])
+        return found
+
+    expected = rates(*make(), 8)
+    first, second = make(), make()
+    before = rates(*first, resumed)
+    parts = dict(zip(("optimizer", "schedule"), first, strict=True))
+    written = write(tmp_path / "file", parts)
+    restore(dict(zip(("optimizer", "schedule"), second, strict=True)), *written)
+    assert before + rates(*second, 8 - resumed) == expected
