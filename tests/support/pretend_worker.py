@@ -195,7 +195,7 @@ class PretendWorkers:
         slot.epoch = epoch
         self._accepted.setdefault(spec.trial, {})[epoch] = value
         self._thin(spec)
-        # as a real worker does: after its last epoch a trial ends, whatever it was told
+        # as a real worker does: after its last epoch a trial ends, whatever the answer
         if epoch < slot.until or answer == StopReason.FENCED:
             self._obey(slot, StopReason.of(answer))
 

@@ -1,4 +1,4 @@
-"""What somebody else writes to the study's stream goes no further."""
+"""Events that another program writes to the study's stream are skipped."""
 
 import json
 from pathlib import Path
@@ -17,18 +17,18 @@ STUDY = study_file(stage=[{"name": "only", "trials": 6, "epochs": 3}])
 NAME = STUDY.study.name
 
 
-def run(url: str, root: Path, *strangers: dict[str, str]) -> Master:
-    """Run the study while `strangers` come along in its stream; return its master."""
-    told = False
+def run(url: str, root: Path, *foreign: dict[str, str]) -> Master:
+    """Run the study while `foreign` events arrive in its stream; return its master."""
+    written = False
 
     def look(state: StudyState) -> None:
-        nonlocal told
-        if not told and state.by_state["running"]:
-            for fields in strangers:
+        nonlocal written
+        if not written and state.by_state["running"]:
+            for fields in foreign:
                 connect(url).xadd(Keys(NAME).events, fields)  # type: ignore[arg-type]
-            told = True
+            written = True
 
-    with PretendWorkers(url, 2, fault=lambda *_: "" if told or not strangers else "wait"):
+    with PretendWorkers(url, 2, fault=lambda *_: "" if written or not foreign else "wait"):
         master = Master(url, root, STUDY, Watcher(look))
         assert master.run()
     return master
@@ -38,12 +38,12 @@ def test_events_that_only_a_master_writes_are_passed_over(redis_url: str, tmp_pa
     expected = table(run(redis_url, tmp_path / "undisturbed").state)
     connect(redis_url).flushdb()
     kinds = ("finished", "study", "stage", "settled", "sampled", "ensemble", "kill", "nonsense")
-    strangers = [{"e": kind, "t": "0", "a": "1"} for kind in kinds]
-    master = run(redis_url, tmp_path / "disturbed", *strangers, {"e": "report", "t": "999"})
+    foreign = [{"e": kind, "t": "0", "a": "1"} for kind in kinds]
+    master = run(redis_url, tmp_path / "disturbed", *foreign, {"e": "report", "t": "999"})
     assert table(master.state) == expected
     assert not master.state.finished
     lines = (tmp_path / "disturbed" / NAME / LEDGER).read_text().splitlines()
-    assert sum(json.loads(line)["e"] == "skipped" for line in lines) == len(strangers) + 1
+    assert sum(json.loads(line)["e"] == "skipped" for line in lines) == len(foreign) + 1
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_a_checkpoint_that_is_not_the_trials_is_refused_and_told(
     redis_url: str, tmp_path: Path, name: str
 ) -> None:
     metrics = json.dumps({"val_accuracy": 2.0})
-    stranger = {"e": "report", "t": "0", "a": "1", "n": "1", "m": metrics, "f": name}
-    master = run(redis_url, tmp_path, stranger)
+    foreign_event = {"e": "report", "t": "0", "a": "1", "n": "1", "m": metrics, "f": name}
+    master = run(redis_url, tmp_path, foreign_event)
     assert f"trial 0: refused {name!r} as a checkpoint" in master.view.notes
     for trial in master.state.trials.values():
         for file in (trial.checkpoint, trial.best_checkpoint):

@@ -334,7 +334,7 @@ def test_the_queue_is_cleared_of_this_study_alone(redis_study: RedisStudy, redis
 
 
 @pytest.fixture
-def heard(redis: Redis) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+def messages(redis: Redis) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """What the worker w1 is told at once, over the channel that RQ's workers listen to."""
     with closing(redis.pubsub(ignore_subscribe_messages=True)) as channel:  # type: ignore
         channel.subscribe("rq:pubsub:w1")
@@ -354,20 +354,20 @@ def heard(redis: Redis) -> Iterator[Callable[[], list[dict[str, Any]]]]:
 def test_a_running_trial_is_flagged_and_its_worker_told(
     redis_study: RedisStudy,
     redis: Redis,
-    heard: Callable[[], list[dict[str, Any]]],
+    messages: Callable[[], list[dict[str, Any]]],
     kind: StopReason,
 ) -> None:
     redis_study.send([record(0)])
     claim(redis_study, 0)
     redis_study.stop([record(0, kill_asked="too poor")], kind, None)
     assert redis.hmget(Keys("digits").trial(0), "signal", "reason") == [kind, "too poor"]
-    (message,) = heard()
+    (message,) = messages()
     assert message["command"] == "scattershot-stop"
     assert (message["stop"], message["attempt"]) == (kind, ["digits", 0, 1])
 
 
 def test_a_waiting_trial_is_killed_at_once_and_not_held(
-    redis_study: RedisStudy, heard: Callable[[], list[dict[str, Any]]]
+    redis_study: RedisStudy, messages: Callable[[], list[dict[str, Any]]]
 ) -> None:
     redis_study.send([record(0), record(1)])
     redis_study.stop([record(0)], StopReason.HOLD, "")
@@ -376,7 +376,7 @@ def test_a_waiting_trial_is_killed_at_once_and_not_held(
     assert redis_study.states.claim(0, 1, "w1").granted
     killed, _ = redis_study.stream.read("", block_ms=None)
     assert (killed.kind, killed.trial, killed.reason) == ("killed", 1, "by hand")
-    assert heard() == []
+    assert messages() == []
 
 
 def test_stopping_tells_which_state_a_trial_was_in(redis_study: RedisStudy) -> None:

@@ -466,7 +466,7 @@ def test_a_stop_is_heeded_once_and_by_the_master_it_was_meant_for(
     view = once(lambda state: state.by_state["waiting"], lambda: stop(redis_url))
     assert not Master(redis_url, tmp_path, STUDY, view).run()  # no worker: no event comes after
     first = Master(redis_url, tmp_path, STUDY)
-    stop(redis_url)  # it dies before it hears of it
+    stop(redis_url)  # it dies before it reads it
     first.ledger.close()
     with PretendWorkers(redis_url, 2):
         assert Master(redis_url, tmp_path, STUDY, take_over=True).run()
@@ -761,7 +761,7 @@ def test_a_kill_that_redis_lost_is_asked_again(redis_url: str, tmp_path: Path) -
         connect(redis_url).flushall()
         del master.redis_study.stop
 
-    # it pauses at the rung before it hears of its kill, and then Redis is emptied
+    # it pauses at the rung before its kill arrives, and then Redis is emptied
     view = once(lambda state: 0 in state.by_state["paused"], empty)
     with PretendWorkers(redis_url, 2, curve=broken({0}, seeds_of(study))):
         master = Master(redis_url, tmp_path, study, view)
@@ -941,7 +941,7 @@ def test_a_full_disk_ends_the_search_with_everything_acted_upon_in_the_ledger(
 
 
 class FullDisk:
-    """A file on a disk that takes so many more bytes, and the first part of a write beyond."""
+    """A file on a disk that takes a number of bytes more, and the first part of a write beyond."""
 
     def __init__(self, file: Any, room: int) -> None:
         self._file, self._room = file, room
