@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scattershot_master.diagnosis.diagnose import diagnose
-from scattershot_master.diagnosis.rules import RULES
+from scattershot_master.diagnosis.trial_rules import RULES
 from support.pathologies import HEALTHY, SICK, Run, case
 from support.tiers import fast_first
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cluster.conftest import Run, export, table
-from scattershot_common.store.location import study_store
+from scattershot_common.store.open_store import study_store
 from scattershot_master.state.ledger import LEDGER, read
 from support.s3_server import KEY, SECRET
 from support.waiting import alive, eventually

@@ -12,7 +12,7 @@ from typing import Any
 from scattershot_common.bus.study_info import info_of
 from scattershot_common.bus.workers import Heartbeat
 from scattershot_common.study.settings import StudyFile
-from scattershot_master.search.observers import Observer, Observers
+from scattershot_master.search.observer import Observer, Observers
 from scattershot_master.search.open_study import open_study
 from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.search.search import Search

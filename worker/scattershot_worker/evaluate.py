@@ -19,7 +19,7 @@ from torch import Tensor
 from scattershot_common.errors import ScattershotError, TaskError
 from scattershot_common.local_files import write
 from scattershot_common.store.checkpoint_header import metadata, seal
-from scattershot_common.store.location import open_store
+from scattershot_common.store.open_store import open_store
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.snapshot import read_tensors, rebuild
 from scattershot_worker.attempt.task_loader import load_task

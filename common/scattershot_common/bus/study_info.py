@@ -14,7 +14,7 @@ from scattershot_common.objective import Goal, Objective
 if TYPE_CHECKING:
     from redis import Redis
 
-    from scattershot_common.study.recorded import StudySettings
+    from scattershot_common.study.recorded_settings import StudySettings
 
 
 @dataclass(frozen=True, slots=True)

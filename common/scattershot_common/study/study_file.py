@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from scattershot_common.errors import StudyFileError
 from scattershot_common.problems import KeyPath, Problem, nearest, show
 from scattershot_common.space.parse import parse_space
-from scattershot_common.store import location
+from scattershot_common.store import open_store
 from scattershot_common.study.settings import (
     Checkpoints,
     Ensemble,
@@ -136,7 +136,7 @@ def _study_problems(study: object, folder: Path) -> Iterator[Problem]:
 
 def _store_problems(checkpoints: object) -> Iterator[Problem]:
     store = checkpoints.get("store") if isinstance(checkpoints, dict) else None
-    wrong = location.problem_with(store) if isinstance(store, str) and store else ""
+    wrong = open_store.problem_with(store) if isinstance(store, str) and store else ""
     if wrong:
         yield Problem(("checkpoints", "store"), wrong)
 

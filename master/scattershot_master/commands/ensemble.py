@@ -33,7 +33,7 @@ def build(
 ) -> None:
     """Choose members by saved validation predictions; needs neither torch nor test data."""
     from scattershot_master.ensemble import METHODS
-    from scattershot_master.ensemble.build import build_ensemble, record_ensemble
+    from scattershot_master.ensemble.build_ensemble import build_ensemble, record_ensemble
 
     if method is not None and method not in METHODS:
         raise StudyFileError(f"--method {method}: there are {', '.join(METHODS)}")
@@ -65,7 +65,7 @@ def evaluate(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Run the ensemble and the best single model over the test part, once."""
-    from scattershot_master.ensemble.build import evaluate_on_test_part, record_ensemble
+    from scattershot_master.ensemble.build_ensemble import evaluate_on_test_part, record_ensemble
 
     ledger = _ledger(folder)
     try:

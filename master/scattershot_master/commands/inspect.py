@@ -32,7 +32,7 @@ def status(folder: Folder = None, json: Json = False) -> None:
     from scattershot_master.show import study_page
     from scattershot_master.show.terminal import print_page
     from scattershot_master.state import progress
-    from scattershot_master.state.borders import border_warnings
+    from scattershot_master.state.border_warnings import border_warnings
     from scattershot_master.state.ledger import read
 
     path = study_folder.study_folder(folder)

@@ -13,7 +13,7 @@ from scattershot_common.errors import ScattershotError, StudyFileError
 
 if TYPE_CHECKING:
     from scattershot_common.study.settings import StudyFile
-    from scattershot_master.search.observers import Observers
+    from scattershot_master.search.observer import Observers
     from scattershot_master.search.run_study import End
     from scattershot_master.state.ledger import Ledger
 
@@ -133,7 +133,7 @@ def _depose(url: str, study: str) -> None:
 
 def observers_of_terminal() -> Observers:
     """Return what shows a running study on this terminal, or in a log."""
-    from scattershot_master.search.observers import Observers
+    from scattershot_master.search.observer import Observers
     from scattershot_master.show.live import LiveView
 
     return Observers([LiveView()])
@@ -155,7 +155,7 @@ def exit_unfinished(observers: Observers, folder: Path, end: End) -> NoReturn:
 
 def _finish(ledger: Ledger, data: str | None, paths: list[Path], observers: Observers) -> None:
     """Build and test the ensemble, and finish the study."""
-    from scattershot_master.ensemble.build import (
+    from scattershot_master.ensemble.build_ensemble import (
         build_ensemble,
         evaluate_on_test_part,
         record_ensemble,

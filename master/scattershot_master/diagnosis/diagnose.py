@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import inf, isfinite, prod
 
-from scattershot_master.diagnosis.rules import RULES
 from scattershot_master.diagnosis.trial_case import Finding, TrialCase
+from scattershot_master.diagnosis.trial_rules import RULES
 
 #: A model with this many times the parameters is larger; losses within these parts are equal.
 _LARGER, _EQUAL = 2, (0.95, 1.1)

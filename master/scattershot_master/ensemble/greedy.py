@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scattershot_master.ensemble.base import CandidatePool, Selection
 from scattershot_master.ensemble.metrics import Array
+from scattershot_master.ensemble.selection import CandidatePool, Selection
 
 
 def greedy(

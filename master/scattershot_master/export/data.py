@@ -12,7 +12,7 @@ from scattershot_common.errors import CheckpointError
 from scattershot_common.store.checkpoint_names import trial_key
 from scattershot_common.trial import Value
 from scattershot_master.state import progress
-from scattershot_master.state.borders import StageWarning, border_warnings
+from scattershot_master.state.border_warnings import StageWarning, border_warnings
 from scattershot_master.state.progress import ranked
 from scattershot_master.state.study_state import StudyState, TrialRecord
 

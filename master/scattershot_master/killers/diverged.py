@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from scattershot_master.killers.base import GO_ON, Curve, Killer, Peers, Verdict
+from scattershot_master.killers.killer import GO_ON, Curve, Killer, Peers, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

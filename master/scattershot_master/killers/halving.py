@@ -10,7 +10,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from math import isfinite
 
-from scattershot_master.killers.base import GO_ON, Curve, Killer, Peers, Verdict
+from scattershot_master.killers.killer import GO_ON, Curve, Killer, Peers, Verdict
 
 
 def rungs(grace: int, eta: int, budget: int) -> list[int]:

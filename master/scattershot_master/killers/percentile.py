@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, isfinite
 
-from scattershot_master.killers.base import GO_ON, Curve, Killer, Peers, Verdict
+from scattershot_master.killers.killer import GO_ON, Curve, Killer, Peers, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

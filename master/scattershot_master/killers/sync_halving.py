@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from scattershot_master.killers.base import GO_ON, Killer, Verdict
 from scattershot_master.killers.halving import rungs
+from scattershot_master.killers.killer import GO_ON, Killer, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

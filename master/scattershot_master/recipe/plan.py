@@ -15,7 +15,7 @@ from scattershot_common.space.axis import Axis, same
 from scattershot_common.space.space import Box, Space
 from scattershot_common.study.settings import StudyFile
 from scattershot_common.study.study_file import KNOWN
-from scattershot_master.state.borders import ends
+from scattershot_master.state.border_warnings import ends
 
 Tables = dict[str, Any]
 

@@ -21,7 +21,7 @@ from scattershot_master.figures import charts
 from scattershot_master.recipe.plan import BEST, REFINE, TrainingLength, training_length
 from scattershot_master.search.refine import Narrowing, refine
 from scattershot_master.show import tables
-from scattershot_master.state.borders import border_warnings
+from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StudyState, TrialRecord
 

@@ -14,8 +14,8 @@ from scattershot_common.bus.outcome import Outcome
 from scattershot_common.objective import Objective
 from scattershot_common.study.settings import Stage, StudyFile
 from scattershot_common.trial import State
-from scattershot_master.killers.base import Killer
-from scattershot_master.killers.build import stage_killers
+from scattershot_master.killers.killer import Killer
+from scattershot_master.killers.make_killers import stage_killers
 from scattershot_master.recovery.salvage import SalvagedStudy, SalvagedTrial
 from scattershot_master.search import planning
 from scattershot_master.state import events

@@ -20,7 +20,7 @@ from scattershot_common.bus.server import running_url
 from scattershot_common.errors import ScattershotError
 from scattershot_common.local_files import lock, write
 from scattershot_common.store.checkpoint_names import is_study_name
-from scattershot_common.store.location import study_store
+from scattershot_common.store.open_store import study_store
 from scattershot_common.study.settings import StudyFile
 from scattershot_master.recovery.rebuild import RebuiltLedger, rebuild_ledger
 from scattershot_master.recovery.salvage import SalvagedStudy, read_checkpoints, read_ledger_lines

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import cast
 
+from scattershot_common.bus.lane_signatures import TrainingMode
 from scattershot_common.bus.outcome import FAILURES
-from scattershot_common.bus.signatures import TrainingMode
 from scattershot_common.bus.stream import Event
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.store.checkpoint_names import is_checkpoint_of, trial_key
 from scattershot_common.trial import STATES, State
-from scattershot_master.killers.base import Curve, Killer, Peers
-from scattershot_master.killers.build import judge_all, stage_killers
+from scattershot_master.killers.killer import Curve, Killer, Peers
+from scattershot_master.killers.make_killers import judge_all, stage_killers
 from scattershot_master.search import planning
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
-from scattershot_master.search.observers import Observers
+from scattershot_master.search.observer import Observers
 from scattershot_master.search.workforce import Workforce
 from scattershot_master.state import events
-from scattershot_master.state.borders import border_warnings
+from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ledger import Ledger
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 

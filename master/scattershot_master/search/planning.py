@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from scattershot_common.space.space import Box
-from scattershot_master.killers.base import Killer
+from scattershot_master.killers.killer import Killer
 from scattershot_master.samplers import SAMPLERS
 from scattershot_master.samplers.sampler import Observation
 from scattershot_master.search.refine import refine, select_continue

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
+from scattershot_common.bus.lane_signatures import Signatures
 from scattershot_common.bus.outcome import Outcome, StopReason
-from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.stream import Event
 from scattershot_common.bus.workers import Heartbeat
 from scattershot_master.search.redis_study import RedisStudy

@@ -11,7 +11,7 @@ from math import ceil, isnan
 
 from scattershot_common.space.space import Axis, Box, Space
 from scattershot_common.trial import Value
-from scattershot_master.state.borders import (
+from scattershot_master.state.border_warnings import (
     SIDES,
     Interval,
     Side,

@@ -18,7 +18,7 @@ from scattershot_common.bus.server import EmbeddedServer
 from scattershot_common.bus.study_info import info_of
 from scattershot_common.machine import cpu_count, gpu_names
 from scattershot_master.launch.local import LocalLauncher
-from scattershot_master.search.observers import Observers
+from scattershot_master.search.observer import Observers
 from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.search.search import Search
 from scattershot_master.state.ledger import Ledger

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.stream import Event
 from scattershot_master.search.controller import Controller
-from scattershot_master.search.observers import Observers
+from scattershot_master.search.observer import Observers
 from scattershot_master.search.redis_study import RedisStudy
 from scattershot_master.search.redis_sync import Loss, RedisSync
 from scattershot_master.search.workforce import Workforce

@@ -10,8 +10,8 @@ from typing import Any
 
 from scattershot_master import text
 from scattershot_master.diagnosis.read_cases import read_study_case
-from scattershot_master.diagnosis.study import STUDY_RULES, diagnose_study
 from scattershot_master.diagnosis.study_case import StudyCase
+from scattershot_master.diagnosis.study_rules import STUDY_RULES, diagnose_study
 from scattershot_master.show.diagnosis_trial import finding_lines, findings_or_why_none
 from scattershot_master.show.layout import Cell, Page, Table, TextLine, line, section
 from scattershot_master.state.study_state import StudyState

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from scattershot_common.bus.workers import Heartbeat
 from scattershot_master import text
-from scattershot_master.search.observers import Observer
+from scattershot_master.search.observer import Observer
 from scattershot_master.show.layout import Cell, TextLine, line, plain_text
 from scattershot_master.show.live_frame import Pace, frame, progress_line
 from scattershot_master.show.terminal import RichPage

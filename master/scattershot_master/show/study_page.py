@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from scattershot_common.store import location
+from scattershot_common.store import open_store
 from scattershot_master import text
 from scattershot_master.export.data import CheckpointPaths
 from scattershot_master.show import tables
 from scattershot_master.show.layout import Cell, Page, TextLine, line, section
 from scattershot_master.state import progress
-from scattershot_master.state.borders import border_warnings
+from scattershot_master.state.border_warnings import border_warnings
 from scattershot_master.state.ledger import LEDGER
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
@@ -101,7 +101,7 @@ def _workers(state: StudyState) -> Page:
 def files(state: StudyState, folder: Path) -> list[TextLine]:
     """Return where checkpoints and ledger are."""
     return [
-        line(f"checkpoints  {location.address(state.store, folder, state.name)}/trials"),
+        line(f"checkpoints  {open_store.address(state.store, folder, state.name)}/trials"),
         line(f"ledger       {folder / LEDGER}"),
     ]
 
@@ -127,4 +127,4 @@ def final(state: StudyState, folder: Path) -> Page:
 def _store(state: StudyState, folder: Path) -> list[str]:
     if state.store is None:
         return []
-    return [f", its checkpoints in {location.address(state.store, folder, state.name)}"]
+    return [f", its checkpoints in {open_store.address(state.store, folder, state.name)}"]

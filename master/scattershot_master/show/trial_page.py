@@ -14,7 +14,7 @@ from scattershot_common.store.checkpoint_names import parse_name, trial_key
 from scattershot_common.store.layer_stats import LayerStats
 from scattershot_common.store.local import LocalStore
 from scattershot_common.store.store import Store
-from scattershot_common.study.recorded import StudySettings
+from scattershot_common.study.recorded_settings import StudySettings
 from scattershot_master import text
 from scattershot_master.export.data import CheckpointPaths, trial_data
 from scattershot_master.show import tables

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scattershot_common.trial import State, Value
 
 if TYPE_CHECKING:  # what looks at a study has no need of Redis
-    from scattershot_common.bus.signatures import TrainingMode
+    from scattershot_common.bus.lane_signatures import TrainingMode
 
 
 class StudyBegun(NamedTuple):

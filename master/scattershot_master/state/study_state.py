@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from scattershot_common.bus.outcome import FAILURES
 from scattershot_common.objective import Objective
-from scattershot_common.store.location import study_store
+from scattershot_common.store.open_store import study_store
 from scattershot_common.store.store import Store
-from scattershot_common.study.recorded import StudySettings
+from scattershot_common.study.recorded_settings import StudySettings
 from scattershot_common.trial import ENDED, STATES, State, Value, trial_seed
 from scattershot_master.state import events
 from scattershot_master.state.events import LedgerEvent
 
 if TYPE_CHECKING:  # what looks at a study has no need of Redis
-    from scattershot_common.bus.signatures import TrainingMode
+    from scattershot_common.bus.lane_signatures import TrainingMode
 
 
 @dataclass(slots=True)

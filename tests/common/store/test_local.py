@@ -226,7 +226,7 @@ def test_tensors_of_a_damaged_file_are_refused(tmp_path: Path) -> None:
 
 def test_the_store_needs_no_torch() -> None:
     code = (
-        "import sys; from scattershot_common.store import location, retention; "
+        "import sys; from scattershot_common.store import open_store, retention; "
         "print('torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,10 +15,10 @@ import pytest
 from safetensors.numpy import save
 
 from scattershot_common.errors import CheckpointError, StoreUnreachable
-from scattershot_common.store import location
+from scattershot_common.store import open_store as location
 from scattershot_common.store.checkpoint_header import metadata, seal
 from scattershot_common.store.checkpoint_names import checkpoint_key, checkpoint_name, trial_key
-from scattershot_common.store.location import open_store, study_store
+from scattershot_common.store.open_store import open_store, study_store
 from scattershot_common.store.store import Store
 from support import s3_server
 from support.s3_server import KEY, SECRET
@@ -253,7 +253,7 @@ def test_what_others_write_and_remove_is_seen_at_once(store: Store, s3: str) -> 
     assert store.checkpoints(3) == []
     key = put(store, 1)
     code = (
-        "import sys; from scattershot_common.store.location import open_store\n"
+        "import sys; from scattershot_common.store.open_store import open_store\n"
         "store, key = open_store(sys.argv[1]), sys.argv[2]\n"
         "store.delete([key]); store.write(key.replace('epoch=001', 'epoch=002'), b'')"
     )

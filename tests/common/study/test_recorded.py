@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from scattershot_common.study import recorded, settings
-from scattershot_common.study.recorded import StudySettings
+from scattershot_common.study import recorded_settings, settings
+from scattershot_common.study.recorded_settings import StudySettings
 from scattershot_common.study.settings import StudyFile
 
 MINIMAL: dict[str, Any] = {
@@ -68,11 +68,11 @@ def test_every_setting_is_what_the_study_file_says(
 @pytest.mark.parametrize(
     ("read", "checked"),
     [
-        (recorded.StageSettings, settings.Stage),
-        (recorded.KillSettings, settings.Kill),
-        (recorded.CheckpointSettings, settings.Checkpoints),
-        (recorded.EnsembleSettings, settings.Ensemble),
-        (recorded.WorkerSettings, settings.Worker),
+        (recorded_settings.StageSettings, settings.Stage),
+        (recorded_settings.KillSettings, settings.Kill),
+        (recorded_settings.CheckpointSettings, settings.Checkpoints),
+        (recorded_settings.EnsembleSettings, settings.Ensemble),
+        (recorded_settings.WorkerSettings, settings.Worker),
     ],
 )
 def test_no_setting_of_the_study_file_is_missing(read: Any, checked: Any) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from scattershot_common.study.recorded import StudySettings
+from scattershot_common.study.recorded_settings import StudySettings
 from scattershot_common.trial import Value
 from scattershot_master.diagnosis.diagnose import diagnose, diagnose_among
 from scattershot_master.diagnosis.read_cases import read_study_case
-from scattershot_master.diagnosis.study import STUDY_RULES
-from scattershot_master.diagnosis.study.importance import importances
-from scattershot_master.diagnosis.study.killer_replay import replay
 from scattershot_master.diagnosis.study_case import StudyCase
+from scattershot_master.diagnosis.study_rules import STUDY_RULES
+from scattershot_master.diagnosis.study_rules.importance import importances
+from scattershot_master.diagnosis.study_rules.killer_replay import replay
 from scattershot_master.diagnosis.trial_case import Finding, TrialCase
-from scattershot_master.killers.build import build
+from scattershot_master.killers.make_killers import build
 from scattershot_master.show import study_page as pages
 from scattershot_master.show.layout import plain_text
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
@@ -60,7 +60,7 @@ def test_a_hyperparameter_under_a_condition_is_told_with_it(state: StudyState) -
 def test_what_hardly_matters_is_told_in_words_that_fit(
     state: StudyState, monkeypatch: pytest.MonkeyPatch, share: float, advice: str
 ) -> None:
-    module = sys.modules["scattershot_master.diagnosis.study.importance"]
+    module = sys.modules["scattershot_master.diagnosis.study_rules.importance"]
     monkeypatch.setattr(module, "importances", lambda _: {"lr": 1 - share, "a": share, "b": 0.01})
     (finding,) = STUDY_RULES["importance"](study_of(state))
     assert advice in finding.remedy

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scattershot_common.objective import Goal, Objective
 from scattershot_common.study import settings
 from scattershot_master.killers import KILLERS
-from scattershot_master.killers.base import Curve, Killer, Peers, Verdict
-from scattershot_master.killers.build import build, judge_all
+from scattershot_master.killers.killer import Curve, Killer, Peers, Verdict
+from scattershot_master.killers.make_killers import build, judge_all
 
 finite = st.floats(-1e6, 1e6)
 any_value = finite | st.sampled_from([nan, inf, -inf])
@@ -45,7 +45,12 @@ def test_there_is_a_file_for_every_rule_and_the_table_names_them_all() -> None:
         "halving", "sync_halving", "median", "percentile", "diverged", "patience",
     }  # fmt: skip
     folder = Path(__file__).parents[3] / "master/scattershot_master/killers"
-    assert {path.stem for path in folder.glob("*.py")} == {*KILLERS, "__init__", "base", "build"}
+    assert {path.stem for path in folder.glob("*.py")} == {
+        *KILLERS,
+        "__init__",
+        "killer",
+        "make_killers",
+    }
 
 
 # what the peers of a trial are

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scattershot_master.killers.build import stage_killers
+from scattershot_master.killers.make_killers import stage_killers
 from scattershot_master.search.controller import Judge
 from scattershot_master.state.study_state import StudyState
 from support.pretend_master import study_file

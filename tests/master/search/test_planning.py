@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from scattershot_common.objective import Objective
 from scattershot_common.space.space import Box
-from scattershot_common.study.recorded import StudySettings
+from scattershot_common.study.recorded_settings import StudySettings
 from scattershot_common.study.settings import StudyFile
-from scattershot_master.killers.base import Killer, Verdict
-from scattershot_master.killers.build import build, stage_killers
+from scattershot_master.killers.killer import Killer, Verdict
+from scattershot_master.killers.make_killers import build, stage_killers
 from scattershot_master.samplers import SAMPLERS
 from scattershot_master.samplers.sampler import Observation
 from scattershot_master.search import planning

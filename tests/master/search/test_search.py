@@ -15,10 +15,10 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Timeou
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import QUEUE, Keys
+from scattershot_common.bus.lane_signatures import Signatures
 from scattershot_common.bus.outcome import StopReason
 from scattershot_common.bus.queue import TrialQueue
 from scattershot_common.bus.server import EmbeddedServer
-from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.stream import position
 from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError

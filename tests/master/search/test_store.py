@@ -15,7 +15,7 @@ from scattershot_common.errors import StoreUnreachable, StudyFileError
 from scattershot_common.store.checkpoint_header import metadata, seal
 from scattershot_common.store.checkpoint_names import checkpoint_name, trial_key
 from scattershot_common.store.object_store import ObjectStore
-from scattershot_master.ensemble.build import build_ensemble
+from scattershot_master.ensemble.build_ensemble import build_ensemble
 from scattershot_master.export.data import trial_rows, whole_study
 from scattershot_master.search.checkpoint_cleanup import CheckpointCleanup
 from scattershot_master.search.open_study import open_study

@@ -9,7 +9,7 @@ from scattershot_master.show import tables
 from scattershot_master.show.layout import plain_text, table_lines
 from scattershot_master.show.study_page import final, status
 from scattershot_master.state import progress
-from scattershot_master.state.borders import BorderWarning, border_warnings
+from scattershot_master.state.border_warnings import BorderWarning, border_warnings
 from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StudyState
 from support.synthetic_study import Simulation

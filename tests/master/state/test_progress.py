@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from scattershot_common.study.recorded import StudySettings
+from scattershot_common.study.recorded_settings import StudySettings
 from scattershot_master.state import progress
 from scattershot_master.state.progress import Rate, finite, rate_from_ends, stages, time_left
 from scattershot_master.state.study_state import StudyState

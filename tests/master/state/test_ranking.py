@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scattershot_common.study.recorded import StudySettings
+from scattershot_common.study.recorded_settings import StudySettings
 from scattershot_master.state.progress import finite, ranked
 from scattershot_master.state.study_state import StudyState, TrialRecord
 from support.pretend_master import study_file

@@ -15,8 +15,8 @@ from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.errors import CheckpointError, StoreUnreachable
 from scattershot_common.store.checkpoint_names import parse_name, trial_key
 from scattershot_common.store.local import LocalStore
-from scattershot_common.store.location import study_store
 from scattershot_common.store.object_store import ObjectStore
+from scattershot_common.store.open_store import study_store
 from scattershot_common.store.store import Store
 from scattershot_worker.attempt import reporter
 from scattershot_worker.attempt.attempt import StopSignal

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from scattershot_common.bus.connection import connect
 from scattershot_common.bus.keys import WORKERS
+from scattershot_common.bus.lane_signatures import Signatures
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.queue import TrialQueue, WaitingTrials
-from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.signing import SECRET_VARIABLE
 from scattershot_common.bus.stream import EventStream
 from scattershot_common.bus.study_info import StudyInfo, publish

@@ -18,7 +18,7 @@ from scattershot_common.bus.trial_spec import TrialSpec
 from scattershot_common.bus.trial_state import TrialStates, finish
 from scattershot_common.errors import ScattershotError, StoreUnreachable
 from scattershot_common.store.checkpoint_names import trial_key
-from scattershot_common.store.location import study_store
+from scattershot_common.store.open_store import study_store
 from scattershot_common.store.store import Store
 from scattershot_worker.attempt.attempt import Attempt, StopSignal, TrialStopped
 from scattershot_worker.attempt.error_text import describe, first_line

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from scattershot_common.seeds import derive
 from scattershot_common.task.check_result import CheckResult
 from scattershot_worker.attempt.error_text import describe
-from scattershot_worker.checks.differences import (
+from scattershot_worker.checks.finite_differences import (
     DOUBTFUL,
     GOOD,
     MIN_ENTRIES,

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from scattershot_common.bus.lane_signatures import Signatures
 from scattershot_common.bus.outage import REDIS_OUTAGE
-from scattershot_common.bus.signatures import Signatures
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_spec import QueuedAttempt, TrialSpec
 from scattershot_common.bus.trial_state import TrialStates

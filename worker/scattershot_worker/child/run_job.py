@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scattershot_common.bus.signatures import Signatures
+from scattershot_common.bus.lane_signatures import Signatures
 from scattershot_common.bus.signing import SECRET_VARIABLE
 from scattershot_common.bus.trial_spec import QueuedAttempt
 from scattershot_common.errors import ScattershotError

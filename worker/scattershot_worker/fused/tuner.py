@@ -21,7 +21,7 @@ import platformdirs
 import psutil
 import torch
 
-from scattershot_common.bus.signatures import TrainingMode
+from scattershot_common.bus.lane_signatures import TrainingMode
 from scattershot_common.errors import ScattershotError
 from scattershot_common.local_files import write
 from scattershot_common.task.task import Data, Task

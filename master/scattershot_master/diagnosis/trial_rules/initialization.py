@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import inf, sqrt
 
-from scattershot_master.diagnosis.rules.slow import SLOW
 from scattershot_master.diagnosis.trial_case import Rule, TrialCase
+from scattershot_master.diagnosis.trial_rules.slow import SLOW
 from scattershot_master.text import number
 
 #: A loss is flat while within this part of the first one, and for at least this part of the epochs.

@@ -7,9 +7,9 @@ from dataclasses import fields
 from typing import Any
 
 from scattershot_common.objective import Objective
-from scattershot_common.study.recorded import StudySettings
+from scattershot_common.study.recorded_settings import StudySettings
 from scattershot_master.killers import KILLERS
-from scattershot_master.killers.base import GO_ON, OBJECTIVE, Curve, Killer, Peers, Verdict
+from scattershot_master.killers.killer import GO_ON, OBJECTIVE, Curve, Killer, Peers, Verdict
 
 
 def build(

@@ -1,12 +1,12 @@
 """The rules on a study as a whole: their table, in the order in which findings are listed."""
 
-from scattershot_master.diagnosis.study.importance import importance
-from scattershot_master.diagnosis.study.killers import killed_winner, killers
-from scattershot_master.diagnosis.study.lr_bounds import lr_bounds
-from scattershot_master.diagnosis.study.noise import within_noise
 from scattershot_master.diagnosis.study_case import StudyCase, StudyRule
+from scattershot_master.diagnosis.study_rules.importance import importance
+from scattershot_master.diagnosis.study_rules.killers import killed_winner, killers
+from scattershot_master.diagnosis.study_rules.lr_bounds import lr_bounds
+from scattershot_master.diagnosis.study_rules.noise import within_noise
 from scattershot_master.diagnosis.trial_case import Finding
-from scattershot_master.state.borders import border_warnings
+from scattershot_master.state.border_warnings import border_warnings
 
 STUDY_RULES: dict[str, StudyRule] = {
     "rates": lr_bounds,

@@ -8,7 +8,7 @@ import pytest
 
 from scattershot_common.space.space import Axis, Box, Space
 from scattershot_common.trial import Value
-from scattershot_master.state.borders import (
+from scattershot_master.state.border_warnings import (
     BorderWarning,
     border_warnings,
     crowd,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scattershot_master.search import observers as module
-from scattershot_master.search.observers import Observer, Observers
+from scattershot_master.search import observer as module
+from scattershot_master.search.observer import Observer, Observers
 from scattershot_master.state.study_state import StageRecord, StudyState, TrialRecord
 from support.pretend_master import Master, Watcher, study_file, table
 from support.pretend_worker import PretendWorkers

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import isfinite
 from statistics import fmean
 
-from scattershot_master.diagnosis.rules.activations import DEAD_RELUS
-from scattershot_master.diagnosis.rules.slow import SLOW
-from scattershot_master.diagnosis.rules.stalled_loss import EARLY_DECAY, PLATEAU
 from scattershot_master.diagnosis.trial_case import Rule, TrialCase
+from scattershot_master.diagnosis.trial_rules.activations import DEAD_RELUS
+from scattershot_master.diagnosis.trial_rules.slow import SLOW
+from scattershot_master.diagnosis.trial_rules.stalled_loss import EARLY_DECAY, PLATEAU
 from scattershot_master.text import number, percent
 
 #: The rise of the validation loss above its minimum.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.study.killer_replay import KillerReplay, ReplayedKill, replay
-from scattershot_master.diagnosis.study.noise import noise_size
 from scattershot_master.diagnosis.study_case import StudyCase
+from scattershot_master.diagnosis.study_rules.killer_replay import (
+    KillerReplay,
+    ReplayedKill,
+    replay,
+)
+from scattershot_master.diagnosis.study_rules.noise import noise_size
 from scattershot_master.diagnosis.trial_case import Finding
 from scattershot_master.killers import KILLERS
-from scattershot_master.killers.build import build, stage_killers
+from scattershot_master.killers.make_killers import build, stage_killers
 from scattershot_master.state.progress import finite
 from scattershot_master.state.study_state import StudyState
 from scattershot_master.text import number, percent

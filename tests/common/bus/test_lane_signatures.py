@@ -1,6 +1,6 @@
 """Signatures: how their trials are trained is settled once for a study."""
 
-from scattershot_common.bus.signatures import Signatures
+from scattershot_common.bus.lane_signatures import Signatures
 from scattershot_common.bus.stream import EventStream
 from support.redis_backends import ConnectRedis
 

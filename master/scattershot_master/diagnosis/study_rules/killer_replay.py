@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scattershot_master.killers.base import Curve, Killer, Peers, best
-from scattershot_master.killers.build import judge_all
+from scattershot_master.killers.killer import Curve, Killer, Peers, best
+from scattershot_master.killers.make_killers import judge_all
 from scattershot_master.state.study_state import StudyState, TrialRecord
 
 

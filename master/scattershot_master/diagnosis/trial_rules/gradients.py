@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import isfinite, log, sqrt
 
-from scattershot_master.diagnosis.rules.diverged import DIVERGED
 from scattershot_master.diagnosis.trial_case import Rule, TrialCase
+from scattershot_master.diagnosis.trial_rules.diverged import DIVERGED
 from scattershot_master.text import number
 
 #: The largest norm for a loss like cross-entropy, whose gradient by an output is at most 1.

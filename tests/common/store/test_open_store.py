@@ -9,7 +9,7 @@ import pytest
 import scattershot
 from scattershot_common.errors import CheckpointError, StudyFileError
 from scattershot_common.store.local import LocalStore
-from scattershot_common.store.location import address, open_store, problem_with, study_store
+from scattershot_common.store.open_store import address, open_store, problem_with, study_store
 from scattershot_common.study.study_file import parse
 from support.s3_server import SECRET
 
@@ -121,7 +121,7 @@ def test_a_worker_takes_no_other_place_from_redis(store: str, tmp_path: Path) ->
 def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(missing: str) -> None:
     said = run(
         "import sys; sys.modules[sys.argv[1]] = None\n"
-        "from pathlib import Path; from scattershot_common.store import location\n"
+        "from pathlib import Path; from scattershot_common.store import open_store as location\n"
         "try: location.study_store('s3://bucket', Path(), 'digits')\n"
         "except location.CheckpointError as error: print(error)",
         missing,
@@ -137,7 +137,7 @@ def test_an_unknown_kind_of_store_is_an_error_of_one_line(protocol: str) -> None
 
 def test_a_study_on_a_disk_imports_nothing_for_stores() -> None:
     loaded = run(
-        "import sys, scattershot as ss; from scattershot_common.store import location\n"
+        "import sys, scattershot as ss; from scattershot_common.store import open_store as location\n"
         "from pathlib import Path\n"
         "here = location.study_store(None, Path('nowhere'), 'digits')\n"
         "here.newest_valid(1); here.exists('x'); here.clean_stale('', 0)\n"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scattershot_master.diagnosis.rules.diverged import DIVERGED
 from scattershot_master.diagnosis.trial_case import Rule, TrialCase
+from scattershot_master.diagnosis.trial_rules.diverged import DIVERGED
 from scattershot_master.text import number
 
 #: The first epochs have large updates in healthy trainings, too.

@@ -11,9 +11,9 @@ import safetensors.numpy
 
 from scattershot_common.errors import ScattershotError
 from scattershot_common.store.checkpoint_names import checkpoint_name
-from scattershot_common.store.location import open_store
-from scattershot_master.ensemble import build as building
-from scattershot_master.ensemble.build import build_ensemble
+from scattershot_common.store.open_store import open_store
+from scattershot_master.ensemble import build_ensemble as building
+from scattershot_master.ensemble.build_ensemble import build_ensemble
 from scattershot_master.ensemble.metrics import Array, fitting_metric
 from scattershot_master.state.study_state import StudyState
 from support import checkpoints

@@ -7,8 +7,8 @@ import pytest
 
 from scattershot_common.objective import Objective
 from scattershot_master.diagnosis.diagnose import diagnose
-from scattershot_master.diagnosis.rules import RULES
 from scattershot_master.diagnosis.trial_case import TrialCase
+from scattershot_master.diagnosis.trial_rules import RULES
 
 
 def run(losses: list[float], **series: list[float]) -> list[dict[str, float]]:
