@@ -137,7 +137,8 @@ def test_an_unknown_kind_of_store_is_an_error_of_one_line(protocol: str) -> None
 
 def test_a_study_on_a_disk_imports_nothing_for_stores() -> None:
     loaded = run(
-        "import sys, scattershot as ss; from scattershot_common.store import open_store as location\n"
+        "import sys, scattershot as ss\n"
+        "from scattershot_common.store import open_store as location\n"
         "from pathlib import Path\n"
         "here = location.study_store(None, Path('nowhere'), 'digits')\n"
         "here.newest_valid(1); here.exists('x'); here.clean_stale('', 0)\n"
