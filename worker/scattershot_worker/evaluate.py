@@ -79,7 +79,7 @@ def main() -> None:
         answer = _answer(json.load(sys.stdin))
     except ScattershotError as error:
         answer = {"error": str(error)}
-    except Exception as error:  # the user's model or data: say what, without a traceback
+    except BaseException as error:  # the user's model or data: say what, without a traceback
         answer = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer))
 

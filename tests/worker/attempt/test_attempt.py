@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 import threading
@@ -18,7 +19,9 @@ from scattershot_common.bus.trial_state import TrialStates
 from scattershot_common.errors import ScattershotError
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.attempt.attempt import StopSignal
+from scattershot_worker.attempt.error_text import describe
 from scattershot_worker.attempt.lifecycle import claim
+from support.toy_task import Toy
 from support.workbench import Workbench
 
 SPEC = TrialSpec("study", "u1", 7, "coarse", {}, 5, 4)
@@ -236,6 +239,59 @@ def test_an_error_without_words_is_told_by_its_kind(workbench: Workbench) -> Non
 def test_sys_exit_in_a_train_function_fails_the_trial(workbench: Workbench) -> None:
     assert workbench.run(raising(SystemExit(3))) == ("ended", "failed")
     assert workbench.reason().startswith("SystemExit: 3 (test_attempt.py:")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError("the loop was closed"),
+        KeyboardInterrupt("the loop was closed"),
+        GeneratorExit("the loop was closed"),
+        BaseExceptionGroup("the loop was closed", [KeyboardInterrupt()]),
+        type("Mine", (BaseException,), {})("the loop was closed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_that_is_no_exception_fails_the_trial_once(
+    workbench: Workbench, error: BaseException
+) -> None:
+    assert workbench.run(raising(error)) == ("ended", "failed")
+    assert workbench.reason().startswith(f"{type(error).__name__}: the loop was closed")
+    assert "(test_attempt.py:" in workbench.reason()
+    assert "the loop was closed" in (workbench.folder / "trials/00007/error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "error", [asyncio.CancelledError(), KeyboardInterrupt()], ids=["cancelled", "interrupted"]
+)
+@pytest.mark.parametrize("part", ["data", "model", "metrics"])
+def test_an_exception_that_is_no_exception_in_a_task_fails_the_trial_once(
+    workbench: Workbench, error: BaseException, part: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    task = type("Failing", (Toy,), {part: fail})()
+    assert workbench.run(task) == ("ended", "failed")
+    assert workbench.reason().startswith(f"{type(error).__name__}: (test_attempt.py:")
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Error(s) in loading state_dict for Net:\n\tMissing key(s): w\nmore", "Missing key(s): w"),
+        ("\n-----\nthe shapes differ\nmore", "E: the shapes differ ("),
+        ("one:\ntwo:\n", "E: one: two: ("),
+        ("", "E: (test_attempt.py:"),
+    ],
+)
+def test_of_an_error_of_several_lines_the_one_that_says_something_is_told(
+    message: str, told: str
+) -> None:
+    try:
+        raise type("E", (Exception,), {})(message)
+    except Exception as error:
+        assert told in describe(error) and "more" not in describe(error)
 
 
 def test_the_next_trial_is_not_touched_by_an_error(workbench: Workbench) -> None:

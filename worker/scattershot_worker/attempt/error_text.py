@@ -47,13 +47,25 @@ def describe(error: BaseException) -> str:
     ]
     location = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     message = first_line(error)
-    return f"{type(error).__name__}: {message}{location}{hint(message)}"
+    told = f"{message}{location}".strip()
+    return f"{type(error).__name__}: {told}{hint(message)}"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 300 characters."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else ""
+    """Return the first line of an error's message that says something, at most 300 characters.
+
+    >>> first_line(RuntimeError("Error(s) in loading state_dict for Net:\\n\\tMissing key(s): w"))
+    'Error(s) in loading state_dict for Net: Missing key(s): w'
+    """
+    lines = [
+        line for line in map(str.strip, str(error).splitlines()) if any(map(str.isalnum, line))
+    ]
+    text = ""
+    for line in lines:
+        text = f"{text} {line}".strip()
+        if not line.endswith(":"):  # what it announces is in the next
+            break
+    return text[:300]
 
 
 def hint(message: str) -> str:

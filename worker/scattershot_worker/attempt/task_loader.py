@@ -37,7 +37,7 @@ def _load(name: str, data: str | None) -> Task | TrainFunction:
     module_name, _, attribute = value.partition(":")
     try:
         task = getattr(importlib.import_module(module_name), attribute)
-    except (Exception, SystemExit) as error:  # a script ends with its sys.exit()
+    except BaseException as error:  # a script ends with its sys.exit()
         raise TaskError(f"task {name!r} cannot be imported: {_one_line(error)}") from error
     if isinstance(task, type) and issubclass(task, Task):
         if task.kind not in KINDS:
@@ -46,7 +46,7 @@ def _load(name: str, data: str | None) -> Task | TrainFunction:
             return task(Path(data) if data else None)
         except TaskError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise TaskError(f"task {name!r} cannot be made: {_one_line(error)}") from error
     if isinstance(task, type) or not callable(task):
         raise TaskError(

@@ -100,7 +100,7 @@ def _run(name: str, under_test: TaskUnderTest) -> CheckResult:
     """Return the result of one check, or the task's error in the middle of it."""
     try:
         return CHECKS[name](under_test)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # whatever a user's code raises
         return CheckResult(
             name,
             "fail",
@@ -127,7 +127,7 @@ def _failures_of(part: str, params: Mapping[str, Any] | None = None) -> Iterator
         failure = _TaskFailure(str(error))
         failure.advice = "Give it another value: in [space], or by --param."
         raise failure from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # whatever a user's code raises
         failure = _TaskFailure(f"{part} does not work: {_message(error)}")
         if isinstance(error, KeyError) and params is not None:
             names = ", ".join(params) or "none"

@@ -7,12 +7,10 @@ environment; they exchange `child_messages` over the socket FD. It never outlive
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import logging
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -24,6 +22,7 @@ from scattershot_common.bus.outcome import Outcome
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_spec import AttemptKey, QueuedAttempt
 from scattershot_worker.attempt.attempt import StopSignal
+from scattershot_worker.child.own_signals import leave_signals_to_the_supervisor
 from scattershot_worker.child_messages import (
     Began,
     Claimed,
@@ -107,12 +106,7 @@ def main() -> None:
     """Run trials until the supervisor closes the line."""
     # what is imported stays: the collector need not go through it, neither now nor later
     gc.disable()
-    # Ctrl-C and a service manager's SIGTERM reach the whole group; the supervisor decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # The supervisor sends it before it ends a trial that hangs: the stack goes to the worker's
-    # log, even from C code that lets no other thread run.
-    faulthandler.register(signal.SIGUSR1)
+    leave_signals_to_the_supervisor()
     line = SupervisorLine(socket.socket(fileno=int(sys.argv[1])))
     settings = ChildSettings.from_json(os.environ.pop(SETTINGS))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)

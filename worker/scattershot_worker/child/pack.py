@@ -105,7 +105,7 @@ class Pack(Generic[LaneT]):
                 self._epoch()
             except NoLanesLeft:
                 pass
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # a user's code may raise any
                 self._break(error)
             self._refill()
 
@@ -134,7 +134,7 @@ class Pack(Generic[LaneT]):
         try:
             member.trial.open(lane.parts)
             self._engine.admit(lane)
-        except (Exception, SystemExit, TrialStopped) as error:
+        except BaseException as error:
             self._leave(member, error)
         else:
             self._members[lane] = member
@@ -154,7 +154,7 @@ class Pack(Generic[LaneT]):
         for member in [*self._members.values()]:
             try:
                 epoch = member.trial.next_epoch()
-            except (Exception, TrialStopped) as error:
+            except BaseException as error:
                 self._leave(member, error)
                 continue
             if epoch is None:
@@ -202,7 +202,7 @@ class Pack(Generic[LaneT]):
             metrics |= {"train_loss": loss, "lr": training.lr, **observed, **usage}
             targets = targets_of(self._task, evaluation.targets)
             member.trial.record(EpochReport(metrics, layers, evaluation.predictions, targets))
-        except (Exception, TrialStopped) as error:
+        except BaseException as error:
             self._leave(member, error)
 
     def _check(self) -> None:
@@ -217,7 +217,7 @@ class Pack(Generic[LaneT]):
         for member in [*self._members.values()]:
             try:
                 member.attempt.signals.check()
-            except (Exception, TrialStopped) as error:
+            except BaseException as error:
                 self._leave(member, error)
         if not self._members:
             raise NoLanesLeft

@@ -150,7 +150,7 @@ class Recruiter:
         try:
             training = make_training(self._task, self._data, spec, self._context.device)
             signature = probe(self._task, training, self._data)
-        except (Exception, SystemExit):  # it is trained alone, and its error is reported then
+        except BaseException:  # it is trained alone, and its error is reported then
             self._pack_cache.remember(job, "")
             self._shared.restore()
             return None

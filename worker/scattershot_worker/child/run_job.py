@@ -10,7 +10,7 @@ from scattershot_common.bus.trial_spec import QueuedAttempt
 from scattershot_common.errors import ScattershotError
 from scattershot_common.seeds import derive
 from scattershot_common.task.task import Data, Task
-from scattershot_worker.attempt.attempt import Attempt, StopSignal, TrialStopped
+from scattershot_worker.attempt.attempt import Attempt, StopSignal
 from scattershot_worker.attempt.lifecycle import WorkerContext, claim, conclude, refuse
 from scattershot_worker.attempt.task_loader import TrainFunction
 from scattershot_worker.child.pack import Pack, Supervisor
@@ -56,7 +56,7 @@ def serve(
         else:
             pack = None
             _run_train_function(context, attempt, task)
-    except (Exception, SystemExit, TrialStopped) as error:
+    except BaseException as error:  # TrialStopped, or whatever a user's code raises
         supervisor.ended(key, *conclude(context.reporter, attempt, error))
     else:
         if pack is not None:
@@ -94,7 +94,7 @@ def _run_train_function(context: WorkerContext, attempt: Attempt, train: TrainFu
     Raises:
         ScattershotError: it returned before its last epoch.
         TrialStopped: the trial must stop.
-        Exception: whatever the function raises.
+        BaseException: whatever the function raises.
     """
     trial = context.handle(attempt)
     seed_everything(derive(trial.seed, "init"))
