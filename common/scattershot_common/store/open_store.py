@@ -8,13 +8,20 @@ from pathlib import Path
 
 from scattershot_common.errors import CheckpointError
 from scattershot_common.store.local import LocalStore
-from scattershot_common.store.object_store import ObjectStore
 from scattershot_common.store.store import Store
+
+
+def _object_store(url: str) -> Store:
+    """Return a store behind fsspec; its module is loaded only where a study has one."""
+    from scattershot_common.store.object_store import ObjectStore
+
+    return ObjectStore(url)
+
 
 #: What opens a store, by the protocol of its address: "" is that of a path, "*" of any URL for
 #: which there is no row. A new kind of store is a subclass of Store in a file of its own, and a
 #: row here.
-STORES: Mapping[str, Callable[[str], Store]] = {"": LocalStore, "*": ObjectStore}
+STORES: Mapping[str, Callable[[str], Store]] = {"": LocalStore, "*": _object_store}
 
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://[^\s/][^\s\\]*")
 

@@ -28,11 +28,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON (NaN becomes null
 def status(folder: Folder = None, json: Json = False) -> None:
     """Show where a study stands: stages, best trial, warnings, workers, time left."""
     from scattershot_master.commands import study_folder
-    from scattershot_master.export import data as export_data
     from scattershot_master.show import study_page
     from scattershot_master.show.terminal import print_page
     from scattershot_master.state import progress
-    from scattershot_master.state.border_warnings import border_warnings
     from scattershot_master.state.ledger import read
 
     path = study_folder.study_folder(folder)
@@ -41,6 +39,9 @@ def status(folder: Folder = None, json: Json = False) -> None:
     if not json:
         print_page(study_page.status(state, path, running=running, now=now))
         return
+    from scattershot_master.export import data as export_data
+    from scattershot_master.state.border_warnings import border_warnings
+
     stages = progress.stages(state)
     rate = progress.rate_from_ends(state, now) if running else None
     paths = export_data.CheckpointPaths(state, path)
