@@ -20,6 +20,7 @@ from scattershot_common.entry_points import program
 from scattershot_common.errors import StudyFileError, exit_on_error
 from scattershot_common.machine import die_with_parent
 from scattershot_common.problems import check_device
+from scattershot_worker.supervisor.descendants import adopt_orphans, end_descendants
 
 log = logging.getLogger("scattershot.worker")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -155,11 +156,14 @@ def _run_slots(slots: int) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     started: dict[int, float] = {}
+    adopt_orphans()  # of a slot that is killed
     while True:
         for index in range(slots):
             process = running.get(index)
             if process is not None and process.poll() is None:
                 continue
+            if process is not None:
+                end_descendants([other.pid for other in running.values() if other.poll() is None])
             if process is not None and process.returncode == StudyFileError.exit_code:
                 unusable.add(index)
             if stopping or index in unusable:

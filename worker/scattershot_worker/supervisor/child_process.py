@@ -15,6 +15,7 @@ from scattershot_common.entry_points import program
 from scattershot_common.machine import die_with_parent
 from scattershot_worker.child_messages import Message, decode, encode
 from scattershot_worker.child_settings import SETTINGS, UNUSABLE, ChildSettings
+from scattershot_worker.supervisor.descendants import end_descendants, reap_orphans
 
 #: For glibc's malloc: keep what is freed, up to 128 MiB, as every step asks for as much again.
 #: Given back to the kernel, each page costs a fault when it is used anew.
@@ -115,6 +116,7 @@ class WarmChild:
         if status != UNUSABLE:
             self.current = None
             self.ready()
+        self._end_what_is_left()
         return status
 
     def recycle(self) -> None:
@@ -134,17 +136,32 @@ class WarmChild:
             old, self.current, self._successor = self.current, self._successor, None
             if old is not None:
                 old.end()
+            self._end_what_is_left()
 
     def kill(self) -> None:
-        """End the child at once."""
-        if self.current is not None:
-            self.current.process.kill()
+        """End the child at once, and whatever it has started."""
+        for child in self._living:
+            child.kill()
+        end_descendants()
 
     def end(self) -> None:
-        """End the child and its successor, gently."""
-        for child in filter(None, (self.current, self._successor)):
+        """End the child and its successor, gently, and whatever they have started."""
+        for child in self._living:
             child.end()
         self.current = self._successor = None
+        end_descendants()
+
+    def reap(self) -> None:
+        """Reap processes that a child has left behind and that have ended since."""
+        reap_orphans([child.process.pid for child in self._living])
+
+    @property
+    def _living(self) -> list[ChildProcess]:
+        return [*filter(None, (self.current, self._successor))]
+
+    def _end_what_is_left(self) -> None:
+        """End what former children have started: daemons, pools, programs."""
+        end_descendants([child.process.pid for child in self._living])
 
     def _spawn(self) -> ChildProcess:
         return ChildProcess.spawn(self._settings, self._environment)

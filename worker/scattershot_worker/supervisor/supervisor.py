@@ -30,6 +30,7 @@ from scattershot_common.errors import StudyFileError
 from scattershot_worker import child_messages as messages
 from scattershot_worker.child_settings import AUTO_LANES, ChildSettings
 from scattershot_worker.supervisor.child_process import ChildProcess, WarmChild
+from scattershot_worker.supervisor.descendants import adopt_orphans
 from scattershot_worker.supervisor.leased_attempts import LeasedAttempt, LeasedAttempts
 from scattershot_worker.supervisor.rq_worker import HEARTBEAT, RqWorker
 
@@ -79,6 +80,7 @@ class Supervisor:
 
     def work(self) -> None:
         """Run attempts until the process is told to stop."""
+        adopt_orphans()
         self._worker.work(logging_level=None)
 
     def open(self) -> None:
@@ -110,6 +112,7 @@ class Supervisor:
 
     def idle(self) -> None:
         """Replace a child that has served long."""
+        self._child.reap()
         info, child = self._attempts.info, self._child.current
         if info and child and child.served >= info.recycle:
             self._child.recycle()
@@ -162,8 +165,9 @@ class Supervisor:
                     attempts.settle(leased, outcome, reason)
 
     def _renew(self, child: ChildProcess, keep_job: Callable[[], None]) -> None:
+        self._child.reap()
         if self._orphaned():
-            child.process.kill()
+            self._child.kill()
             os._exit(1)  # `scattershot run` was killed; its next start takes the trial up again
         try:
             stops = self._attempts.renew()
