@@ -366,7 +366,7 @@ def test_a_trial_whose_process_died_goes_on_from_its_checkpoint(
     assert study.epochs(3) == list(range(1, 41)), "no epoch twice, none left out"
     forked = worker.root / "forked"
     if forked.exists():
-        os.kill(int(forked.read_text()), signal.SIGKILL)
+        eventually(lambda: not alive(int(forked.read_text())), 10)  # it is ended as well
         forked.unlink()
     reports = [event for event in study.events(3) if event.kind == "report"]
     first = [event for event in reports if event.attempt == 1]
