@@ -2,10 +2,10 @@
 
     checkpoints/digits/trials/00017/val_accuracy=0.93120-trial=00017-epoch=012.safetensors
 
-The metric comes first with a fixed width: for values from 0 up to 10 (accuracies, most losses)
-`sort -r` of the names puts the largest first, plain `sort` the smallest. From 10 on the number
-grows by a digit, and negative values come out the wrong way round among themselves: there,
-`scattershot top` is the leaderboard. Names round to five places; the header has exact values.
+The metric comes first, as a number that `LC_ALL=C sort -t= -k2,2gr` sorts by, largest first;
+`-k2,2g` puts the smallest first. Names round to five places, very small and very large values to
+six digits; the header has exact values. From 0 up to 10 the width is the same (but for values below
+0.000005), so that plain `sort` does as well. `docs/checkpoints.md` describes all of a checkpoint.
 """
 
 from __future__ import annotations
@@ -53,13 +53,16 @@ def checkpoint_name(metric: str, value: float, trial: int, epoch: int) -> str:
     """Return the file name of a trial's checkpoint after `epoch` epochs.
 
     Characters of the metric that a shell or another system may stumble over become "_", and it
-    is cut at 80. From 1e9 on the value is written with an exponent. Raises ValueError for a value
-    that is not finite (such an epoch leaves no checkpoint) and for negative numbers.
+    is cut at 80. The value has an exponent from 1e9 on, and where five places would make it 0.
+    Raises ValueError for a value that is not finite (such an epoch leaves no checkpoint) and for a
+    negative trial or epoch.
 
     >>> checkpoint_name("val_accuracy", 0.9312, trial=17, epoch=12)
     'val_accuracy=0.93120-trial=00017-epoch=012.safetensors'
     >>> checkpoint_name("val/loss", 12.5, trial=123456, epoch=1000)
     'val_loss=12.50000-trial=123456-epoch=1000.safetensors'
+    >>> checkpoint_name("val_loss", 3.2e-7, trial=17, epoch=12)
+    'val_loss=3.20000e-07-trial=00017-epoch=012.safetensors'
     """
     if not math.isfinite(value):
         raise ValueError(f"an epoch whose {metric} is {value} leaves no checkpoint")
@@ -67,7 +70,9 @@ def checkpoint_name(metric: str, value: float, trial: int, epoch: int) -> str:
         raise ValueError(f"trial and epoch count from 0, got trial {trial}, epoch {epoch}")
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", metric)[:80]
     safe = re.sub(r"^[.-]|^$", "_", safe)  # neither hidden nor an option to `rm`
-    number = f"{value:z.5f}" if abs(value) < 1e9 else f"{value:.5e}"
+    number = f"{value:z.5f}"
+    if abs(value) >= 1e9 or (value and float(number) == 0):
+        number = f"{value:.5e}"
     return f"{safe}={number}-trial={trial:05d}-epoch={epoch:03d}{SUFFIX}"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from scattershot_common.errors import StudyFileError
+from scattershot_common.metric_names import looks_smaller, name_problem
 from scattershot_common.problems import KeyPath, Problem, nearest, show
 from scattershot_common.space.parse import parse_space
 from scattershot_common.store import open_store
@@ -37,8 +38,6 @@ TABLES: dict[str, type[BaseModel]] = {
 }
 KNOWN = ("study", "space", "stage", "kill", "checkpoints", "ensemble", "worker")
 NEEDED = {"study": "[study]", "space": "[space]", "stage": "[[stage]]"}
-#: Endings of metrics that are better when smaller, unlike the default goal.
-SMALLER_IS_BETTER = ("loss", "error", "mse", "rmse", "mae")
 
 
 def load(path: str | Path) -> StudyFile:
@@ -125,8 +124,12 @@ def _study_problems(study: object, folder: Path) -> Iterator[Problem]:
     wrong = task_problem(task, folder) if isinstance(task, str) else ""
     if wrong:
         yield Problem(("study", "task"), wrong)
-    smaller = isinstance(metric, str) and metric.lower().endswith(SMALLER_IS_BETTER)
-    if smaller and "goal" not in study:
+    if not isinstance(metric, str) or not metric:
+        return
+    wrong = name_problem(metric)
+    if wrong:
+        yield Problem(("study", "metric"), f"{wrong}; report the metric under another name")
+    elif looks_smaller(metric) and "goal" not in study:
         yield Problem(
             ("study", "metric"),
             f'{show(metric)} looks better when smaller, but the default goal is "maximize"; '

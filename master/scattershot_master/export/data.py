@@ -150,7 +150,7 @@ def trial_rows(state: StudyState, folder: Path) -> list[Row]:
 def history_rows(state: StudyState) -> list[Row]:
     """Return one row per trial and epoch, by trial: "trial", "epoch" and the metrics."""
     return [
-        {"trial": trial.number, **epoch}
+        {"trial": trial.number, **epoch} | {"trial": trial.number}  # not a metric of this name
         for trial in state.trials.values()
         for epoch in trial.history
     ]

@@ -216,7 +216,9 @@ class StudyState:
         trial = self.trials[number]
         if epoch <= trial.done or not trial.living:
             return
-        trial.history.append({"epoch": epoch, **metrics})
+        record = {"epoch": epoch, **metrics}
+        record["epoch"] = epoch  # earlier versions let a task report a metric of this name
+        trial.history.append(record)
         if checkpoint:
             trial.checkpoint = checkpoint
         objective = self.settings.objective

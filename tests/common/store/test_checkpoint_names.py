@@ -1,6 +1,7 @@
 """Names of checkpoints: safe, sorted as the leaderboard, resolved within their trial's folder."""
 
 import math
+import os
 import subprocess
 from pathlib import Path
 
@@ -18,9 +19,19 @@ from scattershot_common.store.checkpoint_names import (
 )
 from scattershot_common.store.local import LocalStore
 
+ROOT = Path(__file__).parents[3]
 NAME = "val_accuracy=0.93120-trial=00017-epoch=012.safetensors"
 finite = st.floats(allow_nan=False, allow_infinity=False)
 numbers = st.integers(0, 10**9)
+
+
+def sort(names: str, *options: str) -> list[str]:
+    """Return the lines of `names` as the shell's `sort` puts them."""
+    command, environment = ["sort", *options], {**os.environ, "LC_ALL": "C"}
+    out = subprocess.run(
+        command, input=names, env=environment, capture_output=True, text=True, check=True
+    )
+    return out.stdout.splitlines()
 
 
 def test_the_name_is_the_one_of_the_design() -> None:
@@ -46,6 +57,7 @@ def test_every_name_is_one_safe_file_name_that_parses_back(
     assert told is not None
     assert (told.trial, told.epoch) == (trial, epoch)
     assert math.isclose(told.value, value, rel_tol=1e-5, abs_tol=0.5001e-5)
+    assert (told.value == 0) == (value == 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 999_999), st.integers(0, 99_999)), min_size=2))
@@ -56,11 +68,47 @@ def test_sorted_names_are_the_leaderboard(points: list[tuple[int, int]]) -> None
     assert values == sorted((value / 1e5 for value, _ in points), reverse=True)
 
 
+VALUES = [
+    100.0,
+    98.7,
+    9.5,
+    0.5,
+    12.3,
+    0.0,
+    -0.5,
+    -12.0,
+    3.2e-7,
+    3.1e-7,
+    4.9e-6,
+    -1e-9,
+    0.00002,
+    5e12,
+]
+
+
+@pytest.mark.parametrize("key", ["-k2,2g", "-k2,2gr"])
+def test_the_sort_of_the_documentation_is_right_for_all_values(key: str) -> None:
+    assert key in (ROOT / "docs/checkpoints.md").read_text()
+    names = "".join(checkpoint_name("val_loss", value, 1, 1) + "\n" for value in VALUES)
+    told = [parse_name(line) for line in sort(names, "-t=", key)]
+    assert [name.value for name in told if name] == sorted(VALUES, reverse=key.endswith("r"))
+
+
+def test_names_of_earlier_versions_are_read_as_they_were() -> None:
+    for number in ("0.00000", "0.93120", "9.99999", "12.50000", "-0.50000", "1.50000e+09"):
+        name = f"val_loss={number}-trial=00017-epoch=012.safetensors"
+        assert parse_name(name) == CheckpointName("val_loss", float(number), 17, 12)
+
+
+@given(st.floats(5.1e-6, 9.99999))
+def test_names_from_0_to_10_have_five_places(value: float) -> None:
+    assert checkpoint_name("a", value, 1, 1) == f"a={value:.5f}-trial=00001-epoch=001.safetensors"
+
+
 def test_sort_r_of_the_shell_puts_the_best_first() -> None:
     values = [0.1, 9.99999, 0.93125, 0.9312, 1.0, 0.0]
     names = "".join(checkpoint_name("acc", value, 1, 1) + "\n" for value in values)
-    out = subprocess.run(["sort", "-r"], input=names, capture_output=True, text=True, check=True)
-    told = [parse_name(line) for line in out.stdout.splitlines()]
+    told = [parse_name(line) for line in sort(names, "-r")]
     assert [name.value for name in told if name] == sorted(values, reverse=True)
 
 
@@ -84,7 +132,7 @@ def test_a_metrics_name_is_made_safe_for_files_and_shells(metric: str, safe: str
 
 def test_zero_has_one_name_whatever_its_sign() -> None:
     zero = checkpoint_name("acc", 0.0, 1, 1)
-    assert checkpoint_name("acc", -0.0, 1, 1) == checkpoint_name("acc", -1e-9, 1, 1) == zero
+    assert checkpoint_name("acc", -0.0, 1, 1) == zero
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -185,6 +185,12 @@ def test_the_identity_is_the_same_in_every_version() -> None:
         ("[space]", 'metric = "val_loss"\n[space]', '5: study.metric: "val_loss" looks better when '
             'smaller, but the default goal is "maximize"; write goal = "minimize" '),
         ("[space]", 'metric = "RMSE"\n[space]', '5: study.metric: "RMSE" looks better when'),
+        ("[space]", 'metric = "val_loss_ema"\n[space]', '5: study.metric: "val_loss_ema" looks'),
+        ("[space]", 'metric = "val_f1"\n[space]', None),
+        ("[space]", 'metric = "epoch"\n[space]', "5: study.metric: 'epoch' is a column of "
+            "scattershot's own; report the metric under another name"),
+        ("[space]", 'metric = "val\\nf1"\n[space]', "5: study.metric: 'val\\nf1' has"),
+        ("[space]", 'metric = " "\n[space]', "5: study.metric: ' ' is empty; report"),
         ("[space]", 'metric = "loss"\ngoal = "minimize"\n[space]', None),
         ("[space]", 'metric = "loss"\ngoal = "maximize"\n[space]', None),
         ('name = "fine"', 'name = "coarse"', '14: stage[2].name: stage 1 is called "coarse"'),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from scattershot_common.metric_names import RESERVED
 from scattershot_master.export.csv_format import csv_text
 from scattershot_master.export.data import history_rows, trial_rows, whole_study
 from scattershot_master.export.json_format import json_text
+from scattershot_master.state.events import EpochReported
 from scattershot_master.state.progress import ranked
 from scattershot_master.state.study_state import StudyState
 from support.checkpoints import trial_folder
@@ -91,6 +93,22 @@ def test_csv_of_the_history_has_a_row_per_trial_and_epoch(state: StudyState) -> 
         reported = state.trials[int(row["trial"])].history[int(row["epoch"]) - 1]
         value = float(row["val_accuracy"])
         assert value == reported["val_accuracy"] or math.isnan(value)
+
+
+def test_no_metric_takes_the_place_of_a_column() -> None:
+    assert {*TRIAL_KEYS, "epoch"} <= {*RESERVED}
+    state = Simulation().run()
+    trial = next(trial for trial in state.trials.values() if trial.history)
+    trial.history[0]["trial"] = 99.0  # as an earlier version let it
+    assert history_rows(state)[0]["trial"] == trial.number
+
+
+def test_an_epoch_has_its_own_number_whatever_earlier_versions_let_a_task_report() -> None:
+    state = Simulation().run()
+    trial = ranked(state)[0]
+    trial.state, epoch = "running", trial.done + 1
+    state.apply(EpochReported(trial.number, trial.attempts, epoch, {"epoch": 0.0}, ""))
+    assert trial.done == epoch
 
 
 def test_csv_quotes_what_it_must() -> None:

@@ -223,6 +223,39 @@ def test_a_report_must_give_the_studys_metric(workbench: Workbench) -> None:
     assert workbench.reported() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("epoch", "'epoch' is a column of scattershot's own"),
+        ("trial", "'trial' is a column of scattershot's own"),
+        ("best_value", "'best_value' is a column of scattershot's own"),
+        ("", "'' is empty"),
+        ("a\nb", "'a\\nb' has characters that are not printable"),
+        ("a\x1b[2J", "'a\\x1b[2J' has characters that are not printable"),
+        (3, "3 is not text"),
+    ],
+)
+def test_a_metric_under_an_impossible_name_fails_the_trial(
+    workbench: Workbench, name: Any, why: str
+) -> None:
+    def train(trial: Any) -> None:
+        for epoch in trial.epochs(model=nn.Linear(1, 1)):
+            trial.report({name: epoch - 1, "acc": 0.5})
+
+    expected = f"a metric cannot be called so: {why}; report it as another name"
+    ends_failed(workbench, train, expected)
+    assert workbench.reported() == []
+
+
+@pytest.mark.parametrize("name", ["seconds", "lr", "val/loss x", "größe", "val_epoch"])
+def test_other_names_are_reported_as_they_are(workbench: Workbench, name: str) -> None:
+    def train(trial: Any) -> None:
+        for epoch in trial.epochs(model=nn.Linear(1, 1)):
+            trial.report({name: epoch, "acc": 0.5})
+
+    assert workbench.run(train) == ("ended", "complete")
+
+
 def test_an_epoch_must_be_reported(workbench: Workbench) -> None:
     def train(trial: Any) -> None:
         for epoch in trial.epochs():

@@ -173,3 +173,19 @@ def test_the_process_answers_a_line_for_each_result_whatever_the_task_prints(tmp
     results = [CheckResult.from_json(answer["result"]) for answer in answers]
     assert [result.name for result in results] == ["data", "initial_loss"]
     assert "imported" in said and "model" in said
+
+
+class Misnamed(Blobs):
+    """A task with a metric that cannot be reported."""
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return {"accuracy": 0.5, "top\n5": 1.0}
+
+
+def test_a_metric_that_would_be_refused_is_told_before() -> None:
+    *_, result = ss.check(Misnamed(), PARAMS, quiet=True)
+    assert (result.name, result.status) == ("task", "fail")
+    assert result.found == (
+        "metrics(outputs, targets) does not work: a metric cannot be called so: 'val_top\\n5' has "
+        "characters that are not printable; return it under another name"
+    )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.local_files import STALE
+from scattershot_common.metric_names import name_problem
 from scattershot_common.seeds import derive
 from scattershot_common.store.checkpoint_names import trial_key
 from scattershot_common.store.layer_stats import LAYERS, LayerStats
@@ -150,8 +151,9 @@ class TrialHandle:
         model's layers in this epoch, for `diagnose`; see docs/diagnosis.md.
 
         Raises:
-            ScattershotError: the metric is missing, or something reported is not a number, or
-                this is not the one report of an epoch.
+            ScattershotError: the metric is missing, something reported is not a number or has the
+                name of a column of scattershot's own ("epoch", "trial", …), or this is not the
+                one report of an epoch.
         """
         if self._begun != self._epoch + 1:
             raise ScattershotError(
@@ -162,7 +164,7 @@ class TrialHandle:
 
     def record(self, report: EpochReport) -> None:
         """Report the epoch that is begun; see `report`."""
-        values = {name: _number(name, value) for name, value in report.metrics.items()}
+        values = {_name(name): _number(name, value) for name, value in report.metrics.items()}
         metric = self._objective.metric
         if metric not in values:
             raise ScattershotError(
@@ -283,6 +285,13 @@ class TrialHandle:
         self._records = [json.dumps(record) for record in self.history]
         metric = self._objective.metric
         attempt.accepted = {int(record["epoch"]): record[metric] for record in self.history}
+
+
+def _name(name: str) -> str:
+    """Return a metric's name; raises ScattershotError where nothing may be reported under it."""
+    if wrong := name_problem(name):
+        raise ScattershotError(f"a metric cannot be called so: {wrong}; report it as another name")
+    return name
 
 
 def _number(name: str, value: Any) -> float:

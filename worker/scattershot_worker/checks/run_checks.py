@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scattershot_common.errors import ScattershotError, TaskError
+from scattershot_common.metric_names import name_problem
 from scattershot_common.space.space import Space
 from scattershot_common.task.check_result import TASK, CheckResult, select_checks
 from scattershot_common.task.task import Task
@@ -26,7 +27,8 @@ from scattershot_worker.checks import (
     regularization,
 )
 from scattershot_worker.checks.task_under_test import Check, TaskUnderTest
-from scattershot_worker.training.evaluation import one_tensor
+from scattershot_worker.training.evaluation import metrics_of, one_tensor
+from scattershot_worker.training.hooks import Hooks
 from scattershot_worker.training.hyperparameters import OutOfBounds
 from scattershot_worker.training.seeding import fixed_seed
 
@@ -159,8 +161,24 @@ def _try_parts(under_test: TaskUnderTest, *, with_loss: bool) -> None:
                     raise TaskError(f"it must return the batch's mean as a scalar, not {shape}")
             with _failures_of("loss.backward()"):
                 value.backward()
+            with _failures_of("metrics(outputs, targets)"):
+                _check_names(under_test.hooks(), outputs.detach(), y)
     finally:
         under_test.restore()
+
+
+def _check_names(hooks: Hooks, outputs: Tensor, targets: Tensor) -> None:
+    """Raise TaskError if a metric has a name under which it would be refused.
+
+    An error of the metrics themselves is left alone: they may need more than a few examples.
+    """
+    metrics: Mapping[str, float] = {}
+    with suppress(Exception):
+        metrics = metrics_of(hooks, outputs, targets)
+    for name in metrics:
+        wrong = f"{name!r} is empty" if name == "" else name_problem(f"val_{name}")
+        if wrong:
+            raise TaskError(f"a metric cannot be called so: {wrong}; return it under another name")
 
 
 def _message(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from scattershot_common.bus.outcome import Outcome, StopReason
 from scattershot_common.bus.study_info import StudyInfo
 from scattershot_common.bus.trial_spec import AttemptKey, QueuedAttempt
+from scattershot_common.errors import TaskError
 from scattershot_common.task.task import Data, Task
 from scattershot_worker.attempt.attempt import Attempt, StopSignal, TrialStopped
 from scattershot_worker.attempt.error_text import describe
@@ -197,7 +198,13 @@ class Pack(Generic[LaneT]):
         try:
             if averaged is not None and training.average is not None:
                 name = training.average.name
-                metrics |= {f"val_{k}_{name}": value for k, value in averaged.metrics.items()}
+                of_average = {f"val_{k}_{name}": value for k, value in averaged.metrics.items()}
+                if twice := of_average.keys() & metrics.keys():
+                    raise TaskError(
+                        f"metrics() gives {min(twice)[4:]!r}, which is what is reported of the "
+                        f"averaged weights ({name}); call it otherwise"
+                    )
+                metrics |= of_average
             observed, layers = self._engine.observations(member.lane, evaluation)
             metrics |= {"train_loss": loss, "lr": training.lr, **observed, **usage}
             targets = targets_of(self._task, evaluation.targets)
