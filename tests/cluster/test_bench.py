@@ -17,7 +17,8 @@ SMALL = {
     "monitors": "b._CASES = {'MLP': (b._Alone, b._MLP, 2, 2), 'lanes': (b._Pack, b._MLP, 2, 2)}",
     "orchestration": "b.ROUNDS, b.FEW, b.MANY = 1, 20, 40",
     "overhead": "b.ROUNDS, b.TRIALS = 1, 4",
-    "fused": "b.ROUNDS, b.overhead.TRIALS, b._EXAMPLES = 2, 8, 640",
+    "fused": "b.ROUNDS, b.overhead.TRIALS, b._EXAMPLES = 2, 8, 256;"
+    " b._large = lambda: [b._as_planned('MLP', b._Pictures(flat=True), 128)]",
 }
 
 

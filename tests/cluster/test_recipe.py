@@ -91,7 +91,7 @@ def test_a_recipe_that_is_stopped_says_how_to_go_on(
     (tmp_path / "small.toml").write_text(STUDY.replace("epochs = 2", "epochs = 400"))
     process = started("recipe", "small.toml", "--workers", "1")
     ledger = tmp_path / "checkpoints" / "small.recipe" / "small-search" / "ledger.jsonl"
-    eventually(lambda: ledger.exists() and '"e":"report"' in ledger.read_text(), 60)
+    eventually(lambda: ledger.exists() and '"e":"report"' in ledger.read_text(), 120)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
