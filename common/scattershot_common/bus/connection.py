@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from scattershot_common.errors import ScattershotError
+from scattershot_common.errors import ScattershotError, StudyFileError
+from scattershot_common.problems import nearest
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -23,9 +24,13 @@ def connect(url: str, *, decode: bool = True, retries: int = 3) -> Redis:
 
     `decode=False` is for RQ, which wants bytes. `retries` of about 120 bridges two minutes of
     outage. Nothing is sent yet; see `reach`.
+
+    Raises:
+        StudyFileError: it is no Redis URL, or has an option that the client does not know.
     """
     from redis import Redis
     from redis.backoff import ExponentialWithJitterBackoff
+    from redis.exceptions import RedisError
     from redis.retry import Retry
 
     options: dict[str, Any] = {}
@@ -40,7 +45,8 @@ def connect(url: str, *, decode: bool = True, retries: int = 3) -> Redis:
             if hasattr(socket, name)
         }
     try:
-        return Redis.from_url(
+        _check_options(url)
+        client = Redis.from_url(
             url,
             decode_responses=decode,
             protocol=2,
@@ -49,11 +55,78 @@ def connect(url: str, *, decode: bool = True, retries: int = 3) -> Redis:
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries),
             **options,
         )
-    except ValueError:  # its message may quote the password
-        raise ScattershotError(
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects later, checks its options now
+    except (TypeError, ValueError, RedisError):  # the message may quote the password
+        raise StudyFileError(
             f"{safe_url(url)!r} is not a Redis URL; write redis://[:password@]host:port, "
             "rediss://… or unix://… (in a password % / ? # @ : as %25 %2F %3F %23 %40 %3A)"
         ) from None
+    return client
+
+
+def _check_options(url: str) -> None:
+    """Check what a URL says besides its server; the client ignores some of it, and fails late.
+
+    Raises:
+        StudyFileError: a database or an option is wrong; one line that names it.
+        ValueError: it is no URL at all.
+    """
+    from urllib.parse import parse_qsl, unquote, urlsplit
+
+    parts = urlsplit(url)
+    path = unquote(parts.path).strip("/")
+    if parts.scheme in ("redis", "rediss") and path and not path.isdecimal():
+        raise ValueError
+    if "@" in parts.query:
+        raise ValueError  # the end of a password, which an error must not quote
+    known = [*_OPTIONS, *_TLS_OPTIONS]
+    for name, value in parse_qsl(parts.query):
+        if name not in known:
+            problem = f"no option is called {name}{nearest(name, known)} ({', '.join(_OPTIONS)})"
+        elif name in _TLS_OPTIONS and parts.scheme != "rediss":
+            problem = f"{name} goes with rediss:// only"
+        elif _OPTIONS.get(name) and not _is_number(value, _OPTIONS[name]):
+            problem = f"{name} must be {_OPTIONS[name]}"
+        elif name == "ssl_cert_reqs" and value not in ("none", "optional", "required"):
+            problem = f"{name} must be none, optional or required"
+        else:
+            continue
+        raise StudyFileError(f"{safe_url(url)!r} is not a Redis URL: {problem}")
+
+
+#: Options that a URL may have after "?", and which number they need, if any.
+_OPTIONS = {
+    "db": "a whole number",
+    "username": "",
+    "password": "",
+    "client_name": "",
+    "socket_timeout": "a number above 0",
+    "socket_connect_timeout": "a number above 0",
+    "socket_keepalive": "",
+    "retry_on_timeout": "",
+    "health_check_interval": "a whole number",
+    "max_connections": "a whole number",
+}
+_TLS_OPTIONS = (
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_ca_data",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_password",
+)
+
+
+def _is_number(text: str, kind: str) -> bool:
+    if kind == "a whole number":
+        return text.isdecimal() and len(text) < 10
+    try:
+        return 0 < float(text) < 1e9
+    except ValueError:
+        return False
 
 
 class _NoAnswer(ScattershotError):

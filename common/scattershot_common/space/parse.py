@@ -125,11 +125,24 @@ def _scalar(value: object, path: KeyPath) -> Value:
 def _choice(name: str, listed: object, path: KeyPath) -> Axis:
     if not isinstance(listed, list) or not listed:
         raise InvalidEntry(path, f"needs a list of at least one value (found {show(listed)})")
-    choices = tuple(_scalar(item, path) for item in listed)
+    choices = tuple(_choice_value(item, path) for item in listed)
     for index, value in enumerate(choices):
         if any(same(value, other) for other in choices[:index]):
             raise InvalidEntry(path, f"{show(value)} is listed twice (found {show(listed)})")
     return Axis(name, "choice", 0, len(choices) - 1, choices=choices)
+
+
+def _choice_value(value: object, path: KeyPath) -> Value:
+    if isinstance(value, list | dict):
+        items = value if isinstance(value, list) else []
+        plain = items and all(isinstance(item, int | float | str) for item in items)
+        instead = show("-".join(map(str, items))) if plain else 'a name, as "wide"'
+        raise InvalidEntry(
+            path,
+            f"a choice is a number, text, true or false (found {show(value)}); "
+            f"write {instead} and take it apart in the task",
+        )
+    return _scalar(value, path)
 
 
 def _range(name: str, kind: str, entry: dict[str, object], path: KeyPath) -> Axis:

@@ -8,7 +8,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from scattershot_common.bus.connection import URL_VARIABLE, connect, reach, safe_url, url_from
-from scattershot_common.errors import ScattershotError
+from scattershot_common.errors import ScattershotError, StudyFileError
 
 SECRET = "s3cr3t"
 
@@ -109,6 +109,60 @@ def test_what_is_no_redis_url_is_refused_without_the_password(url: str) -> None:
         connect(url)
     assert "is not a Redis URL; write redis://" in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://h:1/0?ssl_cert_reqs=none", "ssl_cert_reqs goes with rediss:// only"),
+        ("rediss://h:1/0?ssl_cert_reqs=sometimes", "ssl_cert_reqs must be none, optional or req"),
+        ("redis://h:1/0?socket_timout=3", "no option is called socket_timout; did you mean "),
+        ("redis://h:1/0?decode_responses=1", "no option is called decode_responses ("),
+        ("redis://h:1/0?socket_timeout=-1", "socket_timeout must be a number above 0"),
+        ("redis://h:1/0?socket_timeout=soon", "socket_timeout must be a number above 0"),
+        ("redis://h:1/0?db=first", "db must be a whole number"),
+        ("unix:///tmp/redis?ssl_keyfile=k", "ssl_keyfile goes with rediss:// only"),
+    ],
+)
+def test_an_option_that_the_client_does_not_know_is_one_line(url: str, why: str) -> None:
+    with pytest.raises(StudyFileError) as caught:
+        connect(url)
+    assert f"is not a Redis URL: {why}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:1/first",
+        "redis://h:1/0/1",
+        "redis://h:99999",
+        "redis://h:port",
+        "redis://h:-1",
+        f"redis://:{SECRET[:2]}?{SECRET[2:]}=1@h:1",
+        "unix:///tmp/redis?socket_keepalive=1",
+        "redis://[::1",
+    ],
+)
+def test_other_wrong_urls_are_one_line_without_the_password(url: str) -> None:
+    with pytest.raises(StudyFileError) as caught:
+        connect(url)
+    assert "is not a Redis URL; write redis://" in str(caught.value)
+    assert SECRET[2:] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://h/",
+        "redis://h:1/2?socket_timeout=3&client_name=me",
+        "rediss://u:p@h:1/0?ssl_cert_reqs=none&ssl_check_hostname=false",
+        "unix:///tmp/redis?db=1",
+    ],
+)
+def test_options_that_the_client_knows_are_taken(url: str) -> None:
+    connect(url)
 
 
 @pytest.mark.parametrize(

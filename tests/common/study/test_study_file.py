@@ -157,6 +157,10 @@ def test_the_identity_is_the_same_in_every_version() -> None:
         ("[1e-6, 10]", "[10, 1e-6]", "6: space.lr.loguniform: the range is empty: "),
         ("loguniform", "choice", None),
         ("loguniform = [1e-6, 10]", "choice = []", "6: space.lr.choice: needs a list of at least"),
+        ("loguniform = [1e-6, 10]", "choice = [[64, 64], [128]]", "6: space.lr.choice: a choice "
+            'is a number, text, true or false (found [64, 64]); write "64-64" and take it apart'),
+        ("loguniform = [1e-6, 10]", "choice = [{ a = 1 }]", "6: space.lr.choice: a choice is a "
+            'number, text, true or false (found {"a": 1}); write a name, as "wide" and take it'),
         ("loguniform", "loguniforn", '6: space.lr: needs exactly one of loguniform, uniform, '
             'integer, choice, value (found loguniforn); did you mean "loguniform"?'),
         ('task = "digits"', 'task = "digit"', "3: study.task: must be an installed task (cifar10, "
