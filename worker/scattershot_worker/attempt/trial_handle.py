@@ -22,6 +22,7 @@ from scattershot_common.store.layer_stats import LAYERS, LayerStats
 from scattershot_worker.attempt.attempt import Attempt
 from scattershot_worker.attempt.reporter import QueuedEpoch, Reporter
 from scattershot_worker.attempt.snapshot import Snapshot, Stateful, restore
+from scattershot_worker.training.own_generators import OwnGenerators
 from scattershot_worker.training.seeding import seed_everything
 
 log = logging.getLogger("scattershot.worker")
@@ -79,6 +80,8 @@ class TrialHandle:
         self._in_stage = False
         #: The epoch that is reported last, and the one that is begun last.
         self._epoch = self._begun = 0
+        #: Calls of `batches` in this epoch.
+        self._loops = 0
 
     def epochs(self, **parts: Any) -> Iterator[int]:
         """Yield the epochs that are still to train, counted from 1.
@@ -90,8 +93,11 @@ class TrialHandle:
         have. The loop ends after the trial's last epoch, and is left when it must stop.
         """
         self.open(parts)
+        generators = OwnGenerators.of_task()
         while (epoch := self.next_epoch()) is not None:
-            seed_everything(derive(self.seed, "epoch", epoch))
+            seed = derive(self.seed, "epoch", epoch)
+            seed_everything(seed)
+            generators.seed(seed)
             yield epoch
             if self._epoch != epoch:
                 raise ScattershotError(
@@ -115,11 +121,16 @@ class TrialHandle:
         if self._epoch >= self._until:
             return None
         self.check()
-        self._begun = self._epoch + 1
+        self._begun, self._loops = self._epoch + 1, 0
         return self._begun
 
     def batches(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield from `batches`, leaving at once when the trial must stop."""
+        """Yield from `batches`, leaving at once when the trial must stop.
+
+        Generators of its own, such as `DataLoader(generator=…)`, are seeded for the epoch.
+        """
+        self._loops += 1
+        OwnGenerators(batches).seed(derive(self.seed, "loop", self._begun, self._loops))
         for batch in batches:
             self.check()
             yield batch

@@ -25,6 +25,7 @@ from scattershot_worker.training.hyperparameters import Hyperparameters
 from scattershot_worker.training.initialization import initialize, make_model
 from scattershot_worker.training.optimizers import make_optimizer
 from scattershot_worker.training.outputs import is_cross_entropy
+from scattershot_worker.training.own_generators import OwnGenerators
 from scattershot_worker.training.seeding import seed_everything
 from scattershot_worker.training.training import Training
 
@@ -135,6 +136,7 @@ class TaskUnderTest:
         """Yield batches of the training part endlessly, in the same order every time."""
         for epoch in count():
             seed_everything(derive(self.seed, "epoch", epoch))
+            OwnGenerators(self.data.train).seed(derive(self.seed, "epoch", epoch))
             generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
             batch = None
             for batch in batches(self.data.train, size or self.batch_size, self.device, generator):
@@ -147,6 +149,7 @@ class TaskUnderTest:
         if is_tensors(self.data.train):
             return next(self.batches(size))
         seed_everything(derive(self.seed, "epoch", 0))
+        OwnGenerators(self.data.train).seed(derive(self.seed, "epoch", 0))
         xs, ys, examples = [], [], 0
         for x, y in self.data.train:
             xs.append(x)

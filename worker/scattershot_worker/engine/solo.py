@@ -12,7 +12,9 @@ from scattershot_common.task.task import Data, Part, Task
 from scattershot_worker.engine.engine import TrainedEpoch
 from scattershot_worker.monitors.layer_record import LayerRecord
 from scattershot_worker.monitors.monitor import Monitor
+from scattershot_worker.training.data import is_tensors
 from scattershot_worker.training.evaluation import Evaluation, evaluate
+from scattershot_worker.training.own_generators import OwnGenerators
 from scattershot_worker.training.seeding import seed_everything
 from scattershot_worker.training.training import Training, train_epoch
 
@@ -44,6 +46,7 @@ class SoloEngine:
         self._task, self._data = task, data
         self._lane: SoloLane | None = None
         self._monitor: Monitor | None = None
+        self._generators = OwnGenerators()
 
     def lane(self, training: Training) -> SoloLane:
         """Return a trial as a lane that is not admitted yet."""
@@ -53,6 +56,7 @@ class SoloEngine:
         """Take a lane, before its first epoch here."""
         self._lane = lane
         self._monitor = Monitor(lane.training) if self.monitors else None
+        self._generators = OwnGenerators.of_task(self._task, lane.training.model)
 
     def release(self, lane: SoloLane) -> None:
         """Let the lane go."""
@@ -64,7 +68,11 @@ class SoloEngine:
         if lane is None:
             return TrainedEpoch({}, 0)
         training = lane.training
-        seed_everything(derive(training.seed, "epoch", training.epoch))
+        seed = derive(training.seed, "epoch", training.epoch)
+        seed_everything(seed)
+        self._generators.seed(seed)
+        if not is_tensors(self._data.train):
+            OwnGenerators(self._data.train).seed(seed)
         loss, examples = train_epoch(training, self._data.train, check, self._monitor)
         return TrainedEpoch({lane: loss}, examples)
 

@@ -15,7 +15,8 @@ from scattershot_common.task.classification import probabilities
 from scattershot_common.task.task import Part, Task
 from scattershot_worker.training.data import EMPTY, EVALUATION_BATCH, batches, is_tensors
 from scattershot_worker.training.hooks import Hooks
-from scattershot_worker.training.seeding import fixed_seed
+from scattershot_worker.training.own_generators import OwnGenerators
+from scattershot_worker.training.seeding import DATA_SEED, fixed_seed
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def evaluate(
     model.eval()
     outputs, targets = [], []
     # a loader that shuffles does so alike in all trials, whose predictions are averaged
+    if not is_tensors(part):
+        OwnGenerators(part).seed(DATA_SEED)
     with nullcontext() if is_tensors(part) else fixed_seed():
         for x, y in batches(part, EVALUATION_BATCH, device, None):
             check()

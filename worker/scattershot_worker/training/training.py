@@ -27,6 +27,7 @@ from scattershot_worker.training.outputs import (
     refuse_probabilities,
     takes_logits,
 )
+from scattershot_worker.training.own_generators import OwnGenerators
 from scattershot_worker.training.seeding import seed_everything
 
 
@@ -249,7 +250,9 @@ def make_training(task: Task, data: Data, spec: TrialSpec, device: torch.device)
     Raises:
         TaskError: its model or its hyperparameters cannot be.
     """
-    seed_everything(derive(spec.seed, "init"))
+    seed = derive(spec.seed, "init")
+    seed_everything(seed)
+    OwnGenerators.of_task(task).seed(seed)
     model = make_model(task, spec.params, data.train)
     return Training(
         task, spec.params, seed=spec.seed, budget=spec.epochs, device=device, model=model

@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, Protocol
@@ -350,6 +350,11 @@ class _Array:
 
 def user_modules() -> dict[str, ModuleType]:
     """Return the imported modules that are no library's, by name."""
+    return _user_modules(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _user_modules(count: int) -> dict[str, ModuleType]:
     modules = {}
     for name, module in [*sys.modules.items()]:
         if name.partition(".")[0] in _OURS or not isinstance(module, ModuleType):
