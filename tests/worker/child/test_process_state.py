@@ -61,8 +61,8 @@ CHANGES: dict[str, Callable[[], object]] = {
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    locale.setlocale(locale.LC_ALL, "C")
     before = ProcessState()
+    locale.setlocale(locale.LC_ALL, "C")
     yield
     before.restore()
 

@@ -121,23 +121,23 @@ def open_pack(
     info, spec, device = attempt.info, attempt.spec, context.device
     data = data_on(task, device)
     training, changes = shared.watch(lambda: make_training(task, data, spec, device))
+    choice: tuple[Signature, Plan] | None = None
     if changes:
-        choice = None
         pack_cache.log_once(
             f"trained alone: its model() changes {listed(changes)}, which lanes would share; loss, "
             "metrics, predictions and augment are given the hyperparameters if they take params"
         )
     else:
         choice = _plan_lanes(context, pack_cache, attempt, task, data, training)
-    shared.restore()
+        shared.restore()
+        if choice is None:
+            # made anew: a look at a model that cannot be a lane may have changed it; deleted first,
+            # so that a large model has the memory of the device to itself
+            del training
+            training = make_training(task, data, spec, device)
     supervisor.wants(1 if choice is None else choice[1].lanes)
     pack: Pack[Any]
     if choice is None:
-        # made anew: a look at a model that cannot be a lane may have changed it, and what model()
-        # kept on the task has been put back; deleted first, so that a large model has the memory
-        # of the device to itself
-        del training
-        training = make_training(task, data, spec, device)
         pack = Pack(context, supervisor, info, task, data, SoloEngine(task, data))
     else:
         signature, plan = choice

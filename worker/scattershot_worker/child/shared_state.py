@@ -38,7 +38,7 @@ class SharedState:
         """
         imported = len(sys.modules)
         result, changes = make(), self.changes()
-        if changes and len(sys.modules) > imported:
+        if len(sys.modules) > imported and changes == self._process.changes():
             process = ProcessState()
             self.restore()
             del result  # a large model has the memory to itself

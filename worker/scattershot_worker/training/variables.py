@@ -15,18 +15,28 @@ import random
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache, cached_property, lru_cache
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scattershot_common.task.task import Data, Task
+from scattershot_worker.training.variable_records import (
+    PLAIN,
+    ArrayRecord,
+    ClassRecord,
+    ItemsRecord,
+    LengthRecord,
+    MappingRecord,
+    NamespaceRecord,
+    Record,
+    TensorRecord,
+)
 
 #: Entries of a container up to which its contents are recorded; of a longer one it is the length.
 _MAX_ENTRIES = 10_000
@@ -37,19 +47,7 @@ _COPIED, _ALL_COPIED = 1 << 20, 1 << 26
 #: Bytes from which on a tensor or an array is taken for data.
 _DATA = 1 << 16
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dtype, torch.device)
 _LIBRARY_INSTANCES = (SimpleNamespace, argparse.Namespace, nn.Module, Task)
-_ABSENT = object()
-
-
-class _Record(Protocol):
-    """An object as it was recorded."""
-
-    def changes(self) -> list[str]:
-        """Return the names of what has changed."""
-
-    def restore(self) -> list[str]:
-        """Undo the changes; return the names of those that cannot be undone."""
 
 
 class Variables:
@@ -57,7 +55,7 @@ class Variables:
 
     def __init__(self, task: Task | Callable[..., object]) -> None:
         """Record the task's attributes, if it is no function, and the user's modules."""
-        self._records: list[_Record] = []
+        self._records: list[Record] = []
         self._visited: dict[int, object] = {}
         self._copied = 0
         self._modules = user_modules()
@@ -81,7 +79,7 @@ class Variables:
         """
         accepted = []
         for record in [*self._records]:
-            if isinstance(record, _Mapping):
+            if isinstance(record, MappingRecord):
                 for name, value in record.accept(_is_data):
                     accepted.append(name)
                     self._visit(name, value)
@@ -90,7 +88,7 @@ class Variables:
     # ---- the walk
 
     def _visit(self, name: str, value: Any) -> None:
-        if isinstance(value, _PLAIN) or id(value) in self._visited:
+        if isinstance(value, PLAIN) or id(value) in self._visited:
             return
         if len(self._visited) >= _MAX_OBJECTS:
             return
@@ -109,7 +107,7 @@ class Variables:
         elif isinstance(value, type):
             if value.__module__ in self._modules:
                 self._records.append(
-                    record := _Class(f"{value.__module__}.{value.__name__}", value)
+                    record := ClassRecord(f"{value.__module__}.{value.__name__}", value)
                 )
                 for item in record.saved.values():
                     self._visit(record.name, item)
@@ -127,17 +125,17 @@ class Variables:
         return ours and hasattr(value, "__dict__")
 
     def _visit_namespace(self, name: str, values: dict[str, Any], owner: type | None) -> None:
-        record = _Namespace(name, values, owner)
+        record = NamespaceRecord(name, values, owner)
         self._records.append(record)
         for key, item in record.saved.items():
             self._visit(f"{name}.{key}", item)
 
     def _visit_container(self, name: str, value: Any) -> None:
         if len(value) > _MAX_ENTRIES:
-            self._records.append(_Long(name, value))
+            self._records.append(LengthRecord(name, value))
             return
         self._records.append(
-            _Mapping(name, value) if isinstance(value, dict) else _Items(name, value)
+            MappingRecord(name, value) if isinstance(value, dict) else ItemsRecord(name, value)
         )
         for item in value.values() if isinstance(value, dict) else value:
             self._visit(name, item)
@@ -151,210 +149,18 @@ class Variables:
         copied = value.nbytes <= _COPIED and self._copied + value.nbytes <= _ALL_COPIED
         if copied:
             self._copied += value.nbytes
-        make = _Tensor if isinstance(value, Tensor) else _Array
+        make = TensorRecord if isinstance(value, Tensor) else ArrayRecord
         self._records.append(make(name, value, copied))  # type: ignore[arg-type]
-
-
-# ---- records
-
-
-class _Mapping:
-    """The items of a dict."""
-
-    def __init__(self, name: str, values: dict[Any, Any]) -> None:
-        self.name, self.values = name, values
-        self.saved = {key: value for key, value in values.items() if self.counts(key, value)}
-
-    def counts(self, key: Any, value: object) -> bool:
-        """Return whether an item is recorded."""
-        return True
-
-    def label(self, key: Any) -> str:
-        """Return the name of the item of a key."""
-        return self.name
-
-    def changed(self) -> list[Any]:
-        """Return the keys whose items have changed."""
-        values, saved = self.values, self.saved
-        changed = [k for k, v in saved.items() if not _same(v, values.get(k, _ABSENT))]
-        if len(values) != len(saved):
-            changed += [k for k, v in [*values.items()] if k not in saved and self.counts(k, v)]
-        return changed
-
-    def accept(self, is_data: Callable[[object], bool]) -> Iterator[tuple[str, Any]]:
-        """Record data where there was none; yield the names and values."""
-        for key in self.changed():
-            value = self.values.get(key)
-            if self.saved.get(key) is None and is_data(value):
-                self.saved[key] = value
-                yield self.label(key), value
-
-    def changes(self) -> list[str]:
-        return [self.label(key) for key in self.changed()]
-
-    def restore(self) -> list[str]:
-        for key in self.changed():
-            if key in self.saved:
-                self.values[key] = self.saved[key]
-            else:
-                del self.values[key]
-        return []
-
-
-class _Namespace(_Mapping):
-    """The attributes of an instance, or the globals of a module."""
-
-    def __init__(self, name: str, values: dict[str, Any], owner: type | None) -> None:
-        self._owner = owner
-        super().__init__(name, values)
-
-    def counts(self, key: Any, value: object) -> bool:
-        if isinstance(key, str) and key.startswith("__"):
-            return False
-        # what a function imports, and what a property keeps
-        return not (
-            isinstance(value, ModuleType)
-            or (self._owner is not None and _is_cached_property(self._owner, key))
-        )
-
-    def label(self, key: Any) -> str:
-        return f"{self.name}.{key}"
-
-
-class _Class:
-    """The attributes of a class."""
-
-    def __init__(self, name: str, kind: type) -> None:
-        self.name, self._kind = name, kind
-        self.saved = self._now()
-
-    def _now(self) -> dict[str, Any]:
-        skipped = ("__", "_abc_")
-        return {k: v for k, v in vars(self._kind).items() if not k.startswith(skipped)}
-
-    def _changed(self) -> list[str]:
-        now = self._now()
-        keys = {**now, **self.saved}
-        return [
-            key for key in keys if not _same(self.saved.get(key, _ABSENT), now.get(key, _ABSENT))
-        ]
-
-    def changes(self) -> list[str]:
-        return [f"{self.name}.{key}" for key in self._changed()]
-
-    def restore(self) -> list[str]:
-        for key in self._changed():
-            if key in self.saved:
-                setattr(self._kind, key, self.saved[key])
-            else:
-                delattr(self._kind, key)
-        return []
-
-
-class _Items:
-    """The items of a list, a set or a deque."""
-
-    def __init__(self, name: str, items: Any) -> None:
-        self.name, self._items, self._saved = name, items, [*items]
-
-    def changes(self) -> list[str]:
-        if len(self._items) == len(self._saved):
-            if isinstance(self._items, set):
-                if self._items == {*self._saved}:
-                    return []
-            elif all(map(_same, self._items, self._saved)):
-                return []
-        return [self.name]
-
-    def restore(self) -> list[str]:
-        if self.changes():
-            self._items.clear()
-            if isinstance(self._items, set):
-                self._items.update(self._saved)
-            else:
-                self._items.extend(self._saved)
-        return []
-
-
-class _Long:
-    """A container of too many entries to record them."""
-
-    def __init__(self, name: str, items: Any) -> None:
-        self.name, self._items, self._length = name, items, len(items)
-
-    def changes(self) -> list[str]:
-        return [] if len(self._items) == self._length else [self.name]
-
-    def restore(self) -> list[str]:
-        return self.changes()
-
-
-class _Tensor:
-    """A tensor's version, which every change in place counts up."""
-
-    def __init__(self, name: str, tensor: Tensor, copied: bool) -> None:
-        self.name, self._tensor = name, tensor
-        self._version = self._now()
-        self._copy = tensor.detach().clone() if copied else None
-
-    def _now(self) -> int:
-        try:
-            return self._tensor._version
-        except RuntimeError:  # made in inference mode
-            return 0
-
-    def changes(self) -> list[str]:
-        return [] if self._now() == self._version else [self.name]
-
-    def restore(self) -> list[str]:
-        if self._now() == self._version:
-            return []
-        if self._copy is None or self._copy.shape != self._tensor.shape:
-            return [self.name]
-        with torch.no_grad():
-            self._tensor.copy_(self._copy)
-        self._version = self._now()
-        return []
-
-
-class _Array:
-    """An array's numbers: all of a small one, some of a large one."""
-
-    def __init__(self, name: str, array: np.ndarray, copied: bool) -> None:
-        self.name, self._array = name, array
-        self._places = range(0, array.size, max(1, array.size // 256))
-        self._copy = array.copy() if copied and array.dtype != object else None
-        self._sample = self._now()
-
-    def _now(self) -> bytes:
-        if self._array.dtype == object:
-            return b""
-        if self._copy is not None:
-            return self._array.tobytes()
-        return self._array.flat[[*self._places]].tobytes() if self._array.size else b""
-
-    def changes(self) -> list[str]:
-        return [] if self._now() == self._sample else [self.name]
-
-    def restore(self) -> list[str]:
-        if not self.changes():
-            return []
-        if self._copy is None or self._copy.shape != self._array.shape:
-            return [self.name]
-        self._array[...] = self._copy
-        return []
-
-
-# ---- what counts as what
 
 
 def user_modules() -> dict[str, ModuleType]:
     """Return the imported modules that are no library's, by name."""
-    return _user_modules(len(sys.modules))
+    last = next(reversed(sys.modules))
+    return _user_modules(len(sys.modules), last, id(sys.modules[last]))
 
 
 @lru_cache(maxsize=1)
-def _user_modules(count: int) -> dict[str, ModuleType]:
+def _user_modules(count: int, last: str, identity: int) -> dict[str, ModuleType]:
     modules = {}
     for name, module in [*sys.modules.items()]:
         if name.partition(".")[0] in _OURS or not isinstance(module, ModuleType):
@@ -387,22 +193,6 @@ def _library_folders() -> tuple[str, ...]:
     return tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
-@cache
-def _is_cached_property(kind: type, name: str) -> bool:
-    return isinstance(getattr(kind, name, None), cached_property)
-
-
-def _same(before: object, now: object) -> bool:
-    """Return whether a value is the same object, or as plain and equal."""
-    if before is now:
-        return True
-    if type(before) is not type(now):
-        return False
-    if isinstance(before, tuple) and isinstance(now, tuple):
-        return len(before) == len(now) and all(map(_same, before, now))
-    return isinstance(before, _PLAIN) and (before == now or before != before)
-
-
 def _is_data(value: object) -> bool:
     """Return whether a value is data that trials share, and not what a trial has made of it."""
     if isinstance(value, Tensor):
@@ -423,4 +213,4 @@ def _may_be_data(value: object) -> bool:
     numbers = isinstance(value, np.ndarray) or (
         isinstance(value, Tensor) and not value.requires_grad
     )
-    return numbers or isinstance(value, _PLAIN) or _is_data(value)
+    return numbers or isinstance(value, PLAIN) or _is_data(value)
