@@ -29,8 +29,6 @@ from scattershot_worker.training.hooks import takes_params
 from scattershot_worker.training.outputs import is_cross_entropy, last_is_sigmoid, takes_logits
 from scattershot_worker.training.training import Training
 
-#: Packages whose modules are no part of a task.
-_NOT_THE_TASKS = ("builtins", "abc", "typing", "scattershot_common")
 #: Examples of the forward pass.
 _EXAMPLES = 4
 
@@ -79,9 +77,9 @@ def probe(task: Task, training: Training, data: Data) -> Signature:
 def _source(kind: type[Task]) -> str:
     """Return a hash of the modules that a task's class comes from: an edited one is another."""
     digest = blake2b(digest_size=8)
-    for module in dict.fromkeys(base.__module__ for base in kind.__mro__):
-        file = getattr(sys.modules.get(module), "__file__", None)
-        if module.partition(".")[0] not in _NOT_THE_TASKS and file:
+    own = [base for base in kind.__mro__ if base not in Task.__mro__]
+    for module in dict.fromkeys(base.__module__ for base in own):
+        if file := getattr(sys.modules.get(module), "__file__", None):
             with suppress(OSError):
                 digest.update(Path(file).read_bytes())
     return digest.hexdigest()

@@ -163,7 +163,9 @@ def user_modules() -> dict[str, ModuleType]:
 def _user_modules(count: int, last: str, identity: int) -> dict[str, ModuleType]:
     modules = {}
     for name, module in [*sys.modules.items()]:
-        if name.partition(".")[0] in _OURS or not isinstance(module, ModuleType):
+        if name == "__main__" or name.partition(".")[0].partition("_")[0] == _OURS:
+            continue
+        if not isinstance(module, ModuleType):
             continue
         file = vars(module).get("__file__")
         if isinstance(file, str) and not _is_library(file):
@@ -171,13 +173,8 @@ def _user_modules(count: int, last: str, identity: int) -> dict[str, ModuleType]
     return modules
 
 
-_OURS = (
-    "__main__",
-    "scattershot",
-    "scattershot_common",
-    "scattershot_worker",
-    "scattershot_master",
-)
+#: What the names of our own packages begin with.
+_OURS = "scattershot"
 
 
 @cache
