@@ -164,6 +164,7 @@ def test_so_it_is_with_a_train_function(workbench: Workbench, name: str) -> None
 
         def train(trial: ss.TrialHandle) -> None:
             model = nn.Linear(4, 1)
+            model.bias.data.fill_(float(MODULES_OWN.standard_normal()))
             optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
             for _ in trial.epochs(model=model, optimizer=optimizer):
                 for x, y in trial.batches(loader):

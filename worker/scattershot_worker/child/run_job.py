@@ -21,6 +21,7 @@ from scattershot_worker.engine.engine import Signature
 from scattershot_worker.engine.solo import SoloEngine
 from scattershot_worker.fused import FusedEngine, Plan, probe
 from scattershot_worker.training.data import data_on
+from scattershot_worker.training.own_generators import OwnGenerators
 from scattershot_worker.training.seeding import seed_everything
 from scattershot_worker.training.training import Training, make_training
 
@@ -97,7 +98,9 @@ def _run_train_function(context: WorkerContext, attempt: Attempt, train: TrainFu
         BaseException: whatever the function raises.
     """
     trial = context.handle(attempt)
-    seed_everything(derive(trial.seed, "init"))
+    seed = derive(trial.seed, "init")
+    seed_everything(seed)
+    OwnGenerators.of_task().seed(seed)
     train(trial)
     if trial.done < attempt.claim.until and not attempt.early:
         raise ScattershotError(
