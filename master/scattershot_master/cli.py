@@ -7,12 +7,12 @@ Exit codes: 0 all went well, 1 it failed, 2 the study file, a flag or the enviro
 from __future__ import annotations
 
 import os
-import sys
 
 import typer
 
 from scattershot_common.entry_points import program
 from scattershot_common.errors import exit_on_error
+from scattershot_common.standard_streams import command_streams
 from scattershot_master.commands import check, doctor, ensemble, kill_stop, recipe, recover, run
 from scattershot_master.commands import inspect as looking
 
@@ -55,8 +55,5 @@ def worker(context: typer.Context) -> None:
 
 def main() -> None:
     """Run the command."""
-    try:
+    with command_streams():
         exit_on_error(app)
-    except BrokenPipeError:  # `scattershot top | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -20,6 +20,7 @@ from scattershot_common.entry_points import program
 from scattershot_common.errors import StudyFileError, exit_on_error
 from scattershot_common.machine import die_with_parent
 from scattershot_common.problems import check_device
+from scattershot_common.standard_streams import command_streams, go_on_without_output
 from scattershot_worker.supervisor.descendants import adopt_orphans, end_descendants
 
 log = logging.getLogger("scattershot.worker")
@@ -190,4 +191,6 @@ def _run_slots(slots: int) -> None:
 
 def main() -> None:
     """Run the command."""
-    exit_on_error(app)
+    with command_streams():
+        go_on_without_output()
+        exit_on_error(app)

@@ -10,6 +10,7 @@ import typer
 
 from scattershot_common.bus.connection import URL_VARIABLE, url_from
 from scattershot_common.errors import ScattershotError, StudyFileError
+from scattershot_common.standard_streams import go_on_without_output
 
 if TYPE_CHECKING:
     from scattershot_common.study.settings import StudyFile
@@ -132,7 +133,8 @@ def _depose(url: str, study: str) -> None:
 
 
 def observers_of_terminal() -> Observers:
-    """Return what shows a running study on this terminal, or in a log."""
+    """Return what shows a running study on this terminal, or in a log; it runs on without it."""
+    go_on_without_output()
     from scattershot_master.search.observer import Observers
     from scattershot_master.show.live import LiveView
 
