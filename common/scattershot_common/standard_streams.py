@@ -57,7 +57,8 @@ def command_streams() -> Iterator[None]:
     """
     _open_closed_streams()
     _check_working_folder()
-    if sys.stdout is not sys.__stdout__:  # somebody's own, who captures the output
+    captured = sys.stdout is not sys.__stdout__
+    if captured:
         yield
         return
     out = sys.stdout = _protected(sys.stdout, "replace")
