@@ -94,7 +94,8 @@ def _reads_as_number(text: str) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Raise StudyFileError unless `device` is auto, cpu, cuda or cuda:N."""
-    kind, colon, index = device.partition(":")
-    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdigit()):
-        raise StudyFileError(f"--device {device}: write auto, cpu, cuda or cuda:N")
+    """Raise StudyFileError unless `device` is auto, cpu, mps, cuda or cuda:N."""
+    kind, _, index = device.partition(":")
+    if device in ("auto", "cpu", "mps", "cuda") or (kind == "cuda" and index.isdecimal()):
+        return
+    raise StudyFileError(f"--device {device}: write auto, cpu, cuda, cuda:N or mps")

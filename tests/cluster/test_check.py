@@ -53,7 +53,7 @@ def test_what_is_written_wrongly_is_exit_code_2(
         ([wrong], 'did you mean "digits"?'),
         ([study_file, "--only", "lr"], "there is no check 'lr'"),
         ([study_file, "--param", "hiden=3"], 'did you mean "hidden"?'),
-        ([study_file, "--device", "gpu"], "write auto, cpu, cuda or cuda:N"),
+        ([study_file, "--device", "gpu"], "write auto, cpu, cuda, cuda:N or mps"),
         ([study_file, "--out", wrong], "cannot make the folder"),
     ]
     for arguments, message in cases:

@@ -31,7 +31,7 @@ def check(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     out: Annotated[
         Path, typer.Option(help="Output root; plots and check.json go to STUDY.check in it.")
     ] = Path("checkpoints"),

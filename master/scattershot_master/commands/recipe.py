@@ -47,7 +47,7 @@ def recipe(
         int | None,
         typer.Option(help="Epochs of the coarse stage (default: likewise).", min=1),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Find a study's settings in six steps: loss, overfitting, rate, coarse, fine, curves.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -33,7 +36,7 @@ def run(
     ] = None,
     out: Annotated[Path, _OUT] = Path("checkpoints"),
     fresh: Annotated[bool, _FRESH] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     lanes: Annotated[
         str,
         typer.Option(help="Small trials that a worker trains at once: auto, or a maximum."),
@@ -44,23 +47,27 @@ def run(
 
     Running it again goes on where it was; Ctrl-C stops cleanly.
     """
+    from scattershot_common.problems import check_device
     from scattershot_master.search.open_study import data_folder, note_home
     from scattershot_master.search.run_study import End, LocalRun, search_here
 
+    check_device(device)
+    before = {*out.glob("*")}
     study, ledger = _open(file, out, fresh)
     home, observers = file.resolve().parent, observers_of_terminal()
     paths, data = [home, Path.cwd()], data_folder(study, file)
     here = LocalRun(url_from(redis), workers, out, device, lanes)
-    try:
-        note_home(ledger, home, data)
-        if not ledger.state.finished:
-            end = search_here(ledger, here, data, paths, observers)
-            if end is not End.OVER:
-                exit_unfinished(observers, ledger.folder, end)
-        _finish(ledger, data, paths, observers)
-    finally:
-        observers.close()
-        ledger.close()
+    with _removed_unless_begun(ledger, before):
+        try:
+            note_home(ledger, home, data)
+            if not ledger.state.finished:
+                end = search_here(ledger, here, data, paths, observers)
+                if end is not End.OVER:
+                    exit_unfinished(observers, ledger.folder, end)
+            _finish(ledger, data, paths, observers)
+        finally:
+            observers.close()
+            ledger.close()
     _print_result(ledger)
 
 
@@ -86,19 +93,21 @@ def master(
     from scattershot_master.search.open_study import note_home
     from scattershot_master.search.run_study import End, search
 
+    before = {*out.glob("*")}
     study, ledger = _open(file, out, fresh, taken_from=url if take_over else None)
     home, observers = file.resolve().parent, observers_of_terminal()
     data = study.study.data  # workers on other machines have it where they have it
-    try:
-        note_home(ledger, home, data)
-        if not ledger.state.finished:
-            end = search(ledger, url, data, observers, take_over=take_over)
-            if end is not End.OVER:
-                exit_unfinished(observers, ledger.folder, end)
-        _finish(ledger, data, [home, Path.cwd()], observers)
-    finally:
-        observers.close()
-        ledger.close()
+    with _removed_unless_begun(ledger, before):
+        try:
+            note_home(ledger, home, data)
+            if not ledger.state.finished:
+                end = search(ledger, url, data, observers, take_over=take_over)
+                if end is not End.OVER:
+                    exit_unfinished(observers, ledger.folder, end)
+            _finish(ledger, data, [home, Path.cwd()], observers)
+        finally:
+            observers.close()
+            ledger.close()
     _print_result(ledger)
 
 
@@ -120,6 +129,24 @@ def _open(
         wait_s = _LEAVES_WITHIN
     text = file.read_text(encoding="utf-8-sig")
     return open_study(study, text, out, fresh=fresh, wait_s=wait_s)
+
+
+@contextmanager
+def _removed_unless_begun(ledger: Ledger, before: Collection[Path]) -> Iterator[None]:
+    """Remove a new study folder after an error before its first trial was trained.
+
+    The next start would go on in it with these settings, or begin beside it. What an error tells
+    to look at stays, and so does what an object store knows by this ledger's id.
+    """
+    try:
+        yield
+    except ScattershotError as error:
+        state, folder = ledger.state, ledger.folder
+        begun = any(trial.attempts or trial.history for trial in state.trials.values())
+        named = str(folder) in str(error)
+        if folder not in before and not begun and state.store is None and not named:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _depose(url: str, study: str) -> None:

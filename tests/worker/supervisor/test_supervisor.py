@@ -629,7 +629,7 @@ def test_a_worker_without_a_redis_says_how_to_name_one() -> None:
 
 def test_a_worker_on_an_unknown_device_says_what_there_is() -> None:
     line = complaint("--device", "tpu", status=2, url="redis://127.0.0.1:1")
-    assert line == "scattershot: --device tpu: write auto, cpu, cuda or cuda:N"
+    assert line == "scattershot: --device tpu: write auto, cpu, cuda, cuda:N or mps"
 
 
 def test_a_worker_that_is_not_let_in_says_so_without_waiting(redis_url: str) -> None:

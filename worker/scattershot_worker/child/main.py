@@ -185,7 +185,15 @@ def _use(torch: Any, wanted: str) -> Any:
         device = torch.device("cuda", int(index or 0) % torch.cuda.device_count())
     else:
         device = torch.device("cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RuntimeError("torch sees no Metal device on this machine; use --device auto or cpu")
     if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= (device.index or 0):
+            there = f"only cuda:0 to cuda:{count - 1}" if count > 1 else "only cuda:0"
+            there = f"sees {there}" if count else "sees no CUDA device"
+            raise RuntimeError(f"torch {there} on this machine; use --device auto or cpu")
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
         torch.cuda.init()
         torch.backends.cudnn.deterministic = True  # the same trial gives the same numbers
