@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from scattershot_common.errors import StudyFileError
-from scattershot_common.metric_names import looks_smaller, name_problem
 from scattershot_common.problems import KeyPath, Problem, nearest, show
 from scattershot_common.space.parse import parse_space
 from scattershot_common.store import open_store
@@ -26,6 +25,7 @@ from scattershot_common.study.settings import (
     Worker,
 )
 from scattershot_common.study.validate import keys, read_table
+from scattershot_common.task.metric_names import looks_smaller, name_problem
 from scattershot_common.task.task_names import task_problem
 
 #: The tables whose keys are settings; the others are [space] and [[stage]].

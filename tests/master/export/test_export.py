@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scattershot_common.metric_names import RESERVED
+from scattershot_common.task.metric_names import RESERVED
 from scattershot_master.export.csv_format import csv_text
 from scattershot_master.export.data import history_rows, trial_rows, whole_study
 from scattershot_master.export.json_format import json_text

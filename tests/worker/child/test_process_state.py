@@ -61,10 +61,11 @@ CHANGES: dict[str, Callable[[], object]] = {
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    before = ProcessState()
+    before, language = ProcessState(), locale.setlocale(locale.LC_ALL)
     locale.setlocale(locale.LC_ALL, "C")
     yield
     before.restore()
+    locale.setlocale(locale.LC_ALL, language)  # whatever the tested code does
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.local_files import STALE
-from scattershot_common.metric_names import name_problem
 from scattershot_common.seeds import derive
 from scattershot_common.store.checkpoint_names import trial_key
 from scattershot_common.store.layer_stats import LAYERS, LayerStats
+from scattershot_common.task.metric_names import name_problem
 from scattershot_worker.attempt.attempt import Attempt
 from scattershot_worker.attempt.reporter import QueuedEpoch, Reporter
 from scattershot_worker.attempt.snapshot import Snapshot, Stateful, restore

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from scattershot_common.errors import ScattershotError, TaskError
-from scattershot_common.metric_names import name_problem
 from scattershot_common.space.space import Space
 from scattershot_common.task.check_result import TASK, CheckResult, select_checks
+from scattershot_common.task.metric_names import name_problem
 from scattershot_common.task.task import Task
 from scattershot_worker.attempt.error_text import describe
 from scattershot_worker.attempt.task_loader import load_task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scattershot_common.metric_names import RESERVED, looks_smaller, name_problem
+from scattershot_common.task.metric_names import RESERVED, looks_smaller, name_problem
 
 LOSSES = """
     loss val_loss val_loss_ema val_rmse_ema val_mae_ema val_loss/total loss_val loss_epoch val/loss
