@@ -1,4 +1,4 @@
-"""This machine: its CPU cores and GPUs, and processes that end with the one that started them."""
+"""This machine: its CPU cores and GPUs, processes that end with their parent, signals to stop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+#: Signals that ask for a clean stop, as SIGTERM does, however often they come: a terminal that is
+#: closed, and what a batch system sends before it ends a job. One that is ignored (nohup) stays so.
+WARNINGS = tuple(
+    getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 def cpu_count() -> int:
@@ -56,3 +64,10 @@ def die_with_parent(signal_number: int = signal.SIGTERM) -> Callable[[], None]:
             os._exit(1)
 
     return request_signal
+
+
+def on_stop(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:
+    """Let `handler` take Ctrl-C, SIGTERM and `WARNINGS`; return the handlers before, by signal."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers += [number for number in WARNINGS if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}

@@ -99,6 +99,25 @@ def test_another_number_of_workers_and_ctrl_c_change_no_digit(
     assert resumed["ensemble"] == export(scattershot, finished[0])["ensemble"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "came", [("SIGHUP", "SIGHUP"), ("SIGUSR1", "SIGTERM"), ("SIGUSR2", "SIGUSR2")], ids="-".join
+)
+def test_a_closed_terminal_and_a_batch_systems_warnings_are_a_clean_stop(
+    study_file: Path, started: Started, tmp_path: Path, came: tuple[str, ...]
+) -> None:
+    run = started("run", study_file, "--workers", "1", "--out", tmp_path)
+    eventually(lambda: epochs_reported(tmp_path / "small") > 3, 120)
+    family = [process.pid for process in psutil.Process(run.pid).children(recursive=True)]
+    for name in came:
+        run.send_signal(getattr(signal, name))
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130 and "stopped; nothing is lost" in said
+    stopped = state(tmp_path / "small")
+    assert stopped is not None and not stopped.by_state["running"] and not stopped.finished
+    assert not any(map(alive, family))
+
+
 def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_end(
     finished: tuple[Path, str], study_file: Path, scattershot: Run, started: Started, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ import typer
 from scattershot_common.bus.connection import URL_VARIABLE, connect, reach, url_from
 from scattershot_common.entry_points import program
 from scattershot_common.errors import StudyFileError, exit_on_error
-from scattershot_common.machine import die_with_parent
+from scattershot_common.machine import WARNINGS, die_with_parent, on_stop
 from scattershot_common.problems import check_device
 from scattershot_common.standard_streams import command_streams, go_on_without_output
 from scattershot_worker.supervisor.descendants import adopt_orphans, end_descendants
@@ -59,7 +59,7 @@ def worker(
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     slot: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Take trials from Redis and train them, until stopped (Ctrl-C or SIGTERM: nothing is lost)."""
+    """Take trials from Redis and train them, until stopped (Ctrl-C, SIGTERM or SIGHUP: nothing is lost)."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     for name in ("rq.worker", "rq.job"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -143,19 +143,19 @@ def _run_slots(slots: int) -> None:
 
     A process that says that it can never train is not restarted; this ends when all say so.
     """
-    stopping = False
+    stopping = asked = False
     unusable: set[int] = set()
     running: dict[int, subprocess.Popen[bytes]] = {}
 
     def stop(signum: int, frame: object) -> None:
-        nonlocal stopping
-        second = stopping
+        nonlocal stopping, asked
+        second, asked = asked and signum not in WARNINGS, asked or signum not in WARNINGS
         stopping = True
         for process in running.values():
-            process.send_signal(signal.SIGKILL if second else signal.SIGTERM)
+            # not SIGTERM: a batch system's own may come as well, and would be a second one
+            process.send_signal(signal.SIGKILL if second else signal.SIGUSR2)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    on_stop(stop)
     started: dict[int, float] = {}
     adopt_orphans()  # of a slot that is killed
     while True:

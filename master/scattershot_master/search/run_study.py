@@ -16,7 +16,7 @@ from scattershot_common.bus.connection import reach
 from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.server import EmbeddedServer
 from scattershot_common.bus.study_info import info_of
-from scattershot_common.machine import cpu_count, gpu_names
+from scattershot_common.machine import WARNINGS, cpu_count, gpu_names, on_stop
 from scattershot_master.launch.local import LocalLauncher
 from scattershot_master.search.observer import Observers
 from scattershot_master.search.redis_study import RedisStudy
@@ -164,20 +164,22 @@ def _become_master(
 
 @contextmanager
 def _stops_cleanly(run: Search, observers: Observers) -> Iterator[list[int]]:
-    """Let the first Ctrl-C or SIGTERM end the loop, and a second one the process.
+    """Let the first signal to stop end the loop, and a second Ctrl-C or SIGTERM the process.
 
     Yields the signals that came.
     """
     signals: list[int] = []
 
     def stop(signum: int, frame: object) -> None:
-        if signals:
-            os._exit(INTERRUPTED)  # children die with us; the next run takes everything up
         signals.append(signum)
+        if signum not in WARNINGS and sum(came not in WARNINGS for came in signals) > 1:
+            os._exit(INTERRUPTED)  # children die with us; the next run takes everything up
+        if len(signals) > 1:
+            return
         run.stopping = True
         observers.note("stopping: running trials are given back (once more to end at once)")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = on_stop(stop)
     try:
         yield signals
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -28,6 +29,7 @@ from scattershot_common.bus.outage import REDIS_OUTAGE
 from scattershot_common.bus.queue import BOOKS, TrialQueue, calls_trial
 from scattershot_common.bus.trial_spec import QueuedAttempt
 from scattershot_common.bus.trial_state import LEASE
+from scattershot_common.machine import WARNINGS, on_stop
 
 log = logging.getLogger("scattershot.worker")
 
@@ -213,6 +215,25 @@ class RqWorker(Worker):
         if not isinstance(exc, REDIS_OUTAGE):
             raise exc
         time.sleep(2)
+
+    def _install_signal_handlers(self) -> None:
+        """Stop on `WARNINGS` as well; only Ctrl-C and SIGTERM can be a second request."""
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            warned = signum in WARNINGS
+            if self._shutdown_requested_date is None:
+                try:
+                    self.request_stop(signum, frame)  # type: ignore[no-untyped-call]
+                finally:
+                    next_time(stop if warned else self.request_force_stop)
+            elif not warned:
+                next_time(self.request_force_stop)
+
+        def next_time(handler: Callable[[int, FrameType | None], None]) -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, handler)
+
+        on_stop(stop)
 
     def set_shutdown_requested_date(self) -> None:
         """Write nothing: this runs in a signal handler, in the middle of anything."""
