@@ -59,7 +59,7 @@ def worker(
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     slot: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Take trials from Redis and train them, until stopped (Ctrl-C, SIGTERM or SIGHUP: nothing is lost)."""
+    """Take trials from Redis and train them, until stopped (Ctrl-C, SIGTERM …: nothing is lost)."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     for name in ("rq.worker", "rq.job"):
         logging.getLogger(name).setLevel(logging.ERROR)
