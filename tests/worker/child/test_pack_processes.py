@@ -16,6 +16,7 @@ from support.real_worker import RealStudy, RealWorker
 from support.waiting import eventually
 
 TASKS = '''
+import itertools
 import os
 import time
 
@@ -30,13 +31,16 @@ class Slow(Digits):
         return {"acc": super().metrics(outputs, targets)["accuracy"], "pid": os.getpid()}
 
 
+CALLS = itertools.count()
+
+
 class Stuck(Digits):
-    """Hangs in the third epoch of the first process that comes there."""
+    """Hangs in an early epoch of the first process that comes there."""
 
     def metrics(self, outputs, targets):
-        self.calls = getattr(self, "calls", 0) + 1
+        calls = next(CALLS)  # not kept on the task: what changes is trained alone
         mark = os.path.join(os.path.dirname(__file__), "hung")
-        if self.calls > 8 and not os.path.exists(mark):
+        if calls > 16 and not os.path.exists(mark):
             open(mark, "w").close()
             time.sleep(600)
         return {"acc": super().metrics(outputs, targets)["accuracy"]}
