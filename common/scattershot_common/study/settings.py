@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from functools import cached_property
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, get_args
@@ -100,6 +101,21 @@ class Kill(_Table):
     factor: Annotated[float, Field(gt=1)] = 10.0
 
 
+#: The keys of [kill] that only some rules read, and which.
+RULE_KEYS: dict[str, tuple[Rule, ...]] = {
+    "eta": ("halving", "sync_halving"),
+    "percentile": ("percentile",),
+    "patience": ("patience",),
+    "min_peers": ("median", "percentile"),
+    "factor": ("diverged",),
+}
+
+
+def unread_keys(rules: Collection[str]) -> list[str]:
+    """Return the keys of [kill] that none of `rules` reads."""
+    return [key for key, readers in RULE_KEYS.items() if not {*readers} & {*rules}]
+
+
 class Checkpoints(_Table):
     """[checkpoints]: `keep` is the number of the study's best checkpoints to keep.
 
@@ -170,9 +186,11 @@ class StudyFile(_Table):
         """Return a hash of everything that determines the trials.
 
         These are [study], [space], the stages and [kill]. The data's folder is left out: it may
-        differ between machines. A default written out hashes as one left out. The order of the
+        differ between machines; and so are keys of [kill] that no stage's rule reads. A default
+        written out hashes as one left out. The order of the
         dimensions is part of the hash: coordinates of a point belong to dimensions by position.
         """
+        rules = {rule for stage in self.stages for rule in self.rules(stage)}
         decides = {
             "study": self.study.model_dump(exclude_defaults=True, exclude={"data"}),
             "space": [
@@ -180,7 +198,7 @@ class StudyFile(_Table):
                 for name, entry in self.space_table.items()
             ],
             "stages": [stage.model_dump(exclude_defaults=True) for stage in self.stages],
-            "kill": self.kill.model_dump(exclude_defaults=True),
+            "kill": self.kill.model_dump(exclude_defaults=True, exclude={*unread_keys(rules)}),
         }
         text = json.dumps(decides, sort_keys=True)
         return blake2b(text.encode(), digest_size=8).hexdigest()

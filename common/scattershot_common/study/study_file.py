@@ -15,7 +15,9 @@ from scattershot_common.errors import StudyFileError
 from scattershot_common.problems import KeyPath, Problem, nearest, show
 from scattershot_common.space.parse import parse_space
 from scattershot_common.store import open_store
+from scattershot_common.study.known_values import value_problems
 from scattershot_common.study.settings import (
+    RULE_KEYS,
     Checkpoints,
     Ensemble,
     Kill,
@@ -23,6 +25,7 @@ from scattershot_common.study.settings import (
     Study,
     StudyFile,
     Worker,
+    unread_keys,
 )
 from scattershot_common.study.validate import keys, read_table
 from scattershot_common.task.metric_names import looks_smaller, name_problem
@@ -101,6 +104,8 @@ def _problems(tables: Mapping[str, object], folder: Path) -> list[Problem]:
     space = tables.get("space", {})
     if isinstance(space, dict):
         problems += parse_space(space).problems
+        study = tables.get("study")
+        problems += value_problems(study.get("task") if isinstance(study, dict) else None, space)
     else:
         problems.append(Problem(("space",), f"must be a table, [space] (found {show(space)})"))
     listed = tables.get("stage", [])
@@ -196,6 +201,13 @@ def _continue_problems(
 
 
 def _kill_problems(kill: Kill, stages: Sequence[Stage]) -> Iterator[Problem]:
+    rules = {*kill.rule, *(rule for stage in stages for rule in stage.kill or ())}
+    unread = unread_keys(rules) if rules else []  # with none, they wait to be turned on
+    for key in kill.model_fields_set & {*unread}:
+        yield Problem(
+            ("kill", key),
+            f"belongs to {' and '.join(RULE_KEYS[key])}, not to {' and '.join(sorted(rules))}",
+        )
     judged = [stage.epochs for stage in stages if (kill.rule if stage.kill is None else stage.kill)]
     if "grace" in kill.model_fields_set and judged and kill.grace >= max(judged):
         yield Problem(

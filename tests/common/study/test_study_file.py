@@ -237,6 +237,18 @@ def test_the_identity_is_the_same_in_every_version() -> None:
         ('"halving"', '"halving"\neta = 1', "26: kill.eta: must be at least 2 (found 1)"),
         ('"halving"', '"halving"\nfactor = inf', "26: kill.factor: needs a finite number"),
         ('"halving"', '"halving"\npercentile = 100', "26: kill.percentile: must be below 100"),
+        ('"halving"', '"median"\neta = 4', "26: kill.eta: belongs to halving and "
+            "sync_halving, not to median"),
+        ('"halving"', '["median", "diverged"]\nmin_peers = 4\nfactor = 3', None),
+        ('"halving"', '"none"\neta = 4', None),
+        ("lr = {", 'optimizer = "adamx"\nlr = {', "6: space.optimizer: must be one of "
+            'sgd, adagrad, rmsprop, adam, adamw (found "adamx"); did you mean "adam'),
+        ("lr = {", 'optimizer = "AdamW"\nlr = {', None),
+        ("lr = {", 'schedule = { choice = ["cosine", "stap"] }\nlr = {', "6: space.schedule"
+            ".choice: must be one of constant, "),
+        ("lr = {", 'model = "resnett"\nlr = {', "6: space.model: must be one of linear, "),
+        ("lr = {", 'clip_norm = { choice = ["none", 1.0] }\nlr = {', "6: space.clip_norm.cho"
+            'ice: needs a number (found "none"); for trials without clip_norm give it a condition'),
         ("[kill]", "[kil]", '24: kil: unknown table (known: study, space, stage, kill, '
             'checkpoints, ensemble, worker); did you mean "kill"?'),
         ("[kill]", "[ensemble]\nmethod = 'best'\n[kill]", "25: ensemble.method: must be greedy or"),

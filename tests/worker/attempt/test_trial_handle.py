@@ -223,6 +223,17 @@ def test_a_report_must_give_the_studys_metric(workbench: Workbench) -> None:
     assert workbench.reported() == []
 
 
+def test_the_nearest_of_what_was_reported_is_named(workbench: Workbench) -> None:
+    def train(trial: Any) -> None:
+        for _ in trial.epochs():
+            trial.report(loss=1.0, acc_=0.5)
+
+    assert workbench.run(train) == ("ended", "failed")
+    assert workbench.reason().endswith(
+        'or name one of these as [study] metric; did you mean "acc_"?'
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scattershot_common.errors import CheckpointError, ScattershotError
 from scattershot_common.local_files import STALE
+from scattershot_common.problems import nearest
 from scattershot_common.seeds import derive
 from scattershot_common.store.checkpoint_names import trial_key
 from scattershot_common.store.layer_stats import LAYERS, LayerStats
@@ -181,7 +182,7 @@ class TrialHandle:
             raise ScattershotError(
                 f"trial.report() must give {metric!r}, the study's metric; it gave "
                 f"{', '.join(values) or 'nothing'}: report it (metrics() returns it without its "
-                "val_), or name one of these as [study] metric"
+                f"val_), or name one of these as [study] metric{nearest(metric, values)}"
             )
         self._epoch += 1
         self._in_stage = True
