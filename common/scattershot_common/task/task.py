@@ -27,13 +27,35 @@ Item = TypeVar("Item")
 class Data:
     """The three parts of a data set, each `(x, y)` tensors of N examples or a DataLoader.
 
-    Tensors are moved to the device once and stay there. Trials are ranked by `val`; `test` is
-    used only to evaluate the finished ensemble.
+    Tensors are moved to the device once and stay there; numpy arrays become tensors, float64 in
+    torch's default dtype. Trials are ranked by `val`; `test` is used only to evaluate the finished
+    ensemble.
     """
 
     train: Part
     val: Part
     test: Part | None = None
+
+    def __post_init__(self) -> None:
+        """Convert numpy arrays."""
+        for name in ("train", "val", "test"):
+            part = getattr(self, name)
+            if isinstance(part, tuple) and any(map(_is_array, part)):
+                object.__setattr__(self, name, tuple(map(_tensor, part)))
+
+
+def _is_array(value: object) -> bool:
+    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
+
+
+def _tensor(value: Any) -> Any:
+    """Return an array as a tensor of its own; anything else as it is."""
+    if not _is_array(value):
+        return value
+    import torch
+
+    tensor = torch.tensor(value.copy())  # in order: of a reversed view torch makes none
+    return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor
 
 
 class Task(ABC):

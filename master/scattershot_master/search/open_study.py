@@ -74,9 +74,14 @@ def note_home(ledger: Ledger, folder: Path, data: str | None) -> None:
 
 
 def data_folder(study: StudyFile, file: Path) -> str | None:
-    """Return [study] data of the study file `file`; a relative one is meant from its folder."""
+    """Return [study] data of the study file `file`; a relative one is meant from its folder.
+
+    "~" is the user's home.
+    """
     data = study.study.data
-    return None if data is None else str((file.resolve().parent / data).absolute())
+    if data is None:
+        return None
+    return str((file.resolve().parent / Path(data).expanduser()).absolute())
 
 
 def newest_folder(root: Path, name: str) -> Path | None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from scattershot_common.errors import StudyFileError
+from scattershot_common.study.study_file import load
 from scattershot_master.commands.run import run
+from scattershot_master.search.open_study import data_folder
 
 STUDY = """
 [study]
@@ -49,3 +51,12 @@ def test_a_device_that_is_none_is_refused_before_anything_starts(
     with pytest.raises(StudyFileError, match=f"--device {device}: write auto, cpu, cuda, cuda:N"):
         run(file, 1, tmp_path / "out", False, device, "auto", None)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("data", "folder"), [("~/d", "home/d"), ("d", "d")])
+def test_the_data_folder_may_be_in_the_users_home(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, folder: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file.write_text(STUDY.replace("[space]", f'data = "{data}"\n[space]'))
+    assert data_folder(load(file), file) == str(tmp_path / folder)
