@@ -39,7 +39,8 @@ def program(name: str) -> list[str]:
     Raises:
         ScattershotError: no installed package provides it.
     """
-    return [sys.executable, "-m", _value(PROGRAMS, name)]
+    # safe path: a file in the working folder that is called like a module is not in the way
+    return [sys.executable, "-P", "-m", _value(PROGRAMS, name)]
 
 
 def load_function(name: str) -> Any:

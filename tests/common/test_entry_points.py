@@ -31,7 +31,7 @@ def test_every_entry_point_leads_somewhere(group: str) -> None:
 def test_every_program_is_a_module_that_can_be_run() -> None:
     assert {"worker", "evaluate", "checks"} <= {*provided(PROGRAMS)}
     for name, module in provided(PROGRAMS).items():
-        assert program(name) == [sys.executable, "-m", module]
+        assert program(name) == [sys.executable, "-P", "-m", module]
         spec = find_spec(module)
         assert spec is not None
         if spec.submodule_search_locations is not None:

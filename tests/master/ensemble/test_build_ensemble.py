@@ -320,7 +320,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
 
     def answer(text: str) -> None:
         def run(command: list[str], *, input: str, **_: Any) -> subprocess.CompletedProcess[str]:
-            assert command[1:] == ["-m", "scattershot_worker.evaluate"]
+            assert command[1:] == ["-P", "-m", "scattershot_worker.evaluate"]
             request = json.loads(input)
             predicted = {
                 "predictions/0": mixed("x....."),

@@ -155,3 +155,12 @@ def test_after_an_error_the_module_is_tried_again(folder: Path) -> None:
     task = load_task("flowers:train", None)
     assert not isinstance(task, Task)
     assert task(None) == "mended by now"
+
+
+def test_a_file_that_is_called_like_a_module_in_use_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("def train(trial): pass")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TaskError, match=r"queue\.py is called like a module that is in use"):
+        load_task("queue:train", None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,7 +38,10 @@ def _load(name: str, data: str | None) -> Task | TrainFunction:
     value = name if ":" in name else named_tasks().get(name, name)
     module_name, _, attribute = value.partition(":")
     try:
-        task = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
+        if not hasattr(module, attribute) and (file := _shadowed(module_name)):
+            raise ImportError(f"{file} is called like a module that is in use: rename it")
+        task = getattr(module, attribute)
     except BaseException as error:  # a script ends with its sys.exit()
         raise TaskError(f"task {name!r} cannot be imported: {_one_line(error)}") from error
     if isinstance(task, type) and issubclass(task, Task):
@@ -54,6 +59,14 @@ def _load(name: str, data: str | None) -> Task | TrainFunction:
         )
     function: TrainFunction = task
     return function
+
+
+def _shadowed(name: str) -> str:
+    """Return the file that a module's name stands for on sys.path, if another one is loaded."""
+    top = name.partition(".")[0]
+    spec = PathFinder.find_spec(top)
+    loaded = getattr(sys.modules[top], "__file__", None)
+    return spec.origin if spec and spec.origin and spec.origin != loaded else ""
 
 
 def _one_line(error: BaseException) -> str:

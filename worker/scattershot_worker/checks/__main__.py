@@ -17,12 +17,12 @@ from scattershot_common.errors import ScattershotError
 
 
 def _answers(request: Mapping[str, Any]) -> Iterator[dict[str, object]]:
-    sys.path[:0] = request["paths"]
     import torch
 
     from scattershot_common.space.space import Space
     from scattershot_worker.checks.run_checks import check_task
 
+    sys.path[:0] = request["paths"]  # after the imports: no file of a user's is in their way
     torch.set_num_threads(int(request["threads"]))
     results = check_task(
         request["task"],

@@ -110,8 +110,6 @@ def main() -> None:
     line = SupervisorLine(socket.socket(fileno=int(sys.argv[1])))
     settings = ChildSettings.from_json(os.environ.pop(SETTINGS))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    sys.path[:0] = settings.paths
-
     torch = _torch()
 
     from scattershot_common.bus.connection import connect
@@ -134,6 +132,8 @@ def main() -> None:
     )
     waiting = WaitingTrials(connect(settings.redis, decode=False))
     pack_cache = PackCache(waiting, Tuner(settings.lanes))
+    # last, so that no file of a user's that is called like a module is imported in its place
+    sys.path[:0] = settings.paths
 
     gc.freeze()
     gc.enable()
