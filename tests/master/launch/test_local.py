@@ -59,9 +59,15 @@ def test_commands_are_stopped_latest_first_until_enough_workers_are_gone(
 
 
 def test_workers_that_can_never_train_are_an_error_with_their_reason(
-    redis_url: str, tmp_path: Path, started: list[LocalLauncher]
+    redis_url: str,
+    tmp_path: Path,
+    started: list[LocalLauncher],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('none for this machine')\n")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "torch.py").write_text("raise ImportError('none for this machine')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
     launcher = start(redis_url, tmp_path)
     started.append(launcher)
     with pytest.raises(

@@ -353,7 +353,9 @@ def test_the_documented_user_is_all_that_a_worker_needs(
     assert worker.process.wait(20) == 0
     assert endless.last(7).why == "drain"
     denied = [(entry["reason"], entry["object"]) for entry in admin.acl_log()]
-    assert [entry for entry in denied if entry != ("command", "client|setinfo")] == []
+    # redis-py says its name where it may; Redis before 7 logs the command without its second word
+    harmless = {("command", "client|setinfo"), ("command", "client")}
+    assert [entry for entry in denied if entry not in harmless] == []
     assert "NOPERM" not in worker.log.read_text() and "ermission" not in worker.log.read_text()
 
 

@@ -150,8 +150,11 @@ def still_works(worker: RealWorker) -> int:
 def test_a_worker_whose_torch_cannot_be_imported_takes_no_more_trials_and_ends_saying_why(
     redis_url: str, tmp_path: Path, slots: str
 ) -> None:
-    worker = RealWorker(redis_url, tmp_path, TASKS, "--slots", slots)
-    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so:\\n no such file')\n")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "torch.py").write_text("raise OSError('libtorch.so:\\n no such file')\n")
+    environment = {"PYTHONPATH": str(broken)}
+    worker = RealWorker(redis_url, tmp_path, TASKS, "--slots", slots, environment=environment)
     study = RealStudy(worker, "steady")
     for trial in range(5):
         study.send(trial)

@@ -92,7 +92,7 @@ Wrong: Any = Data
         (Data((X, Y), (X, Y[:3])), "x has 4 examples and y 3; both must have the same number"),
         (Data((X[:0], Y[:0]), (X, Y)), "x has 0 examples and y 0; .* above 0"),
         (Data((X, Y), (X, Y), (X, Y[:1])), "x has 4 examples and y 1"),
-        (Wrong((X.numpy(), Y.numpy()), (X, Y)), r"pair \(x, y\) of tensors .*, not \(ndarray, nd"),
+        (Wrong((X.tolist(), Y.tolist()), (X, Y)), r"pair \(x, y\) of tensors .*, not \(list, list"),
         (Wrong((X, Y), None), r"pair \(x, y\) of tensors or a DataLoader, not a NoneType"),
         (Wrong((X, Y, Y), (X, Y)), r"pair \(x, y\) of tensors .*, not \(Tensor, Tensor, T"),
         (Data(iter([(X, Y)]), (X, Y)), "not a list_iterator"),
