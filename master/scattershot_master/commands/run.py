@@ -57,17 +57,17 @@ def run(
     home, observers = file.resolve().parent, observers_of_terminal()
     paths, data = [home, Path.cwd()], data_folder(study, file)
     here = LocalRun(url_from(redis), workers, out, device, lanes)
-    with _removed_unless_begun(ledger, before):
-        try:
+    try:
+        with _removed_unless_begun(ledger, before, private=here.redis is None):
             note_home(ledger, home, data)
             if not ledger.state.finished:
                 end = search_here(ledger, here, data, paths, observers)
                 if end is not End.OVER:
                     exit_unfinished(observers, ledger.folder, end)
             _finish(ledger, data, paths, observers)
-        finally:
-            observers.close()
-            ledger.close()
+    finally:
+        observers.close()
+        ledger.close()
     _print_result(ledger)
 
 
@@ -97,17 +97,17 @@ def master(
     study, ledger = _open(file, out, fresh, taken_from=url if take_over else None)
     home, observers = file.resolve().parent, observers_of_terminal()
     data = study.study.data  # workers on other machines have it where they have it
-    with _removed_unless_begun(ledger, before):
-        try:
+    try:
+        with _removed_unless_begun(ledger, before, private=False):
             note_home(ledger, home, data)
             if not ledger.state.finished:
                 end = search(ledger, url, data, observers, take_over=take_over)
                 if end is not End.OVER:
                     exit_unfinished(observers, ledger.folder, end)
             _finish(ledger, data, [home, Path.cwd()], observers)
-        finally:
-            observers.close()
-            ledger.close()
+    finally:
+        observers.close()
+        ledger.close()
     _print_result(ledger)
 
 
@@ -132,17 +132,22 @@ def _open(
 
 
 @contextmanager
-def _removed_unless_begun(ledger: Ledger, before: Collection[Path]) -> Iterator[None]:
+def _removed_unless_begun(
+    ledger: Ledger, before: Collection[Path], *, private: bool
+) -> Iterator[None]:
     """Remove a new study folder after an error before its first trial was trained.
 
     The next start would go on in it with these settings, or begin beside it. What an error tells
-    to look at stays, and so does what an object store knows by this ledger's id.
+    to look at stays, and so does what an object store knows by this ledger's id. In a Redis that
+    is not `private` to this run others may know of the study as soon as a stage is open: a master
+    that has taken it over, or workers. The ledger must be open, so that nobody else has it.
     """
     try:
         yield
     except ScattershotError as error:
         state, folder = ledger.state, ledger.folder
-        begun = any(trial.attempts or trial.history for trial in state.trials.values())
+        trained = any(trial.attempts or trial.history for trial in state.trials.values())
+        begun = trained or (bool(state.stages) and not private)
         named = str(folder) in str(error)
         if folder not in before and not begun and state.store is None and not named:
             shutil.rmtree(folder, ignore_errors=True)
