@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-# Processes that run tests side by side, each with a Redis of its own: one a core, four at most.
-JOBS ?= logical
+# Processes that run tests side by side, each with a Redis of its own: one more than there are
+# cores, since many tests wait for processes; four at most.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 .PHONY: install demo test test-slow test-all test-cluster chaos lint bench bench-fused clean
