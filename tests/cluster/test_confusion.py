@@ -11,7 +11,6 @@ import torch
 from scattershot_master.diagnosis.diagnose import diagnose
 from scattershot_master.diagnosis.trial_rules import RULES
 from support.pathologies import HEALTHY, SICK, Run, case
-from support.tiers import fast_first
 
 #: The thresholds were set by the first and by others, none of them by the last two.
 SEEDS = [(3,), (701, 702)]
@@ -41,7 +40,8 @@ def _table(rows: Sequence[tuple[Run, Counter[str]]], seeds: int) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("seeds", fast_first(SEEDS))
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", SEEDS)
 def test_every_rule_sees_what_it_is_for_and_is_silent_on_healthy_trainings(
     capsys: pytest.CaptureFixture[str], seeds: tuple[int, ...]
 ) -> None:

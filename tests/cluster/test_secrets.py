@@ -159,6 +159,7 @@ class Reader:
         return self.url.partition("//:")[2].partition("@")[0]
 
 
+@pytest.mark.slow
 def test_the_embedded_redis_keeps_its_password_in_two_files_of_the_owner(folder: Path) -> None:
     reader = Reader(folder / "out" / "quiet" / "redis")
     printed, lines = run(folder)
