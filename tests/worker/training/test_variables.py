@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import scattershot as ss
-from scattershot_worker.training.variables import Variables
+from scattershot_worker.training.variables import Variables, user_modules
 
 
 class Kept(ss.Task):
@@ -131,3 +131,14 @@ def test_a_library_that_a_function_imports_is_no_change(module: Any) -> None:
     variables = Variables(module.train)
     module.np = np
     assert variables.changes() == []
+
+
+def test_the_program_itself_is_no_module_of_the_users_under_any_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Multiprocessing lists the main module a second time: that of a child is our own."""
+    main = ModuleType("__main__")
+    main.__file__ = "/somewhere/main.py"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setitem(sys.modules, "__mp_main__", main)
+    assert "__main__" not in user_modules()

@@ -75,9 +75,9 @@ def _put_back(pack_cache: PackCache, task: str, shared: SharedState) -> bool:
             "must not depend on hyperparameters"
         )
     changes = shared.changes()
-    lost = shared.restore()
     if not changes:
         return True
+    lost = shared.restore()
     pack_cache.log_once(
         f"{task}: a trial changes {listed(changes)}, which the trials after it would find: "
         + (

@@ -162,8 +162,9 @@ def user_modules() -> dict[str, ModuleType]:
 @lru_cache(maxsize=1)
 def _user_modules(count: int, last: str, identity: int) -> dict[str, ModuleType]:
     modules = {}
+    main = sys.modules.get("__main__")  # multiprocessing lists it by a second name
     for name, module in [*sys.modules.items()]:
-        if name == "__main__" or name.partition(".")[0].partition("_")[0] == _OURS:
+        if module is main or name.partition(".")[0].partition("_")[0] == _OURS:
             continue
         if not isinstance(module, ModuleType):
             continue
