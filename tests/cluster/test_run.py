@@ -114,8 +114,7 @@ def test_a_closed_terminal_and_a_batch_systems_warnings_are_a_clean_stop(
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 130 and "stopped; nothing is lost" in said
     stopped = state(tmp_path / "small")
-    # a trial may still be running on a loaded machine: the next run takes it up
-    assert stopped is not None and not stopped.finished
+    assert stopped is not None and not stopped.by_state["running"] and not stopped.finished
     assert not any(map(alive, family))
 
 
